@@ -1,0 +1,145 @@
+"""The typed root of the config, and the check that every constructor node fits its constructor. Imports no torch."""
+
+import inspect
+import pkgutil
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from conf.errors import UserError, nearest
+
+# A `_target_` runs code, so only these packages may stand there, by name and by the place of definition.
+PACKAGES = (
+    "datamodules.",
+    "lit_modules.",
+    "pytorch_lightning.",
+    "torch.nn.",
+    "torch.optim.",
+    "torchmetrics.",
+    "torchvision.models.",
+    "torchvision.transforms.",
+)
+DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_"}
+
+
+@dataclass
+class Fit:
+    """Train, then test the best checkpoint once. With `run=DIR`: continue that run."""
+
+    task: str = "fit"
+    name: str = MISSING
+    seed: int = 0
+    monitor: str = "val/f1"
+    mode: str = "max"
+    logs_dir: str = "logs"
+    run_dir: str = MISSING
+    run: str | None = None
+    datamodule: dict[str, Any] = field(default_factory=dict)
+    lit_module: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    logger: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+
+
+@dataclass
+class Test(Fit):
+    """Test the best checkpoint of the run `run=DIR`."""
+
+    task: str = "test"
+    run: str | None = MISSING
+
+
+TASKS = {"fit": Fit, "test": Test}
+
+
+def register() -> None:
+    """Makes the root schemas the options of the config group `task`."""
+    for name, schema in TASKS.items():
+        ConfigStore.instance().store(group="task", name=name, node=schema, package="_global_")
+
+
+def check(cfg: DictConfig) -> None:
+    """Checks what composition alone lets pass: root values and every `_target_` node.
+
+    Raises:
+        UserError: a value is missing, a target is not allowed, a key is not a parameter, or a value has the wrong type.
+    """
+    for key in sorted(OmegaConf.missing_keys(cfg)):
+        raise UserError(f"{key}: is not set; add {key}=… to the command")
+    if cfg.seed < 0:
+        raise UserError(f"seed: must be 0 or more, not {cfg.seed}; choose seed=0")
+    lower_is_better = cfg.monitor.endswith("loss")
+    if (cfg.mode == "min") != lower_is_better or cfg.mode not in ("min", "max"):
+        mode = "min" if lower_is_better else "max"
+        raise UserError(f"mode: {cfg.monitor} is better when it is {mode}imal; set mode={mode}")
+    for path, node in _nodes(OmegaConf.to_container(cfg, resolve=True), ""):
+        _check_node(path, node)
+
+
+def _nodes(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every dict with a `_target_` in a plain config, with its dotted path."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield path, value
+        for key, child in value.items():
+            yield from _nodes(child, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for position, child in enumerate(value):
+            yield from _nodes(child, f"{path}.{position}")
+
+
+def _check_node(path: str, node: dict[str, Any]) -> None:
+    target = str(node["_target_"])
+    if not target.startswith(PACKAGES):
+        packages = ", ".join(package.rstrip(".") for package in PACKAGES)
+        raise UserError(f"{path}._target_: {target} is not from an allowed package; use one of {packages}")
+    try:
+        constructor = pkgutil.resolve_name(target)
+    except (AttributeError, ImportError):
+        module, _, name = target.rpartition(".")
+        raise UserError(f"{path}._target_: there is no {name} in {module}; {_hint(module, name)}") from None
+    if not f"{getattr(constructor, '__module__', '')}.".startswith(PACKAGES) or not callable(constructor):
+        raise UserError(f"{path}._target_: {target} is not defined by an allowed package; name a class of one")
+    parameters = inspect.signature(constructor, eval_str=True).parameters
+    any_key = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for key, value in node.items():
+        if key in DIRECTIVES or (any_key and key not in parameters):
+            continue
+        if key not in parameters:
+            raise UserError(f"{path}.{key}: {constructor.__name__} has no such parameter; {nearest(key, parameters)}")
+        if not _fits(value, parameters[key].annotation):
+            expected = inspect.formatannotation(parameters[key].annotation).replace("typing.", "")
+            raise UserError(f"{path}.{key}: {value!r} is not of type {expected}; correct the value")
+
+
+def _hint(module: str, name: str) -> str:
+    try:
+        return nearest(name, [word for word in dir(pkgutil.resolve_name(module)) if word[0].isalpha()])
+    except (AttributeError, ImportError):
+        return "correct the name"
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a plain config value can stand for a parameter of this annotation; unknown annotations accept all."""
+    if annotation in (inspect.Parameter.empty, Any) or isinstance(value, dict):
+        return True
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if origin in (list, tuple, typing.get_origin(typing.Sequence[int])):
+        item = arguments[0] if arguments else Any
+        return isinstance(value, list) and all(_fits(element, item) for element in value)
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if annotation in (bool, str, type(None)):
+        return isinstance(value, annotation)
+    return not (origin is dict or annotation is dict)

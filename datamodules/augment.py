@@ -1,0 +1,225 @@
+"""Random changes of a batch of pictures, on its device, drawn from (seed, epoch, sample) and from nothing else.
+
+An augmentation is a pure function of pictures and uniform numbers: it states how many numbers it needs a picture
+(`draws`) and gets them as `[N, draws]`. So its outcome does not depend on batch size, workers, ranks, or the past.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from conf.errors import UserError
+
+
+class Augmentation(Protocol):
+    """Float pictures `[N, C, H, W]` in [0, 1] and uniform numbers `[N, draws]` in [0, 1) → pictures of that shape."""
+
+    draws: int
+
+    def __call__(self, images: Tensor, uniform: Tensor) -> Tensor: ...
+
+
+def augment(images: Tensor, index: Tensor, seed: int, epoch: int, augmentations: Sequence[Augmentation]) -> Tensor:
+    """Applies the augmentations one after another to pictures `[N, C, H, W]` with positions `index` `[N]`."""
+    draws = [augmentation.draws for augmentation in augmentations]
+    parts = uniform(index, seed, epoch, sum(draws)).split(draws, dim=1)
+    for augmentation, part in zip(augmentations, parts, strict=True):
+        images = augmentation(images, part)
+    return images
+
+
+def uniform(index: Tensor, seed: int, epoch: int, draws: int) -> Tensor:
+    """Uniform numbers for each sample: a hash of (seed, epoch, index, draw), float32 `[N, draws]` in [0, 1).
+
+    Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014): each input is added to the state
+    and mixed. Integer operations only, so that CPU and CUDA give the same bits.
+    """
+    state = _mix(_mix(torch.tensor(seed)) + epoch)
+    state = _mix(_mix(index + state)[:, None] + torch.arange(draws, device=index.device))
+    return ((state >> 40) & 0xFFFFFF).to(torch.float32) / 2**24
+
+
+def _mix(state: Tensor) -> Tensor:
+    """The finaliser of splitmix64 on int64, whose products wrap; `>>` is arithmetic, hence the masks."""
+    state = state + (0x9E3779B97F4A7C15 - 2**64)
+    state = (state ^ ((state >> 30) & (2**34 - 1))) * (0xBF58476D1CE4E5B9 - 2**64)
+    state = (state ^ ((state >> 27) & (2**37 - 1))) * (0x94D049BB133111EB - 2**64)
+    return state ^ ((state >> 31) & (2**33 - 1))
+
+
+class RandomCrop:
+    """Moves the picture by up to `padding` pixels each way; what comes in from outside is mirrored or black."""
+
+    draws = 2
+
+    def __init__(self, padding: int, fill: Literal["reflect", "black"]) -> None:
+        if padding < 1:
+            raise UserError(f"padding: must be 1 pixel or more, not {padding}; leave the augmentation out instead")
+        self.padding = padding
+        self.mode = "reflect" if fill == "reflect" else "constant"
+
+    def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
+        n, c, height, width = images.shape
+        if self.mode == "reflect" and self.padding >= min(height, width):
+            raise UserError(f"padding: {self.padding} is too much for pictures of {height}×{width}; use a smaller one")
+        padded = F.pad(images, [self.padding] * 4, mode=self.mode)
+        offset = (uniform * (2 * self.padding + 1)).long()  # [N, 2]
+        rows = offset[:, :1] + torch.arange(height, device=images.device)  # [N, H]
+        columns = offset[:, 1:] + torch.arange(width, device=images.device)  # [N, W]
+        sample = torch.arange(n, device=images.device)[:, None, None, None]
+        channel = torch.arange(c, device=images.device)[:, None, None]
+        return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+class HorizontalFlip:
+    """Mirrors a picture left to right with probability `p`."""
+
+    draws = 1
+
+    def __init__(self, p: float) -> None:
+        self.p = _probability("p", p)
+
+    def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
+        return torch.where(uniform[:, :, None, None] < self.p, images.flip(-1), images)
+
+
+class Cutout:
+    """Blackens a square of `size` pixels a side around a random pixel. DeVries and Taylor, arXiv:1708.04552."""
+
+    draws = 2
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise UserError(f"size: must be 1 pixel or more, not {size}; leave the augmentation out instead")
+        self.size = size
+
+    def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
+        inside = []
+        for axis, length in enumerate(images.shape[2:]):
+            start = (uniform[:, axis] * length).long() - self.size // 2
+            distance = torch.arange(length, device=images.device) - start[:, None]
+            inside.append((distance >= 0) & (distance < self.size))  # [N, H], then [N, W]
+        return images.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0.0)
+
+
+class ColorJitter:
+    """Brightness, contrast, saturation, then hue, by random amounts; the meaning of each as in torchvision.
+
+    Brightness, contrast and saturation are multiplied by a number from [1 - x, 1 + x]. Hue is turned by up to `hue`
+    turns in the plane of chrominance (YIQ), which needs no per-pixel branches. Saturation and hue leave grey pictures
+    alone.
+    """
+
+    draws = 4
+    # Luminance and chrominance of RGB (ITU-R BT.601).
+    YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+
+    def __init__(self, brightness: float, contrast: float, saturation: float, hue: float) -> None:
+        self.strengths = [
+            _probability(name, value)
+            for name, value in [("brightness", brightness), ("contrast", contrast), ("saturation", saturation)]
+        ]
+        if not 0 <= hue <= 0.5:
+            raise UserError(f"hue: must be between 0 and 0.5 turns, not {hue}; correct the value")
+        self.hue = hue
+
+    def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
+        factors = 1 + (2 * uniform[:, :3] - 1) * images.new_tensor(self.strengths)
+        brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)  # each [N, 1, 1, 1]
+        images = (images * brightness).clamp(0, 1)
+        mean = _grey(images).mean((2, 3), keepdim=True)
+        images = (mean + (images - mean) * contrast).clamp(0, 1)
+        if images.shape[1] != 3:
+            return images
+        grey = _grey(images)
+        images = (grey + (images - grey) * saturation).clamp(0, 1)
+        if self.hue == 0:
+            return images
+        angle = (2 * uniform[:, 3] - 1) * self.hue * 2 * math.pi
+        turn = torch.eye(3, device=images.device, dtype=images.dtype).repeat(len(images), 1, 1)
+        turn[:, 1, 1] = turn[:, 2, 2] = angle.cos()
+        turn[:, 1, 2], turn[:, 2, 1] = -angle.sin(), angle.sin()
+        to_yiq = torch.tensor(self.YIQ, dtype=torch.float64)
+        from_yiq = to_yiq.inverse().to(images)
+        matrix = from_yiq @ turn @ to_yiq.to(images)  # [N, 3, 3]
+        return torch.einsum("nij,njhw->nihw", matrix, images).clamp(0, 1)
+
+
+class RandomAffine:
+    """Turns, shifts, zooms and shears about the centre, with bilinear sampling; outside is black.
+
+    Args:
+        degrees: turn by up to this many degrees each way.
+        translate: shift by up to this fraction of the picture's size.
+        scale: zoom by a factor from [1 - scale, 1 + scale].
+        shear: shear by up to this many degrees.
+    """
+
+    draws = 5
+
+    def __init__(self, degrees: float, translate: float, scale: float, shear: float) -> None:
+        if not 0 <= scale < 1:
+            raise UserError(f"scale: must be between 0 and 1, not {scale}; correct the value")
+        self.degrees, self.translate, self.scale, self.shear = degrees, translate, scale, shear
+
+    def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
+        signed = 2 * uniform - 1  # [N, 5] in [-1, 1)
+        angle = signed[:, 0] * math.radians(self.degrees)
+        zoom = 1 / (1 + signed[:, 1] * self.scale)
+        shear = (signed[:, 2] * math.radians(self.shear)).tan()
+        shift = signed[:, 3:] * 2 * self.translate  # the grid spans [-1, 1]
+        cos, sin = angle.cos() * zoom, angle.sin() * zoom
+        ratio = images.shape[2] / images.shape[3]  # the grid is square whatever the picture is
+        matrix = torch.stack(
+            [
+                torch.stack([cos, (shear * cos - sin) * ratio, shift[:, 0]], 1),
+                torch.stack([sin / ratio, shear * sin + cos, shift[:, 1]], 1),
+            ],
+            1,
+        )  # [N, 2, 3]
+        grid = F.affine_grid(matrix.to(images.dtype), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, align_corners=False)
+
+
+class PerSample:
+    """Any transform of pictures `[C, H, W]`, such as those of `torchvision.transforms.v2`, one picture at a time.
+
+    It draws from torch's global generator, so that one is seeded for each picture and put back afterwards. Slower
+    than the batched classes above, and on CUDA it waits for the device.
+    """
+
+    draws = 1
+
+    def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
+        self.transform = transform
+
+    def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
+        changed = []
+        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+            for image, seed in zip(images, (uniform[:, 0] * 2**24).long().tolist(), strict=True):
+                torch.manual_seed(seed)
+                changed.append(self.transform(image))
+        return torch.stack(changed) if changed else images
+
+
+def as_augmentation(transform: Any) -> Augmentation:
+    """An augmentation as it is; any other transform of one picture wrapped in `PerSample`."""
+    return transform if hasattr(transform, "draws") else PerSample(transform)
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Luminance `[N, 1, H, W]`."""
+    if images.shape[1] != 3:
+        return images.mean(1, keepdim=True)
+    red, green, blue = images.unbind(1)
+    return (0.299 * red + 0.587 * green + 0.114 * blue).unsqueeze(1)
+
+
+def _probability(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise UserError(f"{name}: must be between 0 and 1, not {value}; correct the value")
+    return value

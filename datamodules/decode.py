@@ -1,0 +1,151 @@
+"""One picture file → uint8 CHW, whatever its mode. Needs no torch, so that worker processes start fast.
+
+What each mode becomes, before it is brought to the wanted number of channels:
+
+| mode                        | becomes                                                             |
+|-----------------------------|---------------------------------------------------------------------|
+| L, RGB                      | itself                                                              |
+| 1                           | L: 0 or 255                                                         |
+| I;16, I (16-bit grey)       | L: value · 255 / 65535, rounded (torchvision saturates instead)     |
+| P                           | the colours of its palette; over white where it has transparency    |
+| LA, La, PA, RGBA, RGBa      | L or RGB over white (dropping alpha would show hidden pixels)       |
+| CMYK, YCbCr, HSV, LAB       | RGB as Pillow converts it                                           |
+| F (floating point)          | refused: its range is unknown                                       |
+
+EXIF rotation is applied. Of an animation the first frame is taken.
+"""
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+Resize = Literal["pad", "crop", "stretch"]
+
+GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"}
+SIXTEEN_BIT_MODES = {"I", "I;16", "I;16L", "I;16B", "I;16N"}
+ALPHA_MODES = {"LA": "L", "La": "L", "PA": "RGB", "RGBA": "RGB", "RGBa": "RGB"}
+EXIF_ORIENTATION = 0x0112
+# What Pillow raises for files that it cannot read.
+DAMAGE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+LARGEST_FIXED_SIZE = 256
+DEFAULT_SIDE = 224
+
+
+class Probe(NamedTuple):
+    """What the header of a picture tells."""
+
+    grey: bool
+    height: int
+    width: int
+
+
+def open_picture(item: Path | Image.Image) -> Image.Image:
+    """Opens a picture file, whose pixels are read later; a picture in memory is itself."""
+    if isinstance(item, Image.Image):
+        return item
+    if item.stat().st_size == 0:
+        raise OSError("the file is empty")
+    return Image.open(item)
+
+
+def probe(item: Path | Image.Image) -> Probe | str:
+    """Colour and size, after EXIF rotation, without reading pixels; for a damaged file the reason."""
+    try:
+        return _probe(open_picture(item))
+    except DAMAGE as error:
+        return reason(error)
+
+
+def decode(item: Path | Image.Image, channels: int, size: tuple[int, int], resize: Resize) -> np.ndarray | str:
+    """The pixels as `to_array` gives them; for a damaged file the reason."""
+    try:
+        return to_array(open_picture(item), channels, size, resize)
+    except DAMAGE as error:
+        return reason(error)
+
+
+def reason(error: BaseException) -> str:
+    """Why a file could not be read, without its path, in one line."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _probe(picture: Image.Image) -> Probe:
+    width, height = picture.size
+    if picture.getexif().get(EXIF_ORIENTATION, 1) >= 5:  # 5 to 8 turn by 90 degrees
+        width, height = height, width
+    grey = picture.mode in GREY_MODES or (picture.mode == "P" and _grey_palette(picture))
+    return Probe(grey, height, width)
+
+
+def to_array(picture: Image.Image, channels: int, size: tuple[int, int], resize: Resize) -> np.ndarray:
+    """The pixels of `picture`.
+
+    Args:
+        picture: any PIL image.
+        channels: 1 or 3.
+        size: (height, width) in pixels.
+        resize: for a picture of another size: `pad` keeps all of it inside black borders, `crop` fills the size
+            with its centre, `stretch` changes its aspect ratio. Bilinear with antialiasing.
+
+    Returns:
+        uint8 `[channels, height, width]`.
+
+    Raises:
+        OSError, ValueError, SyntaxError: the file is damaged or of a refused mode.
+    """
+    picture = to_grey_or_rgb(ImageOps.exif_transpose(picture))
+    height_width = (picture.height, picture.width)
+    if height_width != size:
+        wanted = (size[1], size[0])
+        if resize == "pad":
+            picture = ImageOps.pad(picture, wanted, Image.Resampling.BILINEAR)
+        elif resize == "crop":
+            picture = ImageOps.fit(picture, wanted, Image.Resampling.BILINEAR)
+        else:
+            picture = picture.resize(wanted, Image.Resampling.BILINEAR)
+    array = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    return array[None] if channels == 1 else array.transpose(2, 0, 1)  # [H, W, C] → [C, H, W]
+
+
+def to_grey_or_rgb(picture: Image.Image) -> Image.Image:
+    """A picture of any mode as mode L or RGB, by the table above."""
+    mode = picture.mode
+    if mode in ("L", "RGB"):
+        return picture
+    if mode in SIXTEEN_BIT_MODES:
+        values = np.asarray(picture).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"mode {mode} with values outside 0 … 65535")
+        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    if mode == "F":
+        raise ValueError("mode F: the range of floating-point pixels is unknown")
+    if mode == "P" and "transparency" in picture.info:
+        picture, mode = picture.convert("RGBA"), "RGBA"
+    if mode in ALPHA_MODES:
+        opaque = ALPHA_MODES[mode]
+        layer = picture.convert("LA" if opaque == "L" else "RGBA")
+        white = Image.new(opaque, picture.size, "white")
+        white.paste(layer.convert(opaque), mask=layer.getchannel("A"))
+        return white
+    return picture.convert("L" if mode == "1" else "RGB")
+
+
+def common_size(probes: list[Probe]) -> tuple[int, int]:
+    """The size pictures are brought to when the user names none: their own if they share one of at most 256 pixels a
+    side, else a square of the median shorter side, of at most 224."""
+    sizes = {(item.height, item.width) for item in probes}
+    if len(sizes) == 1 and max(next(iter(sizes))) <= LARGEST_FIXED_SIZE:
+        return sizes.pop()
+    side = min(DEFAULT_SIDE, int(np.median([min(item.height, item.width) for item in probes])))
+    return side, side
+
+
+def _grey_palette(picture: Image.Image) -> bool:
+    colours = np.frombuffer(picture.palette.getdata()[1], np.uint8).reshape(-1, 3) if picture.palette else np.empty((0, 3))
+    return "transparency" not in picture.info and bool((colours == colours[:, :1]).all())

@@ -1,0 +1,97 @@
+"""A classification dataset of torchvision by its name: CIFAR10, MNIST, SVHN, Flowers102, …"""
+
+import inspect
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torchvision
+from PIL import Image
+
+from conf.errors import UserError, nearest
+from datamodules.image_datamodule import ImageDataModule
+from datamodules.store import Pictures
+
+# The words that torchvision's constructors use for their splits.
+SPLIT_WORDS = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}
+
+
+class _Items:
+    """The pictures of a torchvision dataset, without its labels."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        if index >= len(self):
+            raise IndexError(index)
+        return self.dataset[index][0]
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class TorchvisionDataModule(ImageDataModule):
+    """Official splits are kept.
+
+    Args:
+        dataset: the name of a class in `torchvision.datasets` whose samples are (picture, class).
+        root: where its files lie.
+        download: fetches them first, if they are not there.
+    """
+
+    dataset: str
+    root: str
+    download: bool
+
+    def prepare_data(self) -> None:
+        """Downloads, on one rank alone, before the others read."""
+        if self.download:
+            self._official_splits(download=True)
+
+    def read(self) -> tuple[dict[str, Pictures], list[str]]:
+        splits, names = {}, None
+        for name, dataset in self._official_splits(download=False).items():
+            files = [f"{self.dataset}/{name}/{i:05d}" for i in range(len(dataset))]
+            splits[name] = Pictures(_Items(dataset), _labels(dataset), files)
+            names = names or getattr(dataset, "classes", None)
+        count = 1 + max(int(pictures.labels.max()) for pictures in splits.values())
+        return splits, [str(name) for name in names or range(count)]
+
+    def _official_splits(self, download: bool) -> dict[str, Any]:
+        """The dataset's splits by our names for them."""
+        constructor = getattr(torchvision.datasets, self.dataset, None)
+        if constructor is None:
+            hint = nearest(self.dataset, torchvision.datasets.__all__)
+            raise UserError(f"datamodule.dataset: torchvision has no {self.dataset}; {hint}")
+        parameters = inspect.signature(constructor).parameters
+        options: dict[str, Any] = {"download": True} if download else {}
+        try:
+            if "train" in parameters:
+                return {
+                    "train": constructor(self.root, train=True, **options),
+                    "test": constructor(self.root, train=False, **options),
+                }
+            splits = {}
+            for name, words in SPLIT_WORDS.items():
+                for word in words:
+                    if name not in splits and "split" in parameters:
+                        with suppress(ValueError):  # torchvision's answer to a word that it does not know
+                            splits[name] = constructor(self.root, split=word, **options)
+        except (RuntimeError, OSError) as error:
+            problem = str(error).splitlines()[0].rstrip(".")
+            fix = "check the network and the folder" if download else "add datamodule.download=true to fetch it"
+            raise UserError(f"datamodule.root: no {self.dataset} in {self.root} ({problem}); {fix}") from error
+        if "train" not in splits:
+            raise UserError(f"datamodule.dataset: {self.dataset} has no training split by name; use an image folder")
+        return splits
+
+
+def _labels(dataset: Any) -> np.ndarray:
+    """int64 `[N]`, from the table that most datasets hold; else sample by sample."""
+    for attribute in ("targets", "labels", "_labels"):
+        if hasattr(dataset, attribute):
+            return np.asarray(getattr(dataset, attribute), np.int64)
+    return np.array([dataset[i][1] for i in range(len(dataset))], np.int64)

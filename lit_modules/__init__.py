@@ -1,0 +1,1 @@
+"""How we learn: the Lightning module, networks, optimizers, schedules, callbacks. Knows nothing of datamodules."""

@@ -1,0 +1,1 @@
+"""What Lightning calls at the edges of epochs and runs."""

@@ -1,0 +1,81 @@
+"""EpochCheckpoint: a checkpoint each epoch, links to the best and the last, and the best weights as a plain file."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from lit_modules.checkpoint_io import write_durably
+
+
+class EpochCheckpoint(ModelCheckpoint):
+    """Writes `epoch=NNN.ckpt`, with `last.ckpt` and `best.ckpt` as links beside them.
+
+    Args:
+        dirpath: folder of the checkpoints.
+        weights_file: gets the state_dict of the best epoch, on the CPU: `torch.load(file, weights_only=True)`.
+        monitor: the score by which the best is chosen; of equal ones the first.
+        mode: whether its maximum or minimum is best.
+        save_top_k: how many of the best epochs are kept; -1: all of them.
+        every_n_epochs: epochs between two checkpoints.
+    """
+
+    def __init__(
+        self,
+        dirpath: str,
+        weights_file: str,
+        monitor: str,
+        mode: Literal["min", "max"],
+        save_top_k: int,
+        every_n_epochs: int,
+    ) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename="epoch={epoch:03d}",
+            auto_insert_metric_name=False,
+            monitor=monitor,
+            mode=mode,
+            save_top_k=save_top_k,
+            save_last="link",
+            every_n_epochs=every_n_epochs,
+            save_on_train_epoch_end=True,  # validation is over by then, so one file holds all of the epoch
+            enable_version_counter=False,
+        )
+        self.weights_file = Path(weights_file)
+
+    @property
+    def best(self) -> Path:
+        """The link to the best checkpoint so far."""
+        return Path(str(self.dirpath)) / "best.ckpt"
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        known = self.best_model_path
+        super().on_train_epoch_end(trainer, pl_module)
+        if self.best_model_path != known and trainer.is_global_zero:
+            self._publish_best()
+
+    def _publish_best(self) -> None:
+        best = Path(self.best_model_path)
+        temporary = self.best.with_suffix(".tmp")
+        temporary.unlink(missing_ok=True)
+        os.symlink(best.name, temporary)
+        os.replace(temporary, self.best)
+        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        weights = {name: value for name, value in state.items() if name.startswith(("normalize.", "net."))}
+        write_durably(self.weights_file, lambda file: torch.save(weights, file))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The folder may have been moved or renamed since: what it held is found under its new name."""
+        folder = Path(str(self.dirpath))
+
+        def here(path: str) -> str:
+            return str(folder / Path(path).name) if path else path
+
+        moved = dict(state_dict, dirpath=self.dirpath)
+        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            moved[key] = here(state_dict[key])
+        moved["best_k_models"] = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(moved)

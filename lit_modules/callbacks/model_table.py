@@ -1,0 +1,85 @@
+"""ModelTable: what the network is made of, printed when training starts."""
+
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+
+class Layer(NamedTuple):
+    """A module without children of its own."""
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    parameter_shapes: dict[str, tuple[int, ...]]
+    parameters: int
+    trainable: int
+
+
+class ModelTable(Callback):
+    """Each layer's output shape, the shape of every parameter, and the counts."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        layers = describe(pl_module, pl_module.input_shape)
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for heading in ("layer", "type", "output", "parameters"):
+            table.add_column(heading, overflow="fold")
+        table.add_column("count", justify="right")
+        for layer in layers:
+            shapes = "  ".join(f"{name} {_shape(shape)}" for name, shape in layer.parameter_shapes.items())
+            frozen = " frozen" if layer.trainable < layer.parameters else ""
+            count = f"{layer.parameters:,}{frozen}" if layer.parameters else ""
+            table.add_row(layer.name, layer.kind, _shape(layer.output_shape), shapes, count)
+        console = Console()
+        console.print(table)
+        total = sum(layer.parameters for layer in layers)
+        trainable = sum(layer.trainable for layer in layers)
+        console.print(f"{total:,} parameters, {trainable:,} trainable", highlight=False)
+
+
+def describe(module: nn.Module, input_shape: tuple[int, ...]) -> list[Layer]:
+    """The layers in the order in which one sample of `input_shape` passes them. Changes nothing in the module.
+
+    A layer that is used several times stands once, with its last output; its parameters count once.
+    """
+    outputs: dict[str, tuple[int, ...]] = {}
+    leaves = {name: child for name, child in module.named_modules() if not any(child.children())}
+
+    def record(name: str) -> Any:
+        return lambda _module, _inputs, output: outputs.update({name: tuple(output.shape[1:])})
+
+    handles = [child.register_forward_hook(record(name)) for name, child in leaves.items()]
+    modes = {child: child.training for child in module.modules()}
+    try:
+        device = next(module.parameters()).device
+        with torch.no_grad():
+            module.eval()(torch.zeros(1, *input_shape, device=device))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for child, mode in modes.items():
+            child.training = mode
+    layers = []
+    for name, shape in outputs.items():
+        parameters: dict[str, Tensor] = dict(leaves[name].named_parameters(recurse=False))
+        layers.append(
+            Layer(
+                name,
+                type(leaves[name]).__name__,
+                shape,
+                {key: tuple(value.shape) for key, value in parameters.items()},
+                sum(value.numel() for value in parameters.values()),
+                sum(value.numel() for value in parameters.values() if value.requires_grad),
+            )
+        )
+    return layers
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))

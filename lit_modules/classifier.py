@@ -1,0 +1,219 @@
+"""LitClassifier: a network, its initialisation, loss, optimizer, schedule and scores as a LightningModule."""
+
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from conf.errors import UserError
+from lit_modules.optimizers import freeze_, parameter_groups
+from lit_modules.scores import Scores
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std for each channel. A constant channel is only centred."""
+
+    def __init__(self, mean: list[float], std: list[float], dimensions: int) -> None:
+        super().__init__()
+        shape = (-1, *[1] * dimensions)
+        self.register_buffer("mean", torch.tensor(mean).view(shape))
+        self.register_buffer("std", torch.tensor([value or 1.0 for value in std]).view(shape))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (inputs - self.mean) / self.std
+
+
+class LitClassifier(LightningModule):
+    """Learns classes from batches `(inputs, labels, index, size)`, inputs float in [0, 1].
+
+    Args:
+        input_shape: (C, *spatial) of a sample.
+        class_names: in the order of the labels.
+        class_counts: training samples of each class, for `class_weights: auto`.
+        mean, std: of each channel of the training split; normalisation is the first layer, so the whole takes [0, 1].
+        net: called with `input_shape` and `num_classes`.
+        init: called with the network, to set its first weights in place; null keeps those that it has.
+        loss: gives a loss on logits and class indices, or on logits and one-hot targets.
+        class_weights: one number for each class; auto: inverse to its count, 1 on average; null: none.
+        optimizer: called with the parameters.
+        param_groups: see `optimizers.parameter_groups`.
+        freeze: see `optimizers.freeze_`. Names count from the network: `blocks.0.*`.
+        scheduler: called with the optimizer, and with `total_steps` if it has such a parameter; null: a constant rate.
+        interval: whether the scheduler steps after each optimizer step or each epoch.
+        monitor: the score that ReduceLROnPlateau watches.
+        seed: of dropout and of any other random layer.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: tuple[int, ...],
+        class_names: list[str],
+        class_counts: list[int],
+        mean: list[float],
+        std: list[float],
+        net: Callable[..., nn.Module],
+        init: Callable[[nn.Module], None] | None,
+        loss: Callable[..., nn.Module],
+        class_weights: Literal["auto"] | list[float] | None,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        param_groups: dict[str, dict[str, Any]],
+        freeze: list[str],
+        scheduler: Callable[..., Any] | None,
+        interval: Literal["step", "epoch"],
+        monitor: str,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.input_shape = input_shape
+        self.class_names = class_names
+        self.normalize = Normalize(mean, std, len(input_shape) - 1)
+        self.net = net(input_shape=input_shape, num_classes=len(class_names))
+        if init:
+            init(self.net)
+        freeze_(self.net, freeze)
+        self.loss, self.one_hot = _build_loss(loss, _class_weights(class_weights, class_counts), len(class_names))
+        self.optimizer = optimizer
+        self.param_groups = param_groups
+        self.scheduler = scheduler
+        self.interval = interval
+        self.monitor = monitor
+        self.seed = seed
+        # Not named `train`: that is a method of every module.
+        self.scores = nn.ModuleDict({f"{split}_scores": Scores(len(class_names)) for split in ("train", "val", "test")})
+        self.epoch_scores: dict[str, float] = {}
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """float `[N, C, *spatial]` in [0, 1] → logits `[N, num_classes]`"""
+        return self.net(self.normalize(inputs))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self._score("train", batch)
+        if self.trainer.world_size > 1:
+            # Ranks are averaged with equal weight, though the shares of a last batch may differ by one sample.
+            loss = loss * (len(batch.labels) * self.trainer.world_size / batch.size)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._score("val", batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._score("test", batch)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Class probabilities `[N, num_classes]`"""
+        return self(batch.inputs).float().softmax(1)
+
+    def _score(self, split: str, batch: Any) -> Tensor:
+        """The mean loss of a batch, which is also added to the scores of its split."""
+        logits = self(batch.inputs)
+        targets = nn.functional.one_hot(batch.labels, len(self.class_names)).to(logits) if self.one_hot else batch.labels
+        loss = self.loss(logits, targets)
+        if len(batch.labels):  # a rank's share of a small split may be empty, and its mean not a number
+            self.scores[f"{split}_scores"].update(logits.detach(), batch.labels, loss.detach())
+        return loss
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Dropout is drawn from (seed, epoch, step, rank), so that a resumed run needs no generator's state."""
+        entropy = (self.seed, self.current_epoch, batch_idx, self.global_rank)
+        seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def on_train_epoch_start(self) -> None:
+        self._epoch_began = time.perf_counter()
+
+    def on_train_epoch_end(self) -> None:
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        row = self._end("train") | self.epoch_scores | {"lr": lr, "seconds": time.perf_counter() - self._epoch_began}
+        for logger in self.loggers:
+            logger.log_metrics(row, step=self.current_epoch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.epoch_scores = self._end("val")
+
+    def on_test_epoch_end(self) -> None:
+        row = self._end("test")
+        for logger in self.loggers:
+            logger.log_metrics(row, step=self.current_epoch)
+
+    def _end(self, split: str) -> dict[str, float]:
+        """Closes a split's epoch: its scores for monitors, as a dict with tags such as `val/acc`."""
+        metric = self.scores[f"{split}_scores"]
+        scores = metric.compute()
+        metric.reset()
+        per_class = scores.pop("likelihood_per_class").tolist()
+        row = {f"{split}/{name}": float(value) for name, value in scores.items()}
+        # All ranks hold the same values; their maximum is that value, whereas their mean may round.
+        self.log_dict(row, logger=False, sync_dist=True, reduce_fx="max")
+        names = zip(self.class_names, per_class, strict=True)
+        return row | {f"{split}_likelihood/{name}": value for name, value in names if value == value}
+
+    def configure_optimizers(self) -> Any:
+        groups = parameter_groups(self.net, self.param_groups)
+        if not any(group["params"] for group in groups):
+            raise UserError("lit_module.freeze: leaves nothing to train; freeze less")
+        try:
+            optimizer = self.optimizer([group for group in groups if group["params"]])
+            scheduler = self._build_scheduler(optimizer)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"lit_module: {error}; correct its optimizer, param_groups or scheduler") from error
+        if scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": self.interval, "monitor": self.monitor},
+        }
+
+    def _build_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
+        if self.scheduler is None:
+            return None
+        given = getattr(self.scheduler, "keywords", {})
+        if "total_steps" not in inspect.signature(self.scheduler).parameters or "total_steps" in given:
+            return self.scheduler(optimizer)
+        steps = self.trainer.estimated_stepping_batches if self.interval == "step" else self.trainer.max_epochs
+        return self.scheduler(optimizer, total_steps=int(steps or 1))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["class_names"] = list(self.class_names)
+        checkpoint["input_shape"] = list(self.input_shape)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for key, ours in (("class_names", list(self.class_names)), ("input_shape", list(self.input_shape))):
+            if checkpoint.get(key) != ours:
+                raise UserError(f"checkpoint: its {key} are {checkpoint.get(key)}, the data's {ours}; use the same data")
+
+
+def _class_weights(choice: Literal["auto"] | list[float] | None, counts: list[int]) -> Tensor | None:
+    if choice is None:
+        return None
+    if choice == "auto":
+        return torch.tensor([sum(counts) / (len(counts) * count) for count in counts])
+    if len(choice) != len(counts):
+        raise UserError(f"lit_module.class_weights: {len(choice)} numbers for {len(counts)} classes; give one for each")
+    return torch.tensor(choice, dtype=torch.float32)
+
+
+def _build_loss(loss: Callable[..., nn.Module], weight: Tensor | None, num_classes: int) -> tuple[nn.Module, bool]:
+    """The loss module, and whether it wants one-hot targets: found by trying both on logits that cannot broadcast."""
+    try:
+        module = loss() if weight is None else loss(weight=weight)
+    except TypeError as error:
+        raise UserError(f"lit_module.loss: {error}; a loss without weights needs lit_module.class_weights=null") from error
+    if isinstance(module, nn.NLLLoss):
+        raise UserError("lit_module.loss: NLLLoss takes log-probabilities; use CrossEntropyLoss, the same on logits")
+    logits = torch.zeros(num_classes + 1, num_classes)
+    labels = torch.arange(num_classes + 1) % num_classes
+    for targets, one_hot in ((labels, False), (nn.functional.one_hot(labels, num_classes).float(), True)):
+        try:
+            if module(logits, targets).ndim == 0:
+                return module, one_hot
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            continue
+    raise UserError(f"lit_module.loss: {type(module).__name__} cannot score logits by classes; try CrossEntropyLoss")

@@ -1,0 +1,78 @@
+"""EpochTable: one row an epoch in metrics.csv, one line an epoch on the console."""
+
+import csv
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+from tqdm import tqdm
+
+
+class EpochTable(Logger):
+    """A Lightning logger, for loggers are told of an epoch's scores when all of them are there.
+
+    Args:
+        save_dir: metrics.csv is written there. A resumed run goes on in it: each epoch stands once.
+        max_epochs: for the console.
+    """
+
+    def __init__(self, save_dir: str, max_epochs: int | None) -> None:
+        super().__init__()
+        self.path = Path(save_dir) / "metrics.csv"
+        self.max_epochs = max_epochs
+
+    @property
+    def name(self) -> str:
+        return "epochs"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """A table of epochs has no place for them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Scores of an epoch (`step`), or of the test, which is printed only."""
+        scores = {name: value for name, value in metrics.items() if "_likelihood/" not in name}
+        if "train/loss" not in scores:
+            tqdm.write(_splits(scores))
+            return
+        assert step is not None
+        rows = [row for row in read_rows(self.path) if int(row["epoch"]) < step]
+        self._write([*rows, {"epoch": step, **scores}])
+        total = f"/{self.max_epochs}" if self.max_epochs and self.max_epochs > 0 else ""
+        tqdm.write(f"epoch {step + 1}{total}{_splits(scores)}  lr {scores['lr']:.2g}  {scores['seconds']:.1f} s")
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".csv.tmp")
+        with open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, self.path)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a metrics.csv as text; none if there is no such file."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _splits(scores: dict[str, float]) -> str:
+    """`  train loss 0.1234  f1 0.9876  acc 0.9876  val …`"""
+    parts = []
+    for split in ("train", "val", "test"):
+        named = [(name, scores.get(f"{split}/{name}")) for name in ("loss", "f1", "acc", "likelihood")]
+        values = [f"{name} {value:.4f}" for name, value in named if value is not None]
+        if values:
+            parts.append(f"  {split} " + " ".join(values))
+    return "".join(parts)

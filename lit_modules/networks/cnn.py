@@ -1,0 +1,124 @@
+"""A convolutional network of equal blocks for series (1-D), pictures (2-D), volumes and video (3-D)."""
+
+from collections import OrderedDict
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from conf.errors import UserError, nearest
+
+
+class CNN(nn.Module):
+    """blocks → pooling or flattening → fully connected head, each an `nn.Sequential`.
+
+    A block is conv → norm → pool → activation → dropout. Pooling comes before the activation: for max pooling and a
+    monotone activation the numbers are the same, from fewer operations. The number of dimensions is that of the input.
+
+    Args:
+        input_shape: (C, *spatial) of a sample.
+        num_classes: number of logits.
+        channels: output channels of each block, so its length is the number of blocks.
+        kernel_size: odd; every convolution keeps the size.
+        pool: size and stride of each block's pooling, one number for all or one a block; 1 pools nothing.
+        pool_type: max or avg.
+        norm: batch, instance, or none.
+        activation: the name of a class in `torch.nn`, such as ReLU, Tanh, GELU or SiLU.
+        dropout: probability that a channel is zeroed after a block, and a feature within the head.
+        global_pool: avg or max over what is left of space; none flattens it instead.
+        hidden: widths of fully connected layers between the features and the logits.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        num_classes: int,
+        *,
+        channels: list[int],
+        kernel_size: int,
+        pool: int | list[int],
+        pool_type: Literal["max", "avg"],
+        norm: Literal["batch", "instance", "none"],
+        activation: str,
+        dropout: float,
+        global_pool: Literal["avg", "max", "none"],
+        hidden: list[int],
+    ) -> None:
+        super().__init__()
+        in_channels, *size = input_shape
+        dimensions = len(size)
+        if dimensions not in (1, 2, 3):
+            raise UserError(f"lit_module.net: samples of shape {input_shape} have no 1, 2 or 3 spatial dimensions")
+        pools = [pool] * len(channels) if isinstance(pool, int) else pool
+        _check(channels, kernel_size, pools, dropout, hidden)
+        for stride in pools:
+            size = [length // stride for length in size]
+        if min(size) < 1:
+            shape = "×".join(map(str, input_shape[1:]))
+            raise UserError(f"lit_module.net.pool: {pools} leaves nothing of {shape}; pool less or use fewer blocks")
+
+        conv = _of_dimension("Conv", dimensions)
+        pooling = _of_dimension(f"{pool_type.title()}Pool", dimensions)
+        normalise = None if norm == "none" else _of_dimension(f"{norm.title()}Norm", dimensions)
+        drop = _of_dimension("Dropout", dimensions)
+        activate = _activation(activation)
+
+        self.blocks = nn.Sequential()
+        for out_channels, stride in zip(channels, pools, strict=True):
+            layers: list[tuple[str, nn.Module]] = [
+                ("conv", conv(in_channels, out_channels, kernel_size, padding="same", bias=normalise is None))
+            ]
+            if normalise:
+                layers.append(("norm", normalise(out_channels)))
+            if stride > 1:
+                layers.append(("pool", pooling(stride)))
+            layers.append(("activation", activate()))
+            if dropout:
+                layers.append(("dropout", drop(dropout)))
+            self.blocks.append(nn.Sequential(OrderedDict(layers)))
+            in_channels = out_channels
+
+        features = in_channels
+        self.features = nn.Sequential()
+        if global_pool == "none":
+            for length in size:
+                features *= length
+        else:
+            self.features.append(_of_dimension(f"Adaptive{global_pool.title()}Pool", dimensions)(1))
+        self.features.append(nn.Flatten())  # [N, C, *spatial] → [N, features], whatever the memory format
+
+        self.head = nn.Sequential()
+        for width in hidden:
+            layers = [("linear", nn.Linear(features, width)), ("activation", activate())]
+            if dropout:
+                layers.append(("dropout", nn.Dropout(dropout)))
+            self.head.append(nn.Sequential(OrderedDict(layers)))
+            features = width
+        self.head.append(nn.Linear(features, num_classes))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """float `[N, C, *spatial]` → logits `[N, num_classes]`"""
+        return self.head(self.features(self.blocks(inputs)))
+
+
+def _of_dimension(name: str, dimensions: int) -> Any:
+    return getattr(nn, f"{name}{dimensions}d")
+
+
+def _activation(name: str) -> type[nn.Module]:
+    known = nn.modules.activation.__all__
+    if name not in known:
+        raise UserError(f"lit_module.net.activation: torch.nn has no activation {name}; {nearest(name, known)}")
+    return getattr(nn, name)
+
+
+def _check(channels: list[int], kernel_size: int, pools: list[int], dropout: float, hidden: list[int]) -> None:
+    if not channels or min(channels) < 1:
+        raise UserError(f"lit_module.net.channels: {channels} is not a list of channel counts; try [32,64]")
+    if len(pools) != len(channels) or min(pools) < 1:
+        raise UserError(f"lit_module.net.pool: {pools} does not fit {len(channels)} blocks; give one number for all")
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise UserError(f"lit_module.net.kernel_size: must be odd, not {kernel_size}; try 3")
+    if not 0 <= dropout < 1:
+        raise UserError(f"lit_module.net.dropout: must be at least 0 and below 1, not {dropout}; try 0.2")
+    if hidden and min(hidden) < 1:
+        raise UserError(f"lit_module.net.hidden: {hidden} is not a list of widths; try [64] or []")

@@ -1,0 +1,60 @@
+"""The scores of one split over one epoch, exact whatever the batches and ranks."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+# Sums of floats depend on the order of addition, sums of integers do not: loss and probability are added as multiples
+# of 2⁻²⁴, so that every split into batches and ranks gives the same bits.
+UNIT = 2**24
+
+
+class Scores(Metric):
+    """Loss, accuracy, macro F1 and likelihood. Only `update` runs in a step; it waits for no device.
+
+    Accuracy is micro-averaged. F1 is the mean over the classes that occur among the labels or the predictions, as
+    scikit-learn computes it. Likelihood is the mean probability that the true class was given.
+    """
+
+    full_state_update = False
+    confusion: Tensor
+    likelihood_sum: Tensor
+    loss_sum: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # [true, predicted]
+        self.add_state("confusion", counts, dist_reduce_fx="sum")
+        self.add_state("likelihood_sum", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("loss_sum", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Adds a batch.
+
+        Args:
+            logits: float `[N, num_classes]`
+            labels: int64 `[N]`
+            loss: mean loss of the batch, a scalar.
+        """
+        probabilities = logits.float().softmax(1)
+        likelihood = probabilities.gather(1, labels[:, None])[:, 0]  # [N]
+        cells = labels * self.num_classes + logits.argmax(1)
+        self.confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
+        self.likelihood_sum.index_add_(0, labels, (likelihood * UNIT).round().long())
+        self.loss_sum += (loss.float() * (len(labels) * UNIT)).round().long()
+
+    def compute(self) -> dict[str, Tensor]:
+        """`loss`, `acc`, `f1`, `likelihood`: float64 scalars; `likelihood_per_class`: float64 `[num_classes]`, NaN for
+        a class without samples. All on the CPU."""
+        confusion = self.confusion.cpu().double()
+        true, predicted, hits = confusion.sum(1), confusion.sum(0), confusion.diagonal()
+        occurs = true + predicted > 0
+        likelihood = self.likelihood_sum.cpu().double() / UNIT
+        return {
+            "loss": self.loss_sum.cpu() / UNIT / true.sum(),
+            "acc": hits.sum() / true.sum(),
+            "f1": (2 * hits / (true + predicted))[occurs].mean(),
+            "likelihood": likelihood.sum() / true.sum(),
+            "likelihood_per_class": likelihood / true,
+        }

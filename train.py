@@ -1,0 +1,98 @@
+"""Litmus: trains, resumes and tests CNN classifiers.
+
+    python train.py +experiment=digits
+    python train.py run=logs/digits/2026-01-31_12-00-00 task=test
+"""
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from conf import run_folder, schema
+from conf.errors import UserError, one_line_errors
+
+# torch and Lightning are imported inside the tasks, so that --help, --cfg job and wrong keys are answered at once.
+
+
+def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
+    """The data module with its data read, the LightningModule that fits them, and the Trainer."""
+    from hydra.utils import instantiate
+    from pytorch_lightning import seed_everything
+    from pytorch_lightning.utilities import rank_zero_only
+
+    seed_everything(cfg.seed, verbose=False)
+    datamodule = instantiate(cfg.datamodule, _convert_="all")
+    if rank_zero_only.rank == 0:
+        datamodule.prepare_data()
+    datamodule.setup()
+    mean, std = datamodule.mean_std
+    module = instantiate(
+        cfg.lit_module,
+        input_shape=datamodule.input_shape,
+        class_names=datamodule.class_names,
+        class_counts=datamodule.class_counts,
+        mean=mean,
+        std=std,
+        _convert_="all",
+    )
+    callbacks = [instantiate(node, _convert_="all") for node in cfg.callbacks.values() if node]
+    loggers = [instantiate(node, _convert_="all") for node in cfg.logger.values() if node]
+    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
+    return datamodule, module, trainer
+
+
+def fit(cfg: DictConfig) -> float | None:
+    """Trains, or goes on with the run `cfg.run`; then tests the best epoch once. Returns its monitored score."""
+    folder = Path(cfg.run_dir)
+    resume_from = run_folder.checkpoint(folder, "last") if cfg.run else None
+    datamodule, module, trainer = build(cfg)
+    if trainer.is_global_zero:
+        run_folder.claim(folder, cfg)
+        print(f"{cfg.name} → {folder}   watch it: tensorboard --logdir {cfg.logs_dir}")
+    hyperparameters = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("datamodule", "lit_module")}
+    for logger in trainer.loggers:
+        logger.log_hyperparams({"seed": cfg.seed, "trainer": {"max_epochs": trainer.max_epochs}, **hyperparameters})
+    began = time.perf_counter()
+    trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
+    seconds = time.perf_counter() - began
+    best = trainer.checkpoint_callback.best
+    (test_scores,) = trainer.test(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)
+    return None
+
+
+def test(cfg: DictConfig) -> None:
+    """Tests the best epoch of the run `cfg.run`."""
+    best = run_folder.checkpoint(Path(cfg.run_dir), "best")
+    datamodule, module, trainer = build(cfg)
+    trainer.test(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)
+
+
+TASKS = {"fit": fit, "test": test}
+
+
+def main(cfg: DictConfig) -> Any:
+    """Checks the config and runs its task."""
+    with one_line_errors():
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            cfg.run_dir = str(Path(cfg.run_dir) / str(HydraConfig.get().job.num))
+        schema.check(cfg)
+        return TASKS[cfg.task](cfg)
+
+
+if __name__ == "__main__":
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    os.environ.setdefault("LITMUS_STAMP", time.strftime("%Y-%m-%d_%H-%M-%S"))
+    schema.register()
+    with one_line_errors():
+        # Not as a decorator, for the base depends on run=…; but Hydra's shell completion looks for "@hydra.main".
+        hydra.main(version_base="1.3", config_path="conf", config_name=run_folder.base_config(sys.argv[1:]))(main)()
