@@ -4,12 +4,11 @@
     python train.py run=logs/digits/2026-01-31_12-00-00 task=test
 """
 
+import logging
 import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from conf import run_folder, schema
-from conf.errors import UserError, one_line_errors
+from conf.errors import one_line_errors
 
 # torch and Lightning are imported inside the tasks, so that --help, --cfg job and wrong keys are answered at once.
+
+# What the HPARAMS tab of TensorBoard compares runs by.
+HP_SCORES = ("val/loss", "val/acc", "val/f1", "val/likelihood", "test/loss", "test/acc", "test/f1", "test/likelihood")
 
 
 def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
@@ -29,6 +31,11 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
     from hydra.utils import instantiate
     from pytorch_lightning import seed_everything
     from pytorch_lightning.utilities import rank_zero_only
+
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # at INFO they advertise
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of a deprecated call
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # as it must on resume
 
     seed_everything(cfg.seed, verbose=False)
     datamodule = instantiate(cfg.datamodule, _convert_="all")
@@ -51,23 +58,33 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
     return datamodule, module, trainer
 
 
-def fit(cfg: DictConfig) -> float | None:
+def fit(cfg: DictConfig) -> float:
     """Trains, or goes on with the run `cfg.run`; then tests the best epoch once. Returns its monitored score."""
     folder = Path(cfg.run_dir)
     resume_from = run_folder.checkpoint(folder, "last") if cfg.run else None
     datamodule, module, trainer = build(cfg)
     if trainer.is_global_zero:
         run_folder.claim(folder, cfg)
-        print(f"{cfg.name} → {folder}   watch it: tensorboard --logdir {cfg.logs_dir}")
-    hyperparameters = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("datamodule", "lit_module")}
+        print(f"{cfg.name} → {folder}\nwatch: tensorboard --logdir {cfg.logs_dir}", flush=True)
+    choices = OmegaConf.to_container(cfg, resolve=True)
+    choices = {key: choices[key] for key in ("seed", "datamodule", "lit_module", "trainer")}
     for logger in trainer.loggers:
-        logger.log_hyperparams({"seed": cfg.seed, "trainer": {"max_epochs": trainer.max_epochs}, **hyperparameters})
+        logger.log_hyperparams(choices, {f"hp/{score}": 0.0 for score in HP_SCORES})
     began = time.perf_counter()
     trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
     seconds = time.perf_counter() - began
     best = trainer.checkpoint_callback.best
-    (test_scores,) = trainer.test(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)
-    return None
+    trainer.test(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)
+    scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    best_epoch = run_folder.best_epoch(folder)
+    scores |= run_folder.scores_of_epoch(folder, best_epoch)
+    if trainer.is_global_zero:
+        for logger in trainer.loggers:
+            logger.log_metrics({f"hp/{score}": scores[score] for score in HP_SCORES}, step=trainer.current_epoch)
+        facts = {"name": cfg.name, "seed": cfg.seed, "best_epoch": best_epoch, "seconds": round(seconds, 3)}
+        run_folder.write_summary(folder, facts | scores | parameter_facts(module.net))
+        print(f"best: epoch {best_epoch + 1} → {folder / 'model.pt'}\nscores: {folder / 'summary.json'}")
+    return scores[cfg.monitor]
 
 
 def test(cfg: DictConfig) -> None:
@@ -75,6 +92,15 @@ def test(cfg: DictConfig) -> None:
     best = run_folder.checkpoint(Path(cfg.run_dir), "best")
     datamodule, module, trainer = build(cfg)
     trainer.test(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)
+
+
+def parameter_facts(net: Any) -> dict[str, Any]:
+    """Counts and shapes of a network's parameters, as summary.json has them."""
+    parameters = dict(net.named_parameters())
+    return {
+        "params/total": sum(parameter.numel() for parameter in parameters.values()),
+        "params/trainable": sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad),
+    } | {f"params/shape/{name}": list(parameter.shape) for name, parameter in parameters.items()}
 
 
 TASKS = {"fit": fit, "test": test}

@@ -29,7 +29,7 @@ def one_line_errors() -> Iterator[None]:
     """Turns every mistake of the user's inside the block into `error: …` on stderr and exit code 2."""
     try:
         yield
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except Exception as error:
         line = _line(error)
         if line is None:
             raise
@@ -46,6 +46,10 @@ def _line(error: BaseException) -> str | None:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{group}={name}: no such file in conf/{group}; {nearest(name, error.options or [])}"
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's; its import would take seconds
+        return f"trainer: {_first_line(error)}; correct that setting"
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
     for cause in (error.__cause__, error):
         if isinstance(cause, InterpolationKeyError):
             return f"{cause.full_key}: {_first_line(cause)}; name a key that exists"

@@ -1,5 +1,6 @@
 """A run's folder, the only handle on it: its saved config, its checkpoints by name, its summary."""
 
+import csv
 import json
 import os
 import subprocess
@@ -81,6 +82,18 @@ def checkpoint(folder: Path, name: str) -> Path:
     if not path.is_file():
         raise UserError(f"run: {folder} has no checkpoints/{name}.ckpt; train it first")
     return path
+
+
+def best_epoch(folder: Path) -> int:
+    """The epoch, from 0 on, that best.ckpt stands for."""
+    return int(checkpoint(folder, "best").resolve().stem.removeprefix("epoch="))
+
+
+def scores_of_epoch(folder: Path, epoch: int) -> dict[str, float]:
+    """The training and validation scores in an epoch's row of metrics.csv, by tag."""
+    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
+        (row,) = [row for row in csv.DictReader(file) if int(row["epoch"]) == epoch]
+    return {name: float(value) for name, value in row.items() if name.startswith(("train/", "val/")) and value}
 
 
 def write_summary(folder: Path, facts: dict[str, Any]) -> None:

@@ -138,6 +138,11 @@ class ImageDataModule(LightningDataModule):
             ranks = trainer.world_size
             raise UserError(f"datamodule.batch_size: {self.batch_size} is less than the {ranks} ranks; use more")
         progress = trainer.fit_loop.epoch_loop.batch_progress
+
+        def position() -> tuple[int, int]:
+            # Overfitting means to see the same batches again.
+            return 0 if trainer.overfit_batches else trainer.current_epoch, progress.current.ready
+
         loader = BatchLoader(
             self._splits[name],
             self.batch_size,
@@ -145,7 +150,7 @@ class ImageDataModule(LightningDataModule):
             world_size=trainer.world_size,
             seed=seed,
             drop_last=self.drop_last and seed is not None,
-            position=(lambda: (0, 0)) if seed is None else lambda: (trainer.current_epoch, progress.current.ready),
+            **({} if seed is None else {"position": position}),
         )
         if len(loader) == 0:
             count = len(self._splits[name].labels)
@@ -156,7 +161,7 @@ class ImageDataModule(LightningDataModule):
         """On the device: uint8 → float32 in [0, 1], and in training the augmentations."""
         inputs = to_float(batch.inputs)
         assert self.trainer is not None
-        if self.trainer.training and self._augmentations:
+        if self.trainer.training and self._augmentations and not self.trainer.overfit_batches:
             inputs = augment(inputs, batch.index, self.seed, self.trainer.current_epoch, self._augmentations)
         return batch._replace(inputs=inputs)
 

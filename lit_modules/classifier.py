@@ -188,6 +188,14 @@ class LitClassifier(LightningModule):
         for key, ours in (("class_names", list(self.class_names)), ("input_shape", list(self.input_shape))):
             if checkpoint.get(key) != ours:
                 raise UserError(f"checkpoint: its {key} are {checkpoint.get(key)}, the data's {ours}; use the same data")
+        for state, config in zip(checkpoint.get("lr_schedulers", []), self.trainer.lr_scheduler_configs, strict=False):
+            planned, wanted = state.get("total_steps"), getattr(config.scheduler, "total_steps", None)
+            if planned is not None and planned != wanted:
+                name = type(config.scheduler).__name__
+                raise UserError(
+                    f"lit_module.scheduler: this run's {name} was planned for {planned} steps, not {wanted}; "
+                    "resume with the same trainer.max_epochs, or choose WarmupCosineLR in a new run"
+                )
 
 
 def _class_weights(choice: Literal["auto"] | list[float] | None, counts: list[int]) -> Tensor | None:

@@ -38,10 +38,11 @@ class EpochTable(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Scores of an epoch (`step`), or of the test, which is printed only."""
+        """Scores of an epoch (`step`); those of the test are only printed."""
         scores = {name: value for name, value in metrics.items() if "_likelihood/" not in name}
         if "train/loss" not in scores:
-            tqdm.write(_splits(scores))
+            if "test/loss" in scores:
+                tqdm.write(_splits(scores).strip())
             return
         assert step is not None
         rows = [row for row in read_rows(self.path) if int(row["epoch"]) < step]

@@ -1,0 +1,39 @@
+"""Learning-rate schedules that depend on the step alone, so that a run may be resumed with more epochs."""
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from conf.errors import UserError
+
+
+def warmup_cosine(step: int, total_steps: int, warmup: float) -> float:
+    """The factor of the learning rate at `step` (from 0 on): linear from 0 over the first share `warmup` of the steps,
+    then half a cosine down to 0. Goyal et al., arXiv:1706.02677; Loshchilov and Hutter, arXiv:1608.03983."""
+    progress = (step + 1) / (total_steps + 1)
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+class WarmupCosineLR(LambdaLR):
+    """`warmup_cosine` times the optimizer's own learning rates.
+
+    Args:
+        optimizer: whose rates are set.
+        total_steps: steps of the scheduler in the whole run.
+        warmup: share of them in which the rate rises.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float) -> None:
+        if not 0 <= warmup < 1:
+            raise UserError(f"lit_module.scheduler.warmup: must be at least 0 and below 1, not {warmup}; try 0.1")
+        self.total_steps = total_steps
+        super().__init__(optimizer, lambda step: warmup_cosine(step, self.total_steps, warmup))
+
+    def state_dict(self) -> dict[str, object]:
+        """Without the length of the run, which is the config's to say."""
+        state: dict[str, object] = super().state_dict()
+        del state["total_steps"]
+        return state
