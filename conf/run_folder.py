@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from conf.errors import UserError
 
@@ -42,7 +42,7 @@ def base_config(arguments: list[str]) -> str:
         (group,) = entry
         if group in saved and group != "task":
             store.store(group=str(group), name="saved", node=OmegaConf.to_container(saved[group]))
-            entry[group] = "saved"
+            entry[group] = ["saved"] if isinstance(entry[group], ListConfig) else "saved"
         elif group == "devices":  # part of the saved trainer
             store.store(group="devices", name="saved", node={}, package="trainer")
             entry[group] = "saved"

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
-from conf.errors import UserError
+from conf.errors import UserError, nearest
 from lit_modules.optimizers import freeze_, parameter_groups
 from lit_modules.scores import Scores
 
@@ -134,6 +134,17 @@ class LitClassifier(LightningModule):
         row = self._end("train") | self.epoch_scores | {"lr": lr, "seconds": time.perf_counter() - self._epoch_began}
         for logger in self.loggers:
             logger.log_metrics(row, step=self.current_epoch)
+        for config in self.trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau:
+                if self.monitor not in row:
+                    raise UserError(f"monitor: there is no score {self.monitor}; {nearest(self.monitor, row)}")
+                config.scheduler.step(row[self.monitor])
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """As Lightning does it, but for ReduceLROnPlateau: that one has stepped by then, in `on_train_epoch_end`,
+        because Lightning would step it after the epoch's checkpoint, and a resumed run would miss that step."""
+        if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            scheduler.step()
 
     def on_validation_epoch_end(self) -> None:
         self.epoch_scores = self._end("val")

@@ -1,0 +1,75 @@
+"""What several tests share: runs in this process, runs as a user starts them, and small folders of pictures."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+from PIL import Image
+
+import train
+from conf import run_folder, schema
+
+ROOT = Path(__file__).parent.parent
+TINY = ("devices=cpu", "lit_module.net.channels=[4,8]", "trainer.max_epochs=1")
+
+
+@pytest.fixture(autouse=True)
+def stamp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITMUS_STAMP", "now")
+    schema.register()
+
+
+def configure(*overrides: str) -> DictConfig:
+    """The config that a command line gives."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose(run_folder.base_config(list(overrides)), list(overrides))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Path]:
+    """Runs a task in this process, by overrides, and returns the run's folder."""
+
+    def run(*overrides: str) -> Path:
+        cfg = configure(*overrides, *(() if any(o.startswith(("run=", "run_dir=")) for o in overrides) else (f"run_dir={tmp_path / 'run'}",)))
+        schema.check(cfg)
+        train.TASKS[cfg.task](cfg)
+        return Path(cfg.run_dir)
+
+    return run
+
+
+@pytest.fixture
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `python train.py …` as a user does."""
+
+    def command(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+        full = [sys.executable, str(ROOT / "train.py"), *arguments]
+        clean = {key: value for key, value in os.environ.items() if key not in ("LITMUS_STAMP", "HYDRA_FULL_ERROR")}
+        return subprocess.run(full, cwd=cwd, env=clean | environment, capture_output=True, text=True, timeout=300)
+
+    return command
+
+
+def write_pictures(folder: Path, count: int, *, level: int, size: tuple[int, int] = (12, 12), suffix: str = "png") -> None:
+    """`count` noisy RGB pictures around a grey level."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(level)
+    for i in range(count):
+        pixels = np.clip(generator.normal(level, 40, (*size, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:03d}.{suffix}")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder with two classes that are easy to tell apart."""
+    write_pictures(tmp_path / "pictures" / "dark", 40, level=60)
+    write_pictures(tmp_path / "pictures" / "light", 30, level=190, suffix="jpg")
+    return tmp_path / "pictures"

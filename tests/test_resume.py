@@ -1,0 +1,75 @@
+"""A run that goes on from a checkpoint ends with the bits of one that never stopped."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_modules.epoch_table import read_rows
+from tests.conftest import TINY
+
+EPOCHS = 4
+RANDOM = ("lit_module.net.dropout=0.3", "+datamodule.augment.crop._target_=datamodules.augment.RandomCrop",
+          "+datamodule.augment.crop.padding=1", "+datamodule.augment.crop.fill=black")
+
+
+def assert_same(ours: object, theirs: object, path: str = "") -> None:
+    """Equal bits in nested dicts, lists and tensors."""
+    if isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs), path
+    elif isinstance(ours, dict):
+        assert isinstance(theirs, dict) and ours.keys() == theirs.keys(), path
+        for key in ours:
+            assert_same(ours[key], theirs[key], f"{path}.{key}")
+    elif isinstance(ours, list):
+        assert isinstance(theirs, list) and len(ours) == len(theirs), path
+        for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            assert_same(a, b, f"{path}.{i}")
+    else:
+        assert ours == theirs, path
+
+
+def load(folder: Path, name: str) -> dict[str, object]:
+    return torch.load(folder / "checkpoints" / name, weights_only=True)
+
+
+def cut_off_after(folder: Path, epoch: int) -> None:
+    """Leaves in a run's folder what was there when that epoch's checkpoint had just been written."""
+    checkpoints = folder / "checkpoints"
+    for later in range(epoch + 1, EPOCHS):
+        (checkpoints / f"epoch={later:03d}.ckpt").unlink()
+    (checkpoints / "last.ckpt").unlink()
+    (checkpoints / "last.ckpt").symlink_to(f"epoch={epoch:03d}.ckpt")
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ("lit_module/scheduler=warmup_cosine",),
+        ("lit_module/scheduler=step", "lit_module.scheduler.step_size=1"),
+        ("lit_module/scheduler=cosine", "lit_module/optimizer=sgd"),
+        ("lit_module/scheduler=plateau", "lit_module.scheduler.patience=0", "monitor=train/loss", "mode=min"),
+        ("lit_module/scheduler=one_cycle",),
+        ("callbacks=[default,ema]", "callbacks.ema.decay=0.9"),
+        ("trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=0.5"),
+        ("callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1", "monitor=train/loss", "mode=min"),
+        ("trainer.precision=bf16-mixed",),
+    ],
+    ids=lambda choices: choices[0].split("=", 1)[1],
+)
+def test_resumed_run_has_the_same_bits(run: Callable[..., Path], choices: tuple[str, ...]) -> None:
+    whole = run(*TINY, *RANDOM, *choices, f"trainer.max_epochs={EPOCHS}")
+    resumed = whole.with_name("resumed")
+    shutil.copytree(whole, resumed, symlinks=True)
+    cut_off_after(resumed, epoch=1)
+
+    run(f"run={resumed}")
+
+    ours, theirs = load(whole, "last.ckpt"), load(resumed, "last.ckpt")
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+        assert_same(ours[part], theirs[part], part)
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(whole / "metrics.csv")]
+    assert rows == [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(resumed / "metrics.csv")]
+    assert [row["epoch"] for row in rows] == [str(epoch) for epoch in range(len(rows))]
