@@ -43,10 +43,12 @@ def _line(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, InstantiationException):
         return _from_constructor(error)
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):  # Hydra's, for trainer=5
+        return "command line: a group of settings got a number; name one of its files, or a key as in trainer.max_epochs=5"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{group}={name}: no such file in conf/{group}; {nearest(name, error.options or [])}"
-    if type(error).__name__ == "MisconfigurationException":  # Lightning's; its import would take seconds
+    if _misconfigured(error):
         return f"trainer: {_first_line(error)}; correct that setting"
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
@@ -55,7 +57,8 @@ def _line(error: BaseException) -> str | None:
             return f"{cause.full_key}: {_first_line(cause)}; name a key that exists"
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return _from_omegaconf(cause)
-    return f"command line: {_first_line(error)}; see python train.py --help"
+    fix = "write +experiment=…" if "'experiment'" in str(error) else "see python train.py --help"
+    return f"command line: {_first_line(error)}; {fix}"
 
 
 def _from_omegaconf(error: OmegaConfBaseException) -> str:
@@ -70,10 +73,15 @@ def _from_constructor(error: InstantiationException) -> str | None:
     cause = error.__cause__
     if isinstance(cause, UserError):
         return str(cause)
-    if not isinstance(cause, ValueError | TypeError | ImportError | RuntimeError):
+    if not isinstance(cause, ValueError | TypeError | ImportError) and not _misconfigured(cause):
         return None
     key = next((line.partition(": ")[2] for line in str(error).splitlines() if line.startswith("full_key")), "config")
     return f"{key}: {_first_line(cause)}; correct that value"
+
+
+def _misconfigured(error: BaseException | None) -> bool:
+    """Whether Lightning says that its settings are wrong; by name, for its import takes seconds."""
+    return type(error).__name__ == "MisconfigurationException"
 
 
 def _first_line(error: BaseException) -> str:

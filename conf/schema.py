@@ -24,6 +24,7 @@ PACKAGES = (
     "torchvision.models.",
     "torchvision.transforms.",
 )
+MONITORS = [f"{split}/{score}" for split in ("train", "val") for score in ("loss", "acc", "f1", "likelihood")]
 DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_"}
 
 
@@ -73,6 +74,11 @@ def check(cfg: DictConfig) -> None:
         raise UserError(f"{key}: is not set; add {key}=… to the command")
     if cfg.seed < 0:
         raise UserError(f"seed: must be 0 or more, not {cfg.seed}; choose seed=0")
+    if cfg.monitor not in MONITORS:
+        why = "test data chooses nothing" if cfg.monitor.startswith("test/") else "there is no such score"
+        raise UserError(f"monitor: {cfg.monitor}: {why}; {nearest(cfg.monitor, MONITORS)}")
+    if cfg.monitor.startswith("val/") and not cfg.trainer.get("limit_val_batches", 1):
+        raise UserError(f"monitor: {cfg.monitor} needs validation; set trainer.limit_val_batches or monitor=train/f1")
     lower_is_better = cfg.monitor.endswith("loss")
     if (cfg.mode == "min") != lower_is_better or cfg.mode not in ("min", "max"):
         mode = "min" if lower_is_better else "max"
@@ -113,8 +119,8 @@ def _check_node(path: str, node: dict[str, Any]) -> None:
         if key not in parameters:
             raise UserError(f"{path}.{key}: {constructor.__name__} has no such parameter; {nearest(key, parameters)}")
         if not _fits(value, parameters[key].annotation):
-            expected = inspect.formatannotation(parameters[key].annotation).replace("typing.", "")
-            raise UserError(f"{path}.{key}: {value!r} is not of type {expected}; correct the value")
+            expected = " or ".join(dict.fromkeys(_describe(parameters[key].annotation)))
+            raise UserError(f"{path}.{key}: {value!r} does not fit; give {expected}")
 
 
 def _hint(module: str, name: str) -> str:
@@ -122,6 +128,20 @@ def _hint(module: str, name: str) -> str:
         return nearest(name, [word for word in dir(pkgutil.resolve_name(module)) if word[0].isalpha()])
     except (AttributeError, ImportError):
         return "correct the name"
+
+
+def _describe(annotation: Any) -> Iterator[str]:
+    """What may be written for a parameter of this annotation, in parts."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        for argument in arguments:
+            yield from _describe(argument)
+    elif origin is typing.Literal:
+        yield from map(str, arguments)
+    elif annotation is type(None):
+        yield "null"
+    else:
+        yield inspect.formatannotation(annotation).replace("typing.", "")
 
 
 def _fits(value: Any, annotation: Any) -> bool:

@@ -87,6 +87,7 @@ class LitClassifier(LightningModule):
         # Not named `train`: that is a method of every module.
         self.scores = nn.ModuleDict({f"{split}_scores": Scores(len(class_names)) for split in ("train", "val", "test")})
         self.epoch_scores: dict[str, float] = {}
+        self._optimizer_and_scheduler(total_steps=100)  # refuses what does not fit before anything is written
 
     def forward(self, inputs: Tensor) -> Tensor:
         """float `[N, C, *spatial]` in [0, 1] → logits `[N, num_classes]`"""
@@ -167,14 +168,8 @@ class LitClassifier(LightningModule):
         return row | {f"{split}_likelihood/{name}": value for name, value in names if value == value}
 
     def configure_optimizers(self) -> Any:
-        groups = parameter_groups(self.net, self.param_groups)
-        if not any(group["params"] for group in groups):
-            raise UserError("lit_module.freeze: leaves nothing to train; freeze less")
-        try:
-            optimizer = self.optimizer([group for group in groups if group["params"]])
-            scheduler = self._build_scheduler(optimizer)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"lit_module: {error}; correct its optimizer, param_groups or scheduler") from error
+        steps = self.trainer.estimated_stepping_batches if self.interval == "step" else self.trainer.max_epochs
+        optimizer, scheduler = self._optimizer_and_scheduler(int(steps or 1))
         if scheduler is None:
             return optimizer
         return {
@@ -182,14 +177,23 @@ class LitClassifier(LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": self.interval, "monitor": self.monitor},
         }
 
-    def _build_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
+    def _optimizer_and_scheduler(self, total_steps: int) -> tuple[torch.optim.Optimizer, Any]:
+        groups = [group for group in parameter_groups(self.net, self.param_groups) if group["params"]]
+        if not groups:
+            raise UserError("lit_module.freeze: leaves nothing to train; freeze less")
+        try:
+            optimizer = self.optimizer(groups)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"lit_module.optimizer: {error}; correct it or lit_module.param_groups") from error
         if self.scheduler is None:
-            return None
+            return optimizer, None
+        wants_length = "total_steps" in inspect.signature(self.scheduler).parameters
         given = getattr(self.scheduler, "keywords", {})
-        if "total_steps" not in inspect.signature(self.scheduler).parameters or "total_steps" in given:
-            return self.scheduler(optimizer)
-        steps = self.trainer.estimated_stepping_batches if self.interval == "step" else self.trainer.max_epochs
-        return self.scheduler(optimizer, total_steps=int(steps or 1))
+        length = {"total_steps": total_steps} if wants_length and "total_steps" not in given else {}
+        try:
+            return optimizer, self.scheduler(optimizer, **length)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"lit_module.scheduler: {error}; correct it") from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["class_names"] = list(self.class_names)

@@ -17,7 +17,7 @@ class EpochCheckpoint(ModelCheckpoint):
     Args:
         dirpath: folder of the checkpoints.
         weights_file: gets the state_dict of the best epoch, on the CPU: `torch.load(file, weights_only=True)`.
-        monitor: the score by which the best is chosen; of equal ones the first.
+        monitor: the score by which the best is chosen; of equal ones the latest, for it has trained longer.
         mode: whether its maximum or minimum is best.
         save_top_k: how many of the best epochs are kept; -1: all of them.
         every_n_epochs: epochs between two checkpoints.
@@ -47,13 +47,28 @@ class EpochCheckpoint(ModelCheckpoint):
         self.weights_file = Path(weights_file)
 
     @property
+    def last(self) -> Path:
+        """The latest checkpoint: a link, or a file if that epoch is not kept otherwise."""
+        return Path(str(self.dirpath)) / "last.ckpt"
+
+    @property
     def best(self) -> Path:
         """The link to the best checkpoint so far."""
         return Path(str(self.dirpath)) / "best.ckpt"
 
+    def state_dict(self) -> dict[str, Any]:
+        """Called while a checkpoint is written, when its own score is known."""
+        for path, score in self.best_k_models.items():  # in the order of epochs
+            if score == self.best_model_score:
+                self.best_model_path = path
+        return super().state_dict()
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         known = self.best_model_path
         super().on_train_epoch_end(trainer, pl_module)
+        if self._last_global_step_saved != trainer.global_step:
+            # Not among the best, so Lightning kept no file of this epoch; but it is where a resumed run goes on.
+            trainer.save_checkpoint(self.last)
         if self.best_model_path != known and trainer.is_global_zero:
             self._publish_best()
 
