@@ -1,7 +1,7 @@
 """Litmus: trains, resumes and tests CNN classifiers.
 
-    python train.py +experiment=digits
-    python train.py run=logs/digits/2026-01-31_12-00-00 task=test
+python train.py +experiment=digits
+python train.py run=logs/digits/2026-01-31_12-00-00 task=test
 """
 
 import logging
@@ -39,8 +39,7 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
 
     seed_everything(cfg.seed, verbose=False)
     datamodule = instantiate(cfg.datamodule, _convert_="all")
-    if rank_zero_only.rank == 0:
-        datamodule.prepare_data()
+    rank_zero_only(datamodule.prepare_data)()
     datamodule.setup()
     mean, std = datamodule.mean_std
     module = instantiate(
@@ -66,10 +65,9 @@ def fit(cfg: DictConfig) -> float:
     if trainer.is_global_zero:
         run_folder.claim(folder, cfg)
         print(f"{cfg.name} → {folder}\nwatch: tensorboard --logdir {cfg.logs_dir}", flush=True)
-    choices = OmegaConf.to_container(cfg, resolve=True)
-    choices = {key: choices[key] for key in ("seed", "datamodule", "lit_module", "trainer")}
+    choices = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("datamodule", "lit_module", "trainer")}
     for logger in trainer.loggers:
-        logger.log_hyperparams(choices, {f"hp/{score}": 0.0 for score in HP_SCORES})
+        logger.log_hyperparams({"seed": cfg.seed, **choices}, {f"hp/{score}": 0.0 for score in HP_SCORES})
     began = time.perf_counter()
     trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
     seconds = time.perf_counter() - began

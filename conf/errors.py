@@ -44,7 +44,7 @@ def _line(error: BaseException) -> str | None:
     if isinstance(error, InstantiationException):
         return _from_constructor(error)
     if isinstance(error, ValueError) and "Config group override must be" in str(error):  # Hydra's, for trainer=5
-        return "command line: a group of settings got a number; name one of its files, or a key as in trainer.max_epochs=5"
+        return "command line: a group of settings got a number; name a file of it, or a key as in trainer.max_epochs=5"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{group}={name}: no such file in conf/{group}; {nearest(name, error.options or [])}"
@@ -75,6 +75,7 @@ def _from_constructor(error: InstantiationException) -> str | None:
         return str(cause)
     if not isinstance(cause, ValueError | TypeError | ImportError) and not _misconfigured(cause):
         return None
+    assert cause is not None
     key = next((line.partition(": ")[2] for line in str(error).splitlines() if line.startswith("full_key")), "config")
     return f"{key}: {_first_line(cause)}; correct that value"
 

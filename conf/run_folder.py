@@ -46,8 +46,8 @@ def base_config(arguments: list[str]) -> str:
         elif group == "devices":  # part of the saved trainer
             store.store(group="devices", name="saved", node={}, package="trainer")
             entry[group] = "saved"
-    values = {key: value for key, value in OmegaConf.to_container(saved).items() if not isinstance(value, dict)}
-    values = {key: value for key, value in values.items() if key != "task"}
+    values = {key: node for key, node in saved.items_ex(resolve=False) if not isinstance(node, DictConfig)}
+    values.pop("task", None)
     merged = OmegaConf.merge(base, values, {"run_dir": runs[-1]})
     store.store(name="saved_run", node=OmegaConf.to_container(merged))
     return "saved_run"

@@ -147,5 +147,5 @@ def common_size(probes: list[Probe]) -> tuple[int, int]:
 
 
 def _grey_palette(picture: Image.Image) -> bool:
-    colours = np.frombuffer(picture.palette.getdata()[1], np.uint8).reshape(-1, 3) if picture.palette else np.empty((0, 3))
+    colours = np.array(picture.getpalette("RGB")).reshape(-1, 3)
     return "transparency" not in picture.info and bool((colours == colours[:, :1]).all())

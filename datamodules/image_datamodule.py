@@ -140,8 +140,7 @@ class ImageDataModule(LightningDataModule):
         progress = trainer.fit_loop.epoch_loop.batch_progress
 
         def position() -> tuple[int, int]:
-            # Overfitting means to see the same batches again.
-            return 0 if trainer.overfit_batches else trainer.current_epoch, progress.current.ready
+            return 0 if self._overfits else trainer.current_epoch, progress.current.ready
 
         loader = BatchLoader(
             self._splits[name],
@@ -157,11 +156,17 @@ class ImageDataModule(LightningDataModule):
             raise UserError(f"datamodule.batch_size: {self.batch_size} is more than the {count} pictures; use less")
         return loader
 
+    @property
+    def _overfits(self) -> bool:
+        """Whether the same samples are to be seen again and again, as `trainer=overfit` asks: neither new order nor
+        augmentation."""
+        return bool(self.trainer.overfit_batches)  # type: ignore[union-attr]
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """On the device: uint8 → float32 in [0, 1], and in training the augmentations."""
         inputs = to_float(batch.inputs)
         assert self.trainer is not None
-        if self.trainer.training and self._augmentations and not self.trainer.overfit_batches:
+        if self.trainer.training and self._augmentations and not self._overfits:
             inputs = augment(inputs, batch.index, self.seed, self.trainer.current_epoch, self._augmentations)
         return batch._replace(inputs=inputs)
 

@@ -15,7 +15,7 @@ class Batch(NamedTuple):
     """uint8 (pictures before they are on the device) or float32 `[N, C, *spatial]`"""
     labels: Tensor
     """int64 `[N]`"""
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     """int64 `[N]`: positions in the split, for file names and for randomness that belongs to a sample"""
     size: int
     """Samples in the whole batch, over all ranks; N is this rank's share of them."""

@@ -23,15 +23,17 @@ FEWEST_FOR_PROCESSES = 2000
 class Pictures(NamedTuple):
     """The pictures of one split before decoding."""
 
-    items: Sequence[Any]
-    """What `decode.open_picture` opens: paths, or PIL images."""
+    items: Any
+    """Indexable and with a length: what `decode.open_picture` opens: paths, or PIL images."""
     labels: np.ndarray
     """int64 [N]"""
     files: Sequence[str]
     """Names for people, in the same order."""
 
     def take(self, index: np.ndarray) -> "Pictures":
-        return Pictures(Subset(self.items, index.tolist()), self.labels[index], [self.files[i] for i in index])
+        """The pictures at some positions, still undecoded."""
+        items: Any = Subset(self.items, index.tolist())
+        return Pictures(items, self.labels[index], [self.files[i] for i in index])
 
 
 def probe_pictures(pictures: Pictures, num_workers: int | None) -> list[Probe]:
@@ -68,7 +70,7 @@ def decode_pictures(
 
 
 @contextmanager
-def _mapping(items: Sequence[Any], num_workers: int | None) -> Iterator[Callable[..., Iterator[Any]]]:
+def _mapping(items: Any, num_workers: int | None) -> Iterator[Callable[..., Iterator[Any]]]:
     """`map`, by processes where there are files enough. Their start method is spawn: a fork of a process with
     torch's threads may hang."""
     workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers

@@ -18,6 +18,9 @@ from lit_modules.scores import Scores
 class Normalize(nn.Module):
     """(x - mean) / std for each channel. A constant channel is only centred."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: list[float], std: list[float], dimensions: int) -> None:
         super().__init__()
         shape = (-1, *[1] * dimensions)
@@ -84,9 +87,8 @@ class LitClassifier(LightningModule):
         self.interval = interval
         self.monitor = monitor
         self.seed = seed
-        # Not named `train`: that is a method of every module.
-        self.scores = nn.ModuleDict({f"{split}_scores": Scores(len(class_names)) for split in ("train", "val", "test")})
-        self.epoch_scores: dict[str, float] = {}
+        self.train_scores, self.val_scores, self.test_scores = (Scores(len(class_names)) for _ in range(3))
+        self.latest_val: dict[str, float] = {}
         self._optimizer_and_scheduler(total_steps=100)  # refuses what does not fit before anything is written
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -94,29 +96,31 @@ class LitClassifier(LightningModule):
         return self.net(self.normalize(inputs))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = self._score("train", batch)
+        loss = self._score(batch, self.train_scores)
         if self.trainer.world_size > 1:
             # Ranks are averaged with equal weight, though the shares of a last batch may differ by one sample.
             loss = loss * (len(batch.labels) * self.trainer.world_size / batch.size)
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._score("val", batch)
+        self._score(batch, self.val_scores)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._score("test", batch)
+        self._score(batch, self.test_scores)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Class probabilities `[N, num_classes]`"""
         return self(batch.inputs).float().softmax(1)
 
-    def _score(self, split: str, batch: Any) -> Tensor:
+    def _score(self, batch: Any, scores: Scores) -> Tensor:
         """The mean loss of a batch, which is also added to the scores of its split."""
         logits = self(batch.inputs)
-        targets = nn.functional.one_hot(batch.labels, len(self.class_names)).to(logits) if self.one_hot else batch.labels
+        targets = batch.labels
+        if self.one_hot:
+            targets = nn.functional.one_hot(targets, len(self.class_names)).to(logits)
         loss = self.loss(logits, targets)
         if len(batch.labels):  # a rank's share of a small split may be empty, and its mean not a number
-            self.scores[f"{split}_scores"].update(logits.detach(), batch.labels, loss.detach())
+            scores.update(logits.detach(), batch.labels, loss.detach())
         return loss
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -128,11 +132,16 @@ class LitClassifier(LightningModule):
             torch.cuda.manual_seed(seed)
 
     def on_train_epoch_start(self) -> None:
+        self.latest_val = {}
         self._epoch_began = time.perf_counter()
 
     def on_train_epoch_end(self) -> None:
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        row = self._end("train") | self.epoch_scores | {"lr": lr, "seconds": time.perf_counter() - self._epoch_began}
+        row = (
+            self._end("train", self.train_scores)
+            | self.latest_val
+            | {"lr": lr, "seconds": time.perf_counter() - self._epoch_began}
+        )
         for logger in self.loggers:
             logger.log_metrics(row, step=self.current_epoch)
         for config in self.trainer.lr_scheduler_configs:
@@ -148,16 +157,15 @@ class LitClassifier(LightningModule):
             scheduler.step()
 
     def on_validation_epoch_end(self) -> None:
-        self.epoch_scores = self._end("val")
+        self.latest_val = self._end("val", self.val_scores)
 
     def on_test_epoch_end(self) -> None:
-        row = self._end("test")
+        row = self._end("test", self.test_scores)
         for logger in self.loggers:
             logger.log_metrics(row, step=self.current_epoch)
 
-    def _end(self, split: str) -> dict[str, float]:
+    def _end(self, split: str, metric: Scores) -> dict[str, float]:
         """Closes a split's epoch: its scores for monitors, as a dict with tags such as `val/acc`."""
-        metric = self.scores[f"{split}_scores"]
         scores = metric.compute()
         metric.reset()
         per_class = scores.pop("likelihood_per_class").tolist()
@@ -202,7 +210,9 @@ class LitClassifier(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for key, ours in (("class_names", list(self.class_names)), ("input_shape", list(self.input_shape))):
             if checkpoint.get(key) != ours:
-                raise UserError(f"checkpoint: its {key} are {checkpoint.get(key)}, the data's {ours}; use the same data")
+                raise UserError(
+                    f"checkpoint: its {key} are {checkpoint.get(key)}, the data's {ours}; use the same data"
+                )
         for state, config in zip(checkpoint.get("lr_schedulers", []), self.trainer.lr_scheduler_configs, strict=False):
             planned, wanted = state.get("total_steps"), getattr(config.scheduler, "total_steps", None)
             if planned is not None and planned != wanted:
@@ -228,7 +238,8 @@ def _build_loss(loss: Callable[..., nn.Module], weight: Tensor | None, num_class
     try:
         module = loss() if weight is None else loss(weight=weight)
     except TypeError as error:
-        raise UserError(f"lit_module.loss: {error}; a loss without weights needs lit_module.class_weights=null") from error
+        fix = "a loss without weights needs lit_module.class_weights=null"
+        raise UserError(f"lit_module.loss: {error}; {fix}") from error
     if isinstance(module, nn.NLLLoss):
         raise UserError("lit_module.loss: NLLLoss takes log-probabilities; use CrossEntropyLoss, the same on logits")
     logits = torch.zeros(num_classes + 1, num_classes)

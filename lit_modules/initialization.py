@@ -7,8 +7,12 @@ import torch
 from torch import nn
 
 WEIGHT_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-# The names that torch.nn.init.calculate_gain knows its activations by.
-NAMED_GAINS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.SELU: "selu"}
+RECOMMENDED_GAINS: dict[type[nn.Module], float] = {
+    nn.ReLU: nn.init.calculate_gain("relu"),
+    nn.Tanh: nn.init.calculate_gain("tanh"),
+    nn.Sigmoid: nn.init.calculate_gain("sigmoid"),
+    nn.SELU: nn.init.calculate_gain("selu"),
+}
 
 
 def kaiming_init_(module: nn.Module, mode: Literal["fan_in", "fan_out"]) -> None:
@@ -38,10 +42,10 @@ def gain(activation: nn.Module) -> float:
     """PyTorch's recommended gain where it has one; else 1 / √E[f(z)²] for z ~ N(0, 1), which keeps the variance."""
     if isinstance(activation, nn.LeakyReLU):
         return nn.init.calculate_gain("leaky_relu", activation.negative_slope)
-    if type(activation) in NAMED_GAINS:
-        return nn.init.calculate_gain(NAMED_GAINS[type(activation)])
-    z = torch.linspace(-8, 8, 16001, dtype=torch.float64)
-    density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+    if type(activation) in RECOMMENDED_GAINS:
+        return RECOMMENDED_GAINS[type(activation)]
+    z = torch.linspace(-8, 8, 16001)
+    density = torch.exp(-z.double().square() / 2) / math.sqrt(2 * math.pi)
     with torch.no_grad():
-        values = activation.to(torch.float64)(z) if not list(activation.parameters()) else activation(z.float()).double()
-    return 1 / math.sqrt(float(torch.trapezoid(values.square() * density, z)))
+        values = activation(z).double()
+    return 1 / math.sqrt(float(torch.trapezoid(values.square() * density, z.double())))

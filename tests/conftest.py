@@ -38,7 +38,8 @@ def run(tmp_path: Path) -> Callable[..., Path]:
     """Runs a task in this process, by overrides, and returns the run's folder."""
 
     def run(*overrides: str) -> Path:
-        cfg = configure(*overrides, *(() if any(o.startswith(("run=", "run_dir=")) for o in overrides) else (f"run_dir={tmp_path / 'run'}",)))
+        placed = any(override.startswith(("run=", "run_dir=")) for override in overrides)
+        cfg = configure(*overrides, *([] if placed else [f"run_dir={tmp_path / 'run'}"]))
         schema.check(cfg)
         train.TASKS[cfg.task](cfg)
         return Path(cfg.run_dir)
@@ -58,7 +59,9 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     return command
 
 
-def write_pictures(folder: Path, count: int, *, level: int, size: tuple[int, int] = (12, 12), suffix: str = "png") -> None:
+def write_pictures(
+    folder: Path, count: int, *, level: int, size: tuple[int, int] = (12, 12), suffix: str = "png"
+) -> None:
     """`count` noisy RGB pictures around a grey level."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(level)

@@ -11,8 +11,12 @@ from lit_modules.epoch_table import read_rows
 from tests.conftest import TINY
 
 EPOCHS = 4
-RANDOM = ("lit_module.net.dropout=0.3", "+datamodule.augment.crop._target_=datamodules.augment.RandomCrop",
-          "+datamodule.augment.crop.padding=1", "+datamodule.augment.crop.fill=black")
+RANDOM = (
+    "lit_module.net.dropout=0.3",
+    "+datamodule.augment.crop._target_=datamodules.augment.RandomCrop",
+    "+datamodule.augment.crop.padding=1",
+    "+datamodule.augment.crop.fill=black",
+)
 
 
 def assert_same(ours: object, theirs: object, path: str = "") -> None:

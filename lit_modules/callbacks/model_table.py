@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from lit_modules.classifier import LitClassifier
+
 
 class Layer(NamedTuple):
     """A module without children of its own."""
@@ -24,6 +26,7 @@ class ModelTable(Callback):
     """Each layer's output shape, the shape of every parameter, and the counts."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, LitClassifier)
         if not trainer.is_global_zero:
             return
         layers = describe(pl_module, pl_module.input_shape)
