@@ -5,6 +5,7 @@ python train.py run=logs/digits/2026-01-31_12-00-00 task=test
 """
 
 import logging
+import math
 import os
 import sys
 import time
@@ -22,8 +23,9 @@ from conf.errors import one_line_errors
 
 # torch and Lightning are imported inside the tasks, so that --help, --cfg job and wrong keys are answered at once.
 
-# What the HPARAMS tab of TensorBoard compares runs by.
-HP_SCORES = ("val/loss", "val/acc", "val/f1", "val/likelihood", "test/loss", "test/acc", "test/f1", "test/likelihood")
+# What the HPARAMS tab of TensorBoard compares runs by: the best epoch's scores.
+SCORES = ("loss", "acc", "f1", "likelihood")
+HPARAMS_TAGS = [f"{split}/{score}" for split in ("val_best", "test") for score in SCORES]
 
 
 def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
@@ -67,18 +69,19 @@ def fit(cfg: DictConfig) -> float:
         print(f"{cfg.name} → {folder}\nwatch: tensorboard --logdir {cfg.logs_dir}", flush=True)
     choices = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("datamodule", "lit_module", "trainer")}
     for logger in trainer.loggers:
-        logger.log_hyperparams({"seed": cfg.seed, **choices}, {f"hp/{score}": 0.0 for score in HP_SCORES})
+        logger.log_hyperparams({"seed": cfg.seed, **choices}, dict.fromkeys(HPARAMS_TAGS))
     began = time.perf_counter()
     trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
     seconds = time.perf_counter() - began
-    best = trainer.checkpoint_callback.best
+    best = run_folder.checkpoint(folder, "best")
     trainer.test(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)
     scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
     best_epoch = run_folder.best_epoch(folder)
     scores |= run_folder.scores_of_epoch(folder, best_epoch)
     if trainer.is_global_zero:
         for logger in trainer.loggers:
-            logger.log_metrics({f"hp/{score}": scores[score] for score in HP_SCORES}, step=trainer.current_epoch)
+            best_scores = {f"val_best/{score}": scores.get(f"val/{score}", math.nan) for score in SCORES}
+            logger.log_metrics(best_scores, step=best_epoch)
         facts = {"name": cfg.name, "seed": cfg.seed, "best_epoch": best_epoch, "seconds": round(seconds, 3)}
         run_folder.write_summary(folder, facts | scores | parameter_facts(module.net))
         print(f"best: epoch {best_epoch + 1} → {folder / 'model.pt'}\nscores: {folder / 'summary.json'}")

@@ -136,19 +136,16 @@ class LitClassifier(LightningModule):
         self._epoch_began = time.perf_counter()
 
     def on_train_epoch_end(self) -> None:
-        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        row = (
-            self._end("train", self.train_scores)
-            | self.latest_val
-            | {"lr": lr, "seconds": time.perf_counter() - self._epoch_began}
-        )
+        row = self._end("train", self.train_scores) | self.latest_val
+        row["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        row["seconds"] = time.perf_counter() - self._epoch_began
         for logger in self.loggers:
             logger.log_metrics(row, step=self.current_epoch)
         for config in self.trainer.lr_scheduler_configs:
             if config.reduce_on_plateau:
                 if self.monitor not in row:
                     raise UserError(f"monitor: there is no score {self.monitor}; {nearest(self.monitor, row)}")
-                config.scheduler.step(row[self.monitor])
+                config.scheduler.step(row[self.monitor])  # type: ignore[arg-type]  # its own signature
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """As Lightning does it, but for ReduceLROnPlateau: that one has stepped by then, in `on_train_epoch_end`,

@@ -71,6 +71,7 @@ class EpochCheckpoint(ModelCheckpoint):
             trainer.save_checkpoint(self.last)
         if self.best_model_path != known and trainer.is_global_zero:
             self._publish_best()
+        trainer.strategy.barrier("best checkpoint")  # which every rank may read from here on
 
     def _publish_best(self) -> None:
         best = Path(self.best_model_path)
