@@ -10,6 +10,7 @@ import os
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,35 +63,37 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
 def fit(cfg: DictConfig) -> float:
     """Trains, or goes on with the run `cfg.run`; then tests the best epoch once. Returns its monitored score."""
     folder = Path(cfg.run_dir)
-    resume_from = run_folder.checkpoint(folder, "last") if cfg.run else None
+    resume_from = run_folder.newest_checkpoint(folder) if cfg.run else None
     datamodule, module, trainer = build(cfg)
-    if trainer.is_global_zero:
-        run_folder.claim(folder, cfg)
-        print(f"{cfg.name} → {folder}\nwatch: tensorboard --logdir {cfg.logs_dir}", flush=True)
-    choices = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("datamodule", "lit_module", "trainer")}
-    for logger in trainer.loggers:
-        logger.log_hyperparams({"seed": cfg.seed, **choices}, dict.fromkeys(HPARAMS_TAGS))
-    began = time.perf_counter()
-    trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
-    seconds = time.perf_counter() - began
-    best = run_folder.checkpoint(folder, "best")
-    trainer.test(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)
-    scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    best_epoch = run_folder.best_epoch(folder)
-    scores |= run_folder.scores_of_epoch(folder, best_epoch)
-    if trainer.is_global_zero:
+    with run_folder.claim(folder, cfg) if trainer.is_global_zero else nullcontext():
+        if trainer.is_global_zero:
+            print(f"{cfg.name} → {folder}\nwatch: tensorboard --logdir {cfg.logs_dir}", flush=True)
+        choices = {
+            key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("datamodule", "lit_module", "trainer")
+        }
         for logger in trainer.loggers:
-            best_scores = {f"val_best/{score}": scores.get(f"val/{score}", math.nan) for score in SCORES}
-            logger.log_metrics(best_scores, step=best_epoch)
-        facts = {"name": cfg.name, "seed": cfg.seed, "best_epoch": best_epoch, "seconds": round(seconds, 3)}
-        run_folder.write_summary(folder, facts | scores | parameter_facts(module.net))
-        print(f"best: epoch {best_epoch + 1} → {folder / 'model.pt'}\nscores: {folder / 'summary.json'}")
+            logger.log_hyperparams({"seed": cfg.seed, **choices}, dict.fromkeys(HPARAMS_TAGS))
+        began = time.perf_counter()
+        trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
+        seconds = time.perf_counter() - began
+        best = run_folder.best_checkpoint(folder)
+        trainer.test(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)
+        best_epoch = run_folder.best_epoch(folder)
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        scores |= run_folder.scores_of_epoch(folder, best_epoch)
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                best_scores = {f"val_best/{score}": scores.get(f"val/{score}", math.nan) for score in SCORES}
+                logger.log_metrics(best_scores, step=best_epoch)
+            facts = {"name": cfg.name, "seed": cfg.seed, "best_epoch": best_epoch, "seconds": round(seconds, 3)}
+            run_folder.write_summary(folder, facts | scores | parameter_facts(module.net))
+            print(f"best: epoch {best_epoch + 1} → {folder / 'model.pt'}\nscores: {folder / 'summary.json'}")
     return scores[cfg.monitor]
 
 
 def test(cfg: DictConfig) -> None:
     """Tests the best epoch of the run `cfg.run`."""
-    best = run_folder.checkpoint(Path(cfg.run_dir), "best")
+    best = run_folder.best_checkpoint(Path(cfg.run_dir))
     datamodule, module, trainer = build(cfg)
     trainer.test(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)
 

@@ -1,9 +1,16 @@
 """A run's folder, the only handle on it: its saved config, its checkpoints by name, its summary."""
 
 import csv
+import fcntl
 import json
 import os
+import pickle
+import shutil
+import socket
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -53,40 +60,97 @@ def base_config(arguments: list[str]) -> str:
     return "saved_run"
 
 
-def claim(folder: Path, cfg: DictConfig) -> None:
-    """Makes the folder of a new run, or takes up that of an old one, and writes config.yaml.
+@contextmanager
+def claim(folder: Path, cfg: DictConfig) -> Iterator[None]:
+    """Holds a run's folder for this process: makes it, or takes up that of an old run, and writes config.yaml.
 
-    Interpolations are kept, so that an override on resume reaches everything that depends on it.
+    Interpolations are kept in config.yaml, so that an override on resume reaches everything that depends on it. A new
+    run that is refused before its first checkpoint leaves no folder.
 
     Raises:
-        UserError: the folder belongs to another run, or cannot be written.
+        UserError: the folder belongs to another run, is in use, or cannot be written.
     """
-    if not cfg.run and (folder / "config.yaml").exists():
+    new = not (folder / "config.yaml").exists()
+    if not (new or cfg.run):
         raise UserError(f"run_dir: {folder} holds a run already; go on with it by run={folder} or choose another")
     saved = cfg.copy()
     saved.run = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(saved))
+        lock = open(folder / ".lock", "a+")  # noqa: SIM115 (held until the run ends)
     except OSError as error:
         raise UserError(f"run_dir: cannot write to {folder} ({error.strerror}); choose another") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system drops it when this process ends, however it ends
+    except BlockingIOError as error:
+        lock.seek(0)
+        raise UserError(
+            f"run_dir: {folder} is in use by {lock.read().strip()}; wait for it or choose another"
+        ) from error
+    try:
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(saved))
+        yield
+    except UserError:
+        if new and not any(folder.glob("checkpoints/*.ckpt")):
+            shutil.rmtree(folder)
+        raise
+    finally:
+        (folder / ".lock").unlink(missing_ok=True)
+        lock.close()
 
 
-def checkpoint(folder: Path, name: str) -> Path:
-    """The path of `best` or `last`.
+def newest_checkpoint(folder: Path) -> Path:
+    """The newest checkpoint that can be read; what had to be passed over is named on stderr.
 
     Raises:
-        UserError: the run has none yet.
+        UserError: there is none.
     """
-    path = folder / "checkpoints" / f"{name}.ckpt"
-    if not path.is_file():
-        raise UserError(f"run: {folder} has no checkpoints/{name}.ckpt; train it first")
+    checkpoints = folder / "checkpoints"
+    candidates = [checkpoints / "last.ckpt", *sorted(checkpoints.glob("epoch=*.ckpt"), reverse=True)]
+    problems: list[str] = []
+    for path in candidates:
+        problem = unreadable(path)
+        if problem is None:
+            for line in problems:
+                print(f"passed over {line}", file=sys.stderr)
+            return path
+        if path.is_symlink() or path.exists():
+            problems.append(f"{path}: {problem}")
+    tried = f" ({'; '.join(problems)})" if problems else ""
+    raise UserError(f"run: {folder} has no checkpoint that can be read{tried}; start a new run")
+
+
+def best_checkpoint(folder: Path) -> Path:
+    """The checkpoint of the best epoch.
+
+    Raises:
+        UserError: it is missing or cannot be read.
+    """
+    path = folder / "checkpoints" / "best.ckpt"
+    if problem := unreadable(path):
+        raise UserError(f"{path}: {problem}; resume the run by run={folder}")
     return path
+
+
+def unreadable(path: Path) -> str | None:
+    """Why a file is no checkpoint of ours; None if it is one. Runs nothing that stands in it."""
+    import torch
+
+    if not path.is_file():
+        return "there is no such file"
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        return "holds code, which is never run" if "weights_only" in str(error) else "is damaged or of another kind"
+    return None if isinstance(found, dict) and "class_names" in found else "was not written by Litmus"
 
 
 def best_epoch(folder: Path) -> int:
     """The epoch, from 0 on, that best.ckpt stands for."""
-    return int(checkpoint(folder, "best").resolve().stem.removeprefix("epoch="))
+    return int(best_checkpoint(folder).resolve().stem.removeprefix("epoch="))
 
 
 def scores_of_epoch(folder: Path, epoch: int) -> dict[str, float]:

@@ -73,12 +73,17 @@ def decode_pictures(
 def _mapping(items: Any, num_workers: int | None) -> Iterator[Callable[..., Iterator[Any]]]:
     """`map`, by processes where there are files enough. Their start method is spawn: a fork of a process with
     torch's threads may hang."""
-    workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
+    workers = _cores() if num_workers is None else num_workers
     if workers < 2 or len(items) < FEWEST_FOR_PROCESSES or not isinstance(items[0], Path):
         yield map
         return
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         yield partial(pool.imap, chunksize=128)
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _progress(found: Iterator[Any], total: int, description: str) -> Iterator[Any]:

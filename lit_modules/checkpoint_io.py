@@ -8,12 +8,18 @@ from typing import Any, BinaryIO
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from conf.errors import UserError
+
 
 class DurableCheckpointIO(TorchCheckpointIO):
     """Lightning stages checkpoints in $TMPDIR and moves them, which between file systems is not atomic."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        write_durably(Path(path), lambda file: torch.save(checkpoint, file))
+        try:
+            write_durably(Path(path), lambda file: torch.save(checkpoint, file))
+        except (OSError, RuntimeError) as error:  # torch's own writer turns a full disk into a RuntimeError
+            problem = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise UserError(f"{path}: cannot be written ({problem}); make room, then go on by run=…") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         """Only tensors and plain values, on the CPU first, so that a checkpoint from a GPU loads without one."""

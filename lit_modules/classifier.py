@@ -131,6 +131,9 @@ class LitClassifier(LightningModule):
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
+    def on_train_start(self) -> None:
+        self._epoch_began = time.perf_counter()
+
     def on_train_epoch_start(self) -> None:
         self.latest_val = {}
         self._epoch_began = time.perf_counter()
@@ -203,13 +206,15 @@ class LitClassifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["class_names"] = list(self.class_names)
         checkpoint["input_shape"] = list(self.input_shape)
+        checkpoint["train_scores"] = self.train_scores.merged_state()  # of the steps so far, within an epoch
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.trainer.training and self.trainer.is_global_zero:
+            self.train_scores.add_state_of(checkpoint["train_scores"])
         for key, ours in (("class_names", list(self.class_names)), ("input_shape", list(self.input_shape))):
-            if checkpoint.get(key) != ours:
-                raise UserError(
-                    f"checkpoint: its {key} are {checkpoint.get(key)}, the data's {ours}; use the same data"
-                )
+            theirs = checkpoint.get(key)
+            if theirs != ours:
+                raise UserError(f"checkpoint: its {key} are {theirs}, those of the data {ours}; use the same data")
         for state, config in zip(checkpoint.get("lr_schedulers", []), self.trainer.lr_scheduler_configs, strict=False):
             planned, wanted = state.get("total_steps"), getattr(config.scheduler, "total_steps", None)
             if planned is not None and planned != wanted:

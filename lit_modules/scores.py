@@ -1,6 +1,7 @@
 """The scores of one split over one epoch, exact whatever the batches and ranks."""
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -43,6 +44,20 @@ class Scores(Metric):
         self.confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
         self.likelihood_sum.index_add_(0, labels, (likelihood * UNIT).round().long())
         self.loss_sum += (loss.float() * (len(labels) * UNIT)).round().long()
+
+    def merged_state(self) -> dict[str, Tensor]:
+        """The sums over all ranks, on the CPU; every rank must call this at the same time."""
+        state: dict[str, Tensor] = {name: getattr(self, name).clone() for name in self._defaults}
+        if dist.is_initialized():
+            for value in state.values():
+                dist.all_reduce(value)
+        return {name: value.cpu() for name, value in state.items()}
+
+    def add_state_of(self, state: dict[str, Tensor]) -> None:
+        """Adds what `merged_state` gave, on one rank alone."""
+        for name, value in state.items():
+            getattr(self, name).add_(value.to(self.device))
+        self._update_count = 1
 
     def compute(self) -> dict[str, Tensor]:
         """`loss`, `acc`, `f1`, `likelihood`: float64 scalars; `likelihood_per_class`: float64 `[num_classes]`, NaN for

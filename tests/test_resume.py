@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning import Trainer
 
 from lit_modules.epoch_table import read_rows
 from tests.conftest import TINY
 
 EPOCHS = 4
+COMPARED = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
 RANDOM = (
     "lit_module.net.dropout=0.3",
     "+datamodule.augment.crop._target_=datamodules.augment.RandomCrop",
@@ -35,8 +37,49 @@ def assert_same(ours: object, theirs: object, path: str = "") -> None:
         assert ours == theirs, path
 
 
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ("lit_module/scheduler=warmup_cosine",),
+        ("callbacks=[default,ema]", "callbacks.ema.decay=0.9", "trainer.accumulate_grad_batches=2"),
+    ],
+    ids=["plain", "average and accumulation"],
+)
+def test_run_resumed_at_any_step_has_the_same_bits(
+    run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, choices: tuple[str, ...]
+) -> None:
+    saved: list[Path] = []
+
+    def keep(trainer: Trainer, path: Path) -> None:
+        Trainer.save_checkpoint_(trainer, path)
+        saved.append(Path(path).with_name(f"kept-{trainer.global_step}.ckpt"))
+        shutil.copy(path, saved[-1])
+
+    monkeypatch.setattr(Trainer, "save_checkpoint_", Trainer.save_checkpoint, raising=False)
+    monkeypatch.setattr(Trainer, "save_checkpoint", lambda trainer, path, *_: keep(trainer, path))
+    every_step = ("callbacks.mid_epoch_checkpoint.every_n_steps=1", "trainer.max_epochs=2", "datamodule.batch_size=160")
+    whole = run(*TINY, *RANDOM, *choices, *every_step)
+    monkeypatch.undo()
+    monkeypatch.setenv("LITMUS_STAMP", "now")
+    expected = {part: load(whole, "last.ckpt")[part] for part in COMPARED}
+    rows = table(whole)
+    assert len(saved) > 7
+
+    for checkpoint in saved:
+        shutil.copy(checkpoint, whole / "checkpoints" / "last.ckpt", follow_symlinks=False)
+        run(f"run={whole}")
+        final = load(whole, "last.ckpt")
+        assert_same(expected, {part: final[part] for part in COMPARED}, checkpoint.name)
+        assert table(whole) == rows
+
+
 def load(folder: Path, name: str) -> dict[str, object]:
     return torch.load(folder / "checkpoints" / name, weights_only=True)
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    """metrics.csv without the one column that may differ."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(folder / "metrics.csv")]
 
 
 def cut_off_after(folder: Path, epoch: int) -> None:
@@ -72,8 +115,7 @@ def test_resumed_run_has_the_same_bits(run: Callable[..., Path], choices: tuple[
     run(f"run={resumed}")
 
     ours, theirs = load(whole, "last.ckpt"), load(resumed, "last.ckpt")
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+    for part in COMPARED:
         assert_same(ours[part], theirs[part], part)
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(whole / "metrics.csv")]
-    assert rows == [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(resumed / "metrics.csv")]
-    assert [row["epoch"] for row in rows] == [str(epoch) for epoch in range(len(rows))]
+    assert table(whole) == table(resumed)
+    assert [row["epoch"] for row in table(whole)] == [str(epoch) for epoch in range(len(table(whole)))]

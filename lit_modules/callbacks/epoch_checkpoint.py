@@ -64,24 +64,30 @@ class EpochCheckpoint(ModelCheckpoint):
         return super().state_dict()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        known = self.best_model_path
         super().on_train_epoch_end(trainer, pl_module)
         if self._last_global_step_saved != trainer.global_step:
             # Not among the best, so Lightning kept no file of this epoch; but it is where a resumed run goes on.
             trainer.save_checkpoint(self.last)
-        if self.best_model_path != known and trainer.is_global_zero:
+        if trainer.is_global_zero:
             self._publish_best()
         trainer.strategy.barrier("best checkpoint")  # which every rank may read from here on
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that was killed between an epoch's checkpoint and its links gets them now."""
+        if trainer.is_global_zero:
+            self._publish_best()
+
     def _publish_best(self) -> None:
         best = Path(self.best_model_path)
+        if not best.is_file() or (self.best.is_symlink() and self.best.readlink() == Path(best.name)):
+            return
+        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        weights = {name: value for name, value in state.items() if name.startswith(("normalize.", "net."))}
+        write_durably(self.weights_file, lambda file: torch.save(weights, file))
         temporary = self.best.with_suffix(".tmp")
         temporary.unlink(missing_ok=True)
         os.symlink(best.name, temporary)
         os.replace(temporary, self.best)
-        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-        weights = {name: value for name, value in state.items() if name.startswith(("normalize.", "net."))}
-        write_durably(self.weights_file, lambda file: torch.save(weights, file))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The folder may have been moved or renamed since: what it held is found under its new name."""

@@ -1,0 +1,44 @@
+"""DivergenceGuard: a loss that is not a number ends the run before it reaches the weights."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from conf.errors import UserError
+
+
+class DivergenceGuard(Callback):
+    """Stops at a NaN or infinite loss. On a CPU that is before the backward pass. On a GPU, where looking at the loss
+    would wait for the device in every step, it is at the latest before the next checkpoint or the epoch's end, so
+    that no checkpoint ever holds such weights."""
+
+    def __init__(self) -> None:
+        self._finite: Tensor | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finite = torch.ones((), dtype=torch.bool, device=pl_module.device)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        assert self._finite is not None
+        self._finite &= loss.detach().isfinite()
+        if loss.device.type == "cpu":
+            self._check(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._check(trainer)
+
+    def _check(self, trainer: Trainer) -> None:
+        if self._finite is not None and not self._finite:
+            folder = Path(trainer.default_root_dir)
+            last = folder / "checkpoints" / "last.ckpt"
+            again = f"; {last.resolve()} is sound: go on by run={folder}" if last.exists() else ""
+            raise UserError(
+                f"lit_module.optimizer.lr: the loss is no longer finite at epoch {trainer.current_epoch + 1}, step "
+                f"{trainer.global_step + 1}; lower it or set trainer.gradient_clip_val{again}"
+            )

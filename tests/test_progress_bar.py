@@ -1,0 +1,67 @@
+"""The progress bar is drawn by the clock, and on a terminal alone."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from pytorch_lightning import Trainer
+
+from lit_modules.callbacks import progress_bar
+from lit_modules.callbacks.progress_bar import ProgressBar
+from tests.conftest import TINY
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> SimpleNamespace:
+    """`clock.now` is the time that a progress bar on a terminal sees."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(progress_bar, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    return clock
+
+
+def test_bar_is_drawn_ten_times_a_second(clock: SimpleNamespace) -> None:
+    bar = ProgressBar()
+    drawn = []
+    for step in range(1, 1000):  # a step takes a millisecond
+        if bar._should_update(step, 10_000):
+            drawn.append(step)
+        clock.now += 0.001
+    assert len(drawn) == 10
+    assert drawn[0] == 1
+
+
+def test_slow_steps_are_drawn_each(clock: SimpleNamespace) -> None:
+    bar = ProgressBar()
+    for step in range(1, 6):
+        assert bar._should_update(step, 10)
+        clock.now += 1
+
+
+def test_last_step_is_always_drawn(clock: SimpleNamespace) -> None:
+    bar = ProgressBar()
+    assert [bar._should_update(step, 3) for step in (1, 2, 3)] == [True, False, True]
+
+
+def test_fit_draws_its_bar_seldom(
+    clock: SimpleNamespace, run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(
+        "pytorch_lightning.callbacks.progress.tqdm_progress._update_n", lambda bar, value: drawn.append(value)
+    )
+    run(*TINY, "trainer.limit_train_batches=9", "trainer.limit_val_batches=4", "trainer.limit_test_batches=3")
+    assert [value for value in drawn if value] == [1, 9, 4, 3]  # the clock stands still: the first and the last steps
+    assert "9/9" in capsys.readouterr().err
+
+
+def test_nothing_is_drawn_where_there_is_no_terminal(
+    run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bar = ProgressBar()
+    Trainer(callbacks=[bar], logger=False, enable_checkpointing=False, enable_model_summary=False, accelerator="cpu")
+    assert bar.is_disabled and not bar._should_update(1, 1)
+    run(*TINY, "trainer.limit_train_batches=2")
+    assert capsys.readouterr().err == ""
