@@ -63,7 +63,10 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
 def fit(cfg: DictConfig) -> float:
     """Trains, or goes on with the run `cfg.run`; then tests the best epoch once. Returns its monitored score."""
     folder = Path(cfg.run_dir)
-    resume_from = run_folder.newest_checkpoint(folder) if cfg.run else None
+    resume_from = None
+    if cfg.run:
+        run_folder.refuse_changes(folder, cfg)
+        resume_from = run_folder.newest_checkpoint(folder)
     datamodule, module, trainer = build(cfg)
     with run_folder.claim(folder, cfg) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:

@@ -84,9 +84,9 @@ def claim(folder: Path, cfg: DictConfig) -> Iterator[None]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system drops it when this process ends, however it ends
     except BlockingIOError as error:
         lock.seek(0)
-        raise UserError(
-            f"run_dir: {folder} is in use by {lock.read().strip()}; wait for it or choose another"
-        ) from error
+        owner = lock.read().strip()
+        lock.close()
+        raise UserError(f"run_dir: {folder} is in use by {owner}; wait for it or choose another") from error
     try:
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -100,6 +100,33 @@ def claim(folder: Path, cfg: DictConfig) -> Iterator[None]:
     finally:
         (folder / ".lock").unlink(missing_ok=True)
         lock.close()
+
+
+def refuse_changes(folder: Path, cfg: DictConfig) -> None:
+    """A resumed run goes on as it was: what decides its weights may not change, lest it be ignored in silence.
+
+    Raises:
+        UserError: the seed, the data or the module differ from those in the run's config.yaml.
+    """
+    saved, now = (_flat(OmegaConf.to_container(each)) for each in (OmegaConf.load(folder / "config.yaml"), cfg))
+    for key in sorted(saved.keys() | now.keys()):
+        section, _, rest = key.partition(".")
+        free = section not in ("seed", "datamodule", "lit_module") or rest in ("num_workers", "root", "download")
+        if not free and saved.get(key) != now.get(key):
+            raise UserError(
+                f"{key}: this run has {saved.get(key)}, not {now.get(key)}, and a resumed run keeps it; "
+                "leave it out, or start a new run without run=…"
+            )
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {prefix: node}
+    return {
+        key: value
+        for name, child in node.items()
+        for key, value in _flat(child, f"{prefix}.{name}".lstrip(".")).items()
+    }
 
 
 def newest_checkpoint(folder: Path) -> Path:

@@ -4,7 +4,7 @@ import inspect
 import pkgutil
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,7 +111,7 @@ def _check_node(path: str, node: dict[str, Any]) -> None:
         raise UserError(f"{path}._target_: there is no {name} in {module}; {_hint(module, name)}") from None
     if not f"{getattr(constructor, '__module__', '')}.".startswith(PACKAGES) or not callable(constructor):
         raise UserError(f"{path}._target_: {target} is not defined by an allowed package; name a class of one")
-    parameters = inspect.signature(constructor, eval_str=True).parameters
+    parameters = _parameters(constructor)
     any_key = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for key, value in node.items():
         if key in DIRECTIVES or (any_key and key not in parameters):
@@ -121,6 +121,13 @@ def _check_node(path: str, node: dict[str, Any]) -> None:
         if not _fits(value, parameters[key].annotation):
             expected = " or ".join(dict.fromkeys(_describe(parameters[key].annotation)))
             raise UserError(f"{path}.{key}: {value!r} does not fit; give {expected}")
+
+
+def _parameters(constructor: Any) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(constructor, eval_str=True).parameters
+    except NameError:  # annotations that only type checkers can read: their values are then accepted unseen
+        return inspect.signature(constructor).parameters
 
 
 def _hint(module: str, name: str) -> str:
@@ -146,7 +153,7 @@ def _describe(annotation: Any) -> Iterator[str]:
 
 def _fits(value: Any, annotation: Any) -> bool:
     """Whether a plain config value can stand for a parameter of this annotation; unknown annotations accept all."""
-    if annotation in (inspect.Parameter.empty, Any) or isinstance(value, dict):
+    if annotation in (inspect.Parameter.empty, Any) or isinstance(annotation, str) or isinstance(value, dict):
         return True
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,13 @@ class EpochTable(Logger):
         scores = {name: value for name, value in metrics.items() if "_likelihood/" not in name}
         if "train/loss" not in scores:
             if "test/loss" in scores:
-                tqdm.write(_splits(scores).strip())
+                _print(_splits(scores).strip())
             return
         assert step is not None
         rows = [row for row in read_rows(self.path) if int(row["epoch"]) < step]
         self._write([*rows, {"epoch": step, **scores}])
         total = f"/{self.max_epochs}" if self.max_epochs and self.max_epochs > 0 else ""
-        tqdm.write(f"epoch {step + 1}{total}{_splits(scores)}  lr {scores['lr']:.2g}  {scores['seconds']:.1f} s")
+        _print(f"epoch {step + 1}{total}{_splits(scores)}  lr {scores['lr']:.2g}  {scores['seconds']:.1f} s")
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,6 +67,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return []
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
+
+
+def _print(line: str) -> None:
+    """A line above the progress bar, at once also where the output is a file or a pipe."""
+    tqdm.write(line)
+    sys.stdout.flush()
 
 
 def _splits(scores: dict[str, float]) -> str:

@@ -1,0 +1,216 @@
+"""What happens to a run that is killed, stopped, starved, or handed a broken file."""
+
+import os
+import pickle
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from conf import run_folder
+from conf.errors import UserError
+from lit_modules.classifier import LitClassifier
+from tests.conftest import ROOT, TINY, configure
+from tests.test_resume import COMPARED, RANDOM, assert_same, load, table
+
+LONG = (*TINY, *RANDOM, "callbacks.mid_epoch_checkpoint.every_n_steps=3")
+
+# Under a constant rate the length of a run does not show in its weights.
+CONSTANT = (*LONG, "lit_module/scheduler=constant")
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """`python train.py …` in the background, its output in one pipe."""
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"the run ended without {text!r}")
+
+
+def assert_same_runs(ours: Path, theirs: Path) -> None:
+    a, b = load(ours, "last.ckpt"), load(theirs, "last.ckpt")
+    assert_same({part: a[part] for part in COMPARED}, {part: b[part] for part in COMPARED})
+    assert table(ours) == table(theirs)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_the_resumed_run_has_the_same_bits(
+    run: Callable[..., Path], tmp_path: Path, number: signal.Signals
+) -> None:
+    stopped = tmp_path / "stopped"
+    process = start(*CONSTANT, "trainer.max_epochs=500", f"run_dir={stopped}")
+    wait_for(process, "epoch 3/")
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, output
+    assert f"python train.py run={stopped}" in output
+    assert 3 <= len(table(stopped)) < 500
+    short = f"trainer.max_epochs={len(table(stopped)) + 2}"
+    assert_same_runs(run(f"run={stopped}", short), run(*CONSTANT, short))
+
+
+def test_diverged_run_stops_before_the_weights_and_leaves_nothing(run: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^lit_module\.optimizer\.lr: the loss is no longer finite at epoch 1, step"):
+        run(*TINY, "lit_module/optimizer=sgd", "lit_module.optimizer.lr=1e30", "lit_module.net.norm=none")
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_that_diverges_late_keeps_its_sound_checkpoints(
+    run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run(*TINY)
+    before = load(folder, "last.ckpt")
+    sound = LitClassifier.training_step
+    monkeypatch.setattr(LitClassifier, "training_step", lambda *arguments: sound(*arguments) * float("nan"))
+    with pytest.raises(UserError, match=r"epoch=000\.ckpt is sound"):
+        run(f"run={folder}", "trainer.max_epochs=3", "callbacks.mid_epoch_checkpoint.every_n_steps=1")
+    assert_same(before["state_dict"], load(folder, "last.ckpt")["state_dict"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=1",
+        "lit_module.optimizer.lr=0.5",
+        "datamodule.batch_size=32",
+        "lit_module.optimizer._target_=torch.optim.SGD",
+    ],
+)
+def test_change_that_a_resumed_run_would_ignore_is_refused(run: Callable[..., Path], change: str) -> None:
+    folder = run(*TINY)
+    with pytest.raises(UserError, match="a resumed run keeps it"):
+        run(f"run={folder}", change)
+
+
+def damage(path: Path, how: str) -> None:
+    whole = path.read_bytes()
+    path.unlink()
+    if how == "code":
+        path.write_bytes(pickle.dumps(Trap()))
+    elif how == "foreign":
+        torch.save({"weights": torch.zeros(2)}, path)
+    else:
+        path.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"no checkpoint"}[how])
+
+
+class Trap:
+    """Unpickling it would make a file."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (os.environ["TRAP"],)
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "text", "foreign", "code"])
+def test_damaged_checkpoint_is_passed_over_and_named(
+    run: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    how: str,
+) -> None:
+    monkeypatch.setenv("TRAP", str(tmp_path / "sprung"))
+    whole = run(*TINY, *RANDOM, "trainer.max_epochs=3")
+    hurt = whole.with_name("hurt")
+    shutil.copytree(whole, hurt, symlinks=True)
+    damage(hurt / "checkpoints" / "epoch=002.ckpt", how)  # which last.ckpt leads to
+
+    run(f"run={hurt}")
+
+    assert f"passed over {hurt}/checkpoints/last.ckpt" in capsys.readouterr().err
+    assert_same_runs(hurt, whole)
+    for checkpoint in (hurt / "checkpoints").glob("epoch=*.ckpt"):
+        damage(checkpoint, how)
+    with pytest.raises(UserError, match="no checkpoint that can be read"):
+        run(f"run={hurt}")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_every_written_file_loads_without_code(run: Callable[..., Path]) -> None:
+    folder = run(*TINY, "callbacks=[default,ema]")
+    files = [*folder.glob("checkpoints/*.ckpt"), folder / "model.pt"]
+    assert len(files) == 4
+    for file in files:
+        assert torch.load(file, weights_only=True)
+
+
+def test_moved_run_goes_on_and_remembers_its_best(run: Callable[..., Path]) -> None:
+    folder = run(*TINY, "trainer.max_epochs=2", "lit_module.optimizer.lr=0.01")
+    moved = folder.rename(folder.with_name("elsewhere"))
+    run(f"run={moved}", "trainer.max_epochs=3")
+    assert not folder.exists()
+    state = load(moved, "last.ckpt")["callbacks"]
+    (best,) = [value["best_model_path"] for key, value in state.items() if "EpochCheckpoint" in key]
+    assert Path(best).parent == moved / "checkpoints"
+    assert len(table(moved)) == 3
+
+
+def test_folder_of_another_run_is_refused(run: Callable[..., Path]) -> None:
+    folder = run(*TINY)
+    written = (folder / "config.yaml").read_text()
+    with pytest.raises(UserError, match=r"^run_dir: .* holds a run already; go on with it by run="):
+        run(*TINY, "seed=5", f"run_dir={folder}")
+    assert (folder / "config.yaml").read_text() == written
+
+
+def test_folder_in_use_is_refused_and_its_owner_named(tmp_path: Path) -> None:
+    cfg = configure(f"run_dir={tmp_path / 'run'}")
+    with run_folder.claim(tmp_path / "run", cfg):
+        again = configure(f"run={tmp_path / 'run'}")
+        with pytest.raises(UserError, match=rf"is in use by process {os.getpid()} on "):
+            run_folder.claim(tmp_path / "run", again).__enter__()
+    with run_folder.claim(tmp_path / "run", again):
+        assert (tmp_path / "run" / ".lock").exists()
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_full_disk_is_one_line_and_loses_nothing(run: Callable[..., Path], tmp_path: Path) -> None:
+    folder = run(*TINY)
+    before = {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
+    # A limit on the size of a file stands for a disk that is full; Python turns it into the same OSError.
+    limited = f"ulimit -f 20; exec {sys.executable} {ROOT}/train.py run={folder} trainer.max_epochs=3"
+    result = subprocess.run(["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2, result.stderr
+    assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_fifty_kills_change_no_bit(tmp_path: Path, devices: int) -> None:
+    kills = 50 if devices == 1 else 10
+    choices = [*LONG, "trainer.max_epochs=150", f"trainer.devices={devices}", "trainer.accelerator=cpu"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(*choices, f"run_dir={whole}").wait(1200) == 0
+    moments = random.Random(0)
+    done = 0
+    process = start(*choices, f"run_dir={killed}")
+    while done < kills:
+        wait_for(process, "watch:")
+        time.sleep(moments.uniform(0, 2))
+        if process.poll() is not None:
+            break
+        subprocess.run(["pkill", "-KILL", "-P", str(process.pid)], check=False)
+        process.kill()
+        process.wait()
+        done += 1
+        has_checkpoint = any(killed.glob("checkpoints/*.ckpt"))
+        if not has_checkpoint:
+            shutil.rmtree(killed)
+        process = start(f"run={killed}") if has_checkpoint else start(*choices, f"run_dir={killed}")
+    process.communicate(timeout=1200)
+    print(f"{done} kills on {devices} rank(s)")
+    assert done == kills
+    assert_same_runs(killed, whole)

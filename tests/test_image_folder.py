@@ -1,0 +1,223 @@
+"""Folders of pictures: every layout is read as it says, and every mistake in one is answered by its name."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conf.errors import UserError
+from datamodules.image_folder import ImageFolderDataModule
+
+
+def put(folder: Path, *names: str, level: int = 100, size: tuple[int, int] = (4, 4), mode: str = "RGB") -> None:
+    """Pictures of one colour; those in RGB are not grey."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        colour = (level, 0, 255 - level) if mode == "RGB" else level
+        Image.new(mode, (size[1], size[0]), colour).save(folder / name)
+
+
+def numbered(count: int, suffix: str = "png") -> list[str]:
+    return [f"{i}.{suffix}" for i in range(count)]
+
+
+def module_of(root: Path | str, **changes: Any) -> ImageFolderDataModule:
+    settings = {"batch_size": 8, "val_fraction": 0.25, "test_fraction": 0.25, "split_seed": 0, "seed": 0}
+    options = {"channels": "auto", "image_size": None, "resize": "pad", "augment": {}, "drop_last": False}
+    return ImageFolderDataModule(**settings, **options, num_workers=0, root=str(root), **changes)
+
+
+def read(root: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """The names of the files of each split, and the class names."""
+    splits, names = module_of(root).read()
+    return {name: list(pictures.files) for name, pictures in splits.items()}, names
+
+
+def refusal(root: Path | str) -> str:
+    with pytest.raises(UserError) as caught:
+        module_of(root).setup()
+    return str(caught.value)
+
+
+def test_a_flat_folder_is_one_split(tmp_path: Path) -> None:
+    put(tmp_path / "cat", "b.png", "a.jpg")
+    put(tmp_path / "ant", "c.png")
+    splits, names = read(tmp_path)
+    assert names == ["ant", "cat"]
+    assert splits == {"train": ["ant/c.png", "cat/a.jpg", "cat/b.png"]}
+
+
+def test_labels_are_positions_in_the_class_names(tmp_path: Path) -> None:
+    for position, name in enumerate(["ant", "bee", "cat"]):
+        put(tmp_path / name, *numbered(position + 1))
+    splits, _ = module_of(tmp_path).read()
+    assert splits["train"].labels.tolist() == [0, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation"])
+def test_split_folders_are_kept_apart(tmp_path: Path, val: str) -> None:
+    for split, count in (("train", 3), (val, 2), ("test", 1)):
+        for name in ("ant", "bee"):
+            put(tmp_path / split / name, *numbered(count))
+    splits, names = read(tmp_path)
+    assert names == ["ant", "bee"]
+    assert {name: len(files) for name, files in splits.items()} == {"train": 6, "val": 4, "test": 2}
+    assert all(file.startswith(f"{val}/") for file in splits["val"])
+
+
+def test_missing_splits_are_taken_from_training(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        put(tmp_path / "train" / name, *numbered(8))
+    module = module_of(tmp_path)
+    module.setup()
+    assert [len(module.files(split)) for split in ("train", "val", "test")] == [8, 4, 4]
+
+
+def test_nested_folders_belong_to_their_class(tmp_path: Path) -> None:
+    put(tmp_path / "ant" / "2024" / "june", "a.png")
+    put(tmp_path / "ant", "b.png")
+    put(tmp_path / "bee", "c.png")
+    assert read(tmp_path)[0]["train"] == ["ant/2024/june/a.png", "ant/b.png", "bee/c.png"]
+
+
+def test_suffixes_may_be_upper_case(tmp_path: Path) -> None:
+    put(tmp_path / "ant", "a.JPG", "b.Png", "c.JPEG")
+    put(tmp_path / "bee", "d.BMP")
+    assert read(tmp_path)[0]["train"] == ["ant/a.JPG", "ant/b.Png", "ant/c.JPEG", "bee/d.BMP"]
+
+
+def test_hidden_files_and_files_of_other_kinds_are_passed_over(tmp_path: Path) -> None:
+    put(tmp_path / "ant", "a.png", "._a.png")
+    put(tmp_path / "bee", "b.png")
+    put(tmp_path / "bee" / ".thumbnails", "b.png")
+    put(tmp_path / ".cache", "c.png")
+    (tmp_path / "ant" / "Thumbs.db").write_bytes(b"x")
+    (tmp_path / "ant" / "labels.txt").write_text("x")
+    (tmp_path / "README.md").write_text("x")
+    assert read(tmp_path) == ({"train": ["ant/a.png", "bee/b.png"]}, ["ant", "bee"])
+
+
+def test_names_may_be_of_any_script(tmp_path: Path) -> None:
+    put(tmp_path / "고양이", "사진 1.png")
+    put(tmp_path / "Käfer", "größe.png")
+    assert read(tmp_path) == ({"train": ["Käfer/größe.png", "고양이/사진 1.png"]}, ["Käfer", "고양이"])
+
+
+def test_a_link_that_leads_back_is_not_followed(tmp_path: Path) -> None:
+    put(tmp_path / "ant" / "deep", "a.png")
+    put(tmp_path / "bee", "b.png")
+    (tmp_path / "ant" / "deep" / "back").symlink_to(tmp_path / "ant", target_is_directory=True)
+    (tmp_path / "bee" / "self").symlink_to(tmp_path / "bee" / "self")
+    assert read(tmp_path)[0]["train"] == ["ant/deep/a.png", "bee/b.png"]
+
+
+def test_a_link_to_a_folder_elsewhere_is_followed(tmp_path: Path) -> None:
+    put(tmp_path / "elsewhere", "a.png")
+    put(tmp_path / "root" / "bee", "b.png")
+    (tmp_path / "root" / "ant").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert read(tmp_path / "root") == ({"train": ["ant/a.png", "bee/b.png"]}, ["ant", "bee"])
+
+
+def test_a_broken_link_is_named(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        put(tmp_path / name, *numbered(6))
+    (tmp_path / "bee" / "lost.png").symlink_to(tmp_path / "gone.png")
+    assert refusal(tmp_path).startswith("bee/lost.png (no such file or directory): 1 picture cannot be read")
+
+
+@pytest.mark.parametrize("split", ["", "train", "val", "test"])
+def test_a_damaged_file_is_named(tmp_path: Path, split: str) -> None:
+    for part in [split] if not split else ["train", "val", "test"]:
+        for name in ("ant", "bee"):
+            put(tmp_path / part / name, *numbered(6))
+    (tmp_path / split / "ant" / "3.png").write_bytes(b"<html>not here</html>")
+    name = f"{split}/ant/3.png".lstrip("/")
+    assert refusal(tmp_path).startswith(f"{name} (not a picture): 1 picture cannot be read")
+
+
+def test_a_missing_root_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "nothing").startswith(f"datamodule.root: {tmp_path / 'nothing'} does not exist; ")
+
+
+def test_a_file_as_root_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "a.png")
+    assert refusal(tmp_path / "a.png").startswith(f"datamodule.root: {tmp_path / 'a.png'} is not a folder; ")
+
+
+def test_a_root_without_classes_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, *numbered(3))
+    assert refusal(tmp_path).startswith(f"datamodule.root: {tmp_path} holds 0 class folders; ")
+
+
+def test_a_root_with_one_class_is_refused(tmp_path: Path) -> None:
+    put(tmp_path / "ant", *numbered(3))
+    assert refusal(tmp_path).startswith(f"datamodule.root: {tmp_path} holds 1 class folder")
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+@pytest.mark.parametrize("parent", ["pictures", "test"])
+def test_an_empty_class_is_named(tmp_path: Path, split: str, parent: str) -> None:
+    root = tmp_path / parent
+    put(root / split / "ant", *numbered(6))
+    (root / split / "bee").mkdir()
+    assert refusal(root).startswith(f"{root / split / 'bee'}: holds no picture; ")
+
+
+def test_an_empty_validation_split_is_named(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        put(tmp_path / "train" / name, *numbered(6))
+        (tmp_path / "val" / name).mkdir(parents=True)
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'val'}: holds no picture; ")
+
+
+def test_an_extra_class_in_validation_is_named(tmp_path: Path) -> None:
+    for folder in ("train/ant", "train/bee", "val/ant", "val/bees"):
+        put(tmp_path / folder, *numbered(6))
+    line = f"{tmp_path / 'val' / 'bees'}: the training split has no class of that name; did you mean 'bee'?"
+    assert refusal(tmp_path) == line
+
+
+def test_a_class_missing_in_validation_shifts_no_label(tmp_path: Path) -> None:
+    for folder in ("train/ant", "train/bee", "train/cat", "val/cat", "test/bee"):
+        put(tmp_path / folder, *numbered(2))
+    splits, names = module_of(tmp_path).read()
+    assert names == ["ant", "bee", "cat"]
+    assert splits["val"].labels.tolist() == [2, 2] and splits["test"].labels.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("modes", "channels"), [("LL", 1), ("RGB RGB", 3), ("L RGB", 3)])
+def test_colour_is_found_from_all_pictures(tmp_path: Path, modes: str, channels: int) -> None:
+    first, second = modes.split() if " " in modes else modes
+    put(tmp_path / "ant", *numbered(6), mode=first)
+    put(tmp_path / "bee", *numbered(6), mode=second)
+    module = module_of(tmp_path)
+    module.setup()
+    assert module.input_shape == (channels, 4, 4)
+
+
+def test_pixels_are_those_of_the_files(tmp_path: Path) -> None:
+    for level, name in enumerate(("ant", "bee")):
+        put(tmp_path / name, *numbered(8), level=50 + 100 * level)
+    module = module_of(tmp_path)
+    module.setup()
+    mean, std = module.mean_std
+    assert np.allclose(np.array(mean) * 255, [100, 0, 155])
+    assert np.allclose(np.array(std) * 255, [50, 0, 50])
+
+
+def test_pictures_of_many_sizes_become_one_square(tmp_path: Path) -> None:
+    put(tmp_path / "ant", *numbered(6), size=(10, 14))
+    put(tmp_path / "bee", *numbered(6), size=(30, 10))
+    module = module_of(tmp_path)
+    module.setup()
+    assert module.input_shape == (3, 10, 10)
+
+
+def test_the_home_folder_may_be_written_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("ant", "bee"):
+        put(tmp_path / "pictures" / name, *numbered(1))
+    assert module_of(f"~{os.sep}pictures").read()[1] == ["ant", "bee"]

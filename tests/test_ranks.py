@@ -1,0 +1,76 @@
+"""Several processes give the figures of one."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from datamodules.loader import BatchLoader, Split
+from lit_modules.scores import Scores
+from tests.conftest import TINY
+
+SIZES = range(1, 18)
+CLASSES = 4
+
+
+def split_of(samples: int) -> Split:
+    """Logits instead of pictures, so that a score needs no network."""
+    generator = torch.Generator().manual_seed(samples)
+    labels = torch.randint(CLASSES - 1, (samples,), generator=generator)  # the last class is absent
+    return Split(torch.randn(samples, CLASSES, generator=generator), labels, [""] * samples)
+
+
+def score(samples: int, rank: int, world_size: int) -> dict[str, list[float]]:
+    scores = Scores(CLASSES)
+    for batch in BatchLoader(split_of(samples), 4, rank=rank, world_size=world_size):
+        if len(batch.labels):
+            loss = torch.nn.functional.cross_entropy(batch.inputs, batch.labels)
+            scores.update(batch.inputs, batch.labels, loss)
+    return {name: value.tolist() for name, value in scores.compute().items()}
+
+
+def score_all_sizes(rank: int, world_size: int, folder: Path) -> None:
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
+    found = {samples: score(samples, rank, world_size) for samples in SIZES}
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_scores_on_several_ranks_equal_those_on_one(tmp_path: Path, world_size: int) -> None:
+    mp.spawn(score_all_sizes, (world_size, tmp_path), nprocs=world_size)
+
+    for samples in SIZES:
+        alone = score(samples, 0, 1)
+        for rank in range(world_size):
+            together = json.loads((tmp_path / f"{rank}.json").read_text())[str(samples)]
+            for name in ("acc", "f1"):
+                assert together[name] == alone[name], (samples, name)  # to the last bit
+            for name in ("loss", "likelihood", "likelihood_per_class"):
+                np.testing.assert_allclose(together[name], alone[name], rtol=0, atol=2e-7)
+
+
+def summary(folder: Path) -> dict[str, float]:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_two_ranks_train_as_one_in_one_folder(command: Callable[..., object], tmp_path: Path) -> None:
+    # 1151 samples in batches of 100: the last one has 51, so that the ranks' shares differ.
+    choices = [*TINY, "trainer.max_epochs=2", "datamodule.batch_size=100", "lit_module.net.norm=none"]
+    one = command(*choices, f"run_dir={tmp_path / 'one'}")
+    two = command(*choices, f"run_dir={tmp_path / 'two'}", "devices=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()].count("two") == 1
+    scores = [name for name in summary(tmp_path / "one") if name.startswith(("train/", "val/", "test/"))]
+    assert len(scores) == 12
+    for name in scores:
+        assert summary(tmp_path / "one")[name] == pytest.approx(summary(tmp_path / "two")[name], abs=2e-3), name
+    weights = [torch.load(tmp_path / run / "model.pt", weights_only=True) for run in ("one", "two")]
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-3, atol=1e-4)
