@@ -79,8 +79,8 @@ def fit(cfg: DictConfig) -> float:
         began = time.perf_counter()
         trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
         seconds = time.perf_counter() - began
-        best = run_folder.best_checkpoint(folder)
-        trainer.test(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)
+        load_best(module, folder)
+        trainer.test(module, datamodule, verbose=False)
         best_epoch = run_folder.best_epoch(folder)
         scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
         scores |= run_folder.scores_of_epoch(folder, best_epoch)
@@ -96,9 +96,20 @@ def fit(cfg: DictConfig) -> float:
 
 def test(cfg: DictConfig) -> None:
     """Tests the best epoch of the run `cfg.run`."""
-    best = run_folder.best_checkpoint(Path(cfg.run_dir))
+    run_folder.best_checkpoint(Path(cfg.run_dir))
     datamodule, module, trainer = build(cfg)
-    trainer.test(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)
+    load_best(module, Path(cfg.run_dir))
+    trainer.test(module, datamodule, verbose=False)
+
+
+def load_best(module: Any, folder: Path) -> None:
+    """Loads the best epoch's weights. Not by Lightning's ckpt_path: its averaging callback would load the weights
+    that are not averaged."""
+    import torch
+
+    checkpoint = torch.load(run_folder.best_checkpoint(folder), map_location="cpu", weights_only=True)
+    module.refuse_other_data(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"])
 
 
 def parameter_facts(net: Any) -> dict[str, Any]:

@@ -1,13 +1,19 @@
 """How a mistake of the user's is answered: one line on stderr and exit code 2, never a traceback."""
 
 import difflib
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import yaml
+from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+
+CONF = Path(__file__).parent
 
 
 class UserError(Exception):
@@ -19,9 +25,11 @@ class UserError(Exception):
 
 def nearest(word: str, words: Iterable[str]) -> str:
     """`did you mean 'x'?` if one of `words` is close to `word`, else the list of all of them."""
-    words = sorted(words)
-    close = difflib.get_close_matches(word, words, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(words)}"
+    by_lower_case = {other.lower(): other for other in sorted(words)}
+    close = difflib.get_close_matches(word.lower(), by_lower_case, n=1)
+    if close:
+        return f"did you mean '{by_lower_case[close[0]]}'?"
+    return f"choose from {', '.join(by_lower_case.values())}" if by_lower_case else f"add it by +{word}=…"
 
 
 @contextmanager
@@ -47,7 +55,11 @@ def _line(error: BaseException) -> str | None:
         return "command line: a group of settings got a number; name a file of it, or a key as in trainer.max_epochs=5"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        return f"{group}={name}: no such file in conf/{group}; {nearest(name, error.options or [])}"
+        options = set(error.options or []) | {path.stem for path in (CONF / group).glob("*.yaml")}
+        return f"{group}={name}: no such file in conf/{group}; {nearest(name, options)}"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: {error.problem}; correct the YAML"
     if _misconfigured(error):
         return f"trainer: {_first_line(error)}; correct that setting"
     if not isinstance(error, HydraException | OmegaConfBaseException):
@@ -57,26 +69,43 @@ def _line(error: BaseException) -> str | None:
             return f"{cause.full_key}: {_first_line(cause)}; name a key that exists"
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return _from_omegaconf(cause)
+    if unknown := re.search(r"In '(\S+)': (?s:.*)Key '(\S+)' not in '", str(error)):
+        return _from_config_file(*unknown.groups())
     fix = "write +experiment=…" if "'experiment'" in str(error) else "see python train.py --help"
     return f"command line: {_first_line(error)}; {fix}"
 
 
 def _from_omegaconf(error: OmegaConfBaseException) -> str:
     parent, key = error.parent_node, str(error.key)
+    if "/" in key:
+        groups = {str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml") if path.parent != CONF}
+        return f"{key}: no such group of settings; {nearest(key, groups)}"
+    if isinstance(parent, DictConfig) and not parent:
+        return f"{error.full_key}: no such key yet; add it by +{error.full_key}=…"
     if isinstance(parent, DictConfig) and key not in parent:
         return f"{error.full_key}: no such key; {nearest(key, map(str, parent))}"
     return f"{error.full_key}: {_first_line(error)}; give it a value of its type"
 
 
+def _from_config_file(name: str, key: str) -> str:
+    """A file under conf/ sets a key that the root of the config does not have."""
+    if name.startswith(f"{key}/"):  # its whole content landed under the name of its group
+        return f"{name}.yaml: its keys have no place; make its first line # @package _global_"
+    root = ConfigStore.instance().load("task/fit.yaml").node
+    return f"{name}.yaml: {key}: no such key; {nearest(key, map(str, root))}"
+
+
 def _from_constructor(error: InstantiationException) -> str | None:
     """A constructor refused what the config gave it: its own words are the best there are."""
     cause = error.__cause__
+    key = next((line.partition(": ")[2] for line in str(error).splitlines() if line.startswith("full_key")), "config")
     if isinstance(cause, UserError):
-        return str(cause)
+        named = str(cause).partition(": ")[0]
+        own_parameter = named.isidentifier() and "." not in named  # of the node, which knows no more of its own name
+        return f"{key}.{cause}" if own_parameter else str(cause)
     if not isinstance(cause, ValueError | TypeError | ImportError) and not _misconfigured(cause):
         return None
     assert cause is not None
-    key = next((line.partition(": ")[2] for line in str(error).splitlines() if line.startswith("full_key")), "config")
     return f"{key}: {_first_line(cause)}; correct that value"
 
 

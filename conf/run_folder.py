@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -39,9 +40,15 @@ def base_config(arguments: list[str]) -> str:
     path = Path(runs[-1]) / "config.yaml"
     if not path.is_file():
         raise UserError(f"run: {runs[-1]} holds no config.yaml; give the folder of a run, such as logs/digits/…")
-    saved = OmegaConf.load(path)
+    try:
+        saved = OmegaConf.load(path)
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"{path}: is damaged ({problem}); take it from a copy of the run") from error
     base = OmegaConf.load(CONF / "train.yaml")
-    assert isinstance(saved, DictConfig) and isinstance(base, DictConfig)
+    assert isinstance(base, DictConfig)
+    if not isinstance(saved, DictConfig):
+        raise UserError(f"{path}: holds no settings by name; give the folder of a run, such as logs/digits/…")
     store = ConfigStore.instance()
     for entry in base.defaults:
         if not isinstance(entry, DictConfig):
@@ -64,15 +71,18 @@ def base_config(arguments: list[str]) -> str:
 def claim(folder: Path, cfg: DictConfig) -> Iterator[None]:
     """Holds a run's folder for this process: makes it, or takes up that of an old run, and writes config.yaml.
 
-    Interpolations are kept in config.yaml, so that an override on resume reaches everything that depends on it. A new
-    run that is refused before its first checkpoint leaves no folder.
+    Interpolations are kept in config.yaml, so that an override on resume reaches everything that depends on it. A run
+    that is refused before it writes a checkpoint leaves things as they were: a new one leaves no folder.
 
     Raises:
         UserError: the folder belongs to another run, is in use, or cannot be written.
     """
-    new = not (folder / "config.yaml").exists()
-    if not (new or cfg.run):
+    config = folder / "config.yaml"
+    if config.exists() and not cfg.run:
         raise UserError(f"run_dir: {folder} holds a run already; go on with it by run={folder} or choose another")
+    made = not folder.exists()
+    before = config.read_text() if config.exists() else None
+    checkpoints = _times(folder)
     saved = cfg.copy()
     saved.run = None
     try:
@@ -91,15 +101,25 @@ def claim(folder: Path, cfg: DictConfig) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(saved))
+        write_text(config, OmegaConf.to_yaml(saved))
         yield
     except UserError:
-        if new and not any(folder.glob("checkpoints/*.ckpt")):
-            shutil.rmtree(folder)
+        if _times(folder) == checkpoints:  # nothing came of it: all is left as it was
+            if before is not None:
+                write_text(config, before)
+            elif made:
+                shutil.rmtree(folder)
+            else:
+                config.unlink(missing_ok=True)
         raise
     finally:
         (folder / ".lock").unlink(missing_ok=True)
         lock.close()
+
+
+def _times(folder: Path) -> dict[Path, int]:
+    """When each checkpoint was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.glob("checkpoints/epoch=*.ckpt")}
 
 
 def refuse_changes(folder: Path, cfg: DictConfig) -> None:
@@ -197,11 +217,14 @@ def write_summary(folder: Path, facts: dict[str, Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a sibling file and renames it, so that no reader sees half of it."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _git_commit() -> str | None:

@@ -5,7 +5,7 @@ import pkgutil
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -25,6 +25,7 @@ PACKAGES = (
     "torchvision.transforms.",
 )
 MONITORS = [f"{split}/{score}" for split in ("train", "val") for score in ("loss", "acc", "f1", "likelihood")]
+LARGEST_SEED = 2**32 - 1  # NumPy's
 DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_"}
 
 
@@ -70,10 +71,16 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: a value is missing, a target is not allowed, a key is not a parameter, or a value has the wrong type.
     """
+    known = {each.name for each in fields(Fit)}
+    for key in map(str, cfg):
+        if key not in known:
+            raise UserError(f"{key}: no such key; {nearest(key, known)}")
+        if OmegaConf.is_missing(cfg, key):
+            raise UserError(f"{key}: is not set; add {key}=… to the command")
     for key in sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"{key}: is not set; add {key}=… to the command")
-    if cfg.seed < 0:
-        raise UserError(f"seed: must be 0 or more, not {cfg.seed}; choose seed=0")
+    if not 0 <= cfg.seed <= LARGEST_SEED:
+        raise UserError(f"seed: must be from 0 to {LARGEST_SEED}, not {cfg.seed}; choose seed=0")
     if cfg.monitor not in MONITORS:
         why = "test data chooses nothing" if cfg.monitor.startswith("test/") else "there is no such score"
         raise UserError(f"monitor: {cfg.monitor}: {why}; {nearest(cfg.monitor, MONITORS)}")
@@ -109,7 +116,9 @@ def _check_node(path: str, node: dict[str, Any]) -> None:
     except (AttributeError, ImportError):
         module, _, name = target.rpartition(".")
         raise UserError(f"{path}._target_: there is no {name} in {module}; {_hint(module, name)}") from None
-    if not f"{getattr(constructor, '__module__', '')}.".startswith(PACKAGES) or not callable(constructor):
+    home = f"{getattr(constructor, '__module__', '')}."
+    # A class or a function of a module, never a method: load_from_checkpoint, for one, unpickles what it is given.
+    if not home.startswith(PACKAGES) or "." in getattr(constructor, "__qualname__", "."):
         raise UserError(f"{path}._target_: {target} is not defined by an allowed package; name a class of one")
     parameters = _parameters(constructor)
     any_key = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())

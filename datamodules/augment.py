@@ -182,7 +182,7 @@ class RandomAffine:
             1,
         )  # [N, 2, 3]
         grid = F.affine_grid(matrix.to(images.dtype), list(images.shape), align_corners=False)
-        return F.grid_sample(images, grid, align_corners=False)
+        return F.grid_sample(images, grid, align_corners=False).clamp(0, 1)  # whose weights may round to more than 1
 
 
 class PerSample:

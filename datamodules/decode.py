@@ -28,7 +28,7 @@ SIXTEEN_BIT_MODES = {"I", "I;16", "I;16L", "I;16B", "I;16N"}
 ALPHA_MODES = {"LA": "L", "La": "L", "PA": "RGB", "RGBA": "RGB", "RGBa": "RGB"}
 EXIF_ORIENTATION = 0x0112
 # What Pillow raises for files that it cannot read.
-DAMAGE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+DAMAGE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError)
 LARGEST_FIXED_SIZE = 256
 DEFAULT_SIDE = 224
 
@@ -53,7 +53,8 @@ def open_picture(item: Path | Image.Image) -> Image.Image:
 def probe(item: Path | Image.Image) -> Probe | str:
     """Colour and size, after EXIF rotation, without reading pixels; for a damaged file the reason."""
     try:
-        return _probe(open_picture(item))
+        with open_picture(item) as picture:
+            return _probe(picture)
     except DAMAGE as error:
         return reason(error)
 
@@ -61,7 +62,8 @@ def probe(item: Path | Image.Image) -> Probe | str:
 def decode(item: Path | Image.Image, channels: int, size: tuple[int, int], resize: Resize) -> np.ndarray | str:
     """The pixels as `to_array` gives them; for a damaged file the reason."""
     try:
-        return to_array(open_picture(item), channels, size, resize)
+        with open_picture(item) as picture:
+            return to_array(picture, channels, size, resize)
     except DAMAGE as error:
         return reason(error)
 

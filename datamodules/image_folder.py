@@ -35,7 +35,7 @@ class ImageFolderDataModule(ImageDataModule):
         names = [folder.name for folder in _folders(folders["train"] or root)]
         if len(names) < 2:
             raise UserError(f"datamodule.root: {root} holds {len(names)} class folders; put each class into its own")
-        splits = {name: _scan(folder, names, root) for name, folder in folders.items() if folder is not None}
+        splits = {name: _scan(name, folder, names, root) for name, folder in folders.items() if folder is not None}
         return splits, names
 
 
@@ -47,7 +47,7 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _scan(folder: Path, class_names: list[str], root: Path) -> Pictures:
+def _scan(split: str, folder: Path, class_names: list[str], root: Path) -> Pictures:
     """The pictures of a split in the order of their names, labelled by the classes of the training split."""
     paths: list[Path] = []
     labels: list[int] = []
@@ -56,7 +56,7 @@ def _scan(folder: Path, class_names: list[str], root: Path) -> Pictures:
             hint = nearest(class_folder.name, class_names)
             raise UserError(f"{class_folder}: the training split has no class of that name; {hint}")
         found = sorted(_pictures(class_folder, set()))
-        if not found and folder.name not in sum((SPLIT_NAMES[split] for split in ("val", "test")), ()):
+        if not found and split == "train":
             raise UserError(f"{class_folder}: holds no picture; fill or remove it")
         paths += found
         labels += [class_names.index(class_folder.name)] * len(found)

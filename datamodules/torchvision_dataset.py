@@ -58,14 +58,16 @@ class TorchvisionDataModule(ImageDataModule):
             splits[name] = Pictures(_Items(dataset), _labels(dataset), files)
             names = names or getattr(dataset, "classes", None)
         count = 1 + max(int(pictures.labels.max()) for pictures in splits.values())
-        return splits, [str(name) for name in names or range(count)]
+        # Imagenette gives a class several names.
+        return splits, [str(name[0] if isinstance(name, tuple) else name) for name in names or range(count)]
 
     def _official_splits(self, download: bool) -> dict[str, Any]:
         """The dataset's splits by our names for them."""
-        constructor = getattr(torchvision.datasets, self.dataset, None)
-        if constructor is None:
+        found = getattr(torchvision.datasets, self.dataset, None)
+        if not inspect.isclass(found):
             hint = nearest(self.dataset, torchvision.datasets.__all__)
             raise UserError(f"datamodule.dataset: torchvision has no {self.dataset}; {hint}")
+        constructor: Any = found
         parameters = inspect.signature(constructor).parameters
         options: dict[str, Any] = {"download": True} if download else {}
         try:

@@ -2,6 +2,7 @@
 
 import inspect
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -13,6 +14,10 @@ from torch import Tensor, nn
 from conf.errors import UserError, nearest
 from lit_modules.optimizers import freeze_, parameter_groups
 from lit_modules.scores import Scores
+
+NOT_ON_LOGITS = (nn.NLLLoss, nn.KLDivLoss, nn.BCELoss)
+# The attributes by which torch's schedulers know how long they are; their saved state brings them back.
+LENGTHS = ("total_steps", "T_max")
 
 
 class Normalize(nn.Module):
@@ -89,6 +94,7 @@ class LitClassifier(LightningModule):
         self.seed = seed
         self.train_scores, self.val_scores, self.test_scores = (Scores(len(class_names)) for _ in range(3))
         self.latest_val: dict[str, float] = {}
+        self._saved_schedules: list[dict[str, Any]] = []
         self._optimizer_and_scheduler(total_steps=100)  # refuses what does not fit before anything is written
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -180,6 +186,7 @@ class LitClassifier(LightningModule):
         optimizer, scheduler = self._optimizer_and_scheduler(int(steps or 1))
         if scheduler is None:
             return optimizer
+        self._refuse_other_length(scheduler)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": self.interval, "monitor": self.monitor},
@@ -193,6 +200,10 @@ class LitClassifier(LightningModule):
             optimizer = self.optimizer(groups)
         except (ValueError, TypeError) as error:
             raise UserError(f"lit_module.optimizer: {error}; correct it or lit_module.param_groups") from error
+        for group, options in self.param_groups.items():
+            for option in options.keys() - {"pattern"} - optimizer.defaults.keys():
+                fix = nearest(option, optimizer.defaults)
+                raise UserError(f"lit_module.param_groups.{group}.{option}: the optimizer has no such option; {fix}")
         if self.scheduler is None:
             return optimizer, None
         wants_length = "total_steps" in inspect.signature(self.scheduler).parameters
@@ -209,20 +220,30 @@ class LitClassifier(LightningModule):
         checkpoint["train_scores"] = self.train_scores.merged_state()  # of the steps so far, within an epoch
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.trainer.training and self.trainer.is_global_zero:
-            self.train_scores.add_state_of(checkpoint["train_scores"])
+        self.refuse_other_data(checkpoint)
+        if self.trainer.training:
+            self._saved_schedules = checkpoint["lr_schedulers"]
+            if self.trainer.is_global_zero:
+                self.train_scores.add_state_of(checkpoint["train_scores"])
+
+    def refuse_other_data(self, checkpoint: dict[str, Any]) -> None:
+        """Raises UserError for the checkpoint of a module of other classes or another input."""
         for key, ours in (("class_names", list(self.class_names)), ("input_shape", list(self.input_shape))):
             theirs = checkpoint.get(key)
             if theirs != ours:
                 raise UserError(f"checkpoint: its {key} are {theirs}, those of the data {ours}; use the same data")
-        for state, config in zip(checkpoint.get("lr_schedulers", []), self.trainer.lr_scheduler_configs, strict=False):
-            planned, wanted = state.get("total_steps"), getattr(config.scheduler, "total_steps", None)
-            if planned is not None and planned != wanted:
-                name = type(config.scheduler).__name__
-                raise UserError(
-                    f"lit_module.scheduler: this run's {name} was planned for {planned} steps, not {wanted}; "
-                    "resume with the same trainer.max_epochs, or choose WarmupCosineLR in a new run"
-                )
+
+    def _refuse_other_length(self, scheduler: Any) -> None:
+        """A saved schedule would bring its own length back, and in silence."""
+        for state in self._saved_schedules:
+            for name in LENGTHS:
+                planned, wanted = state.get(name), getattr(scheduler, name, None)
+                if planned is not None and planned != wanted:
+                    kind = type(scheduler).__name__
+                    raise UserError(
+                        f"lit_module.scheduler: this run's {kind} was planned for {planned} steps, not {wanted}; "
+                        "resume with the same trainer.max_epochs, or choose WarmupCosineLR in a new run"
+                    )
 
 
 def _class_weights(choice: Literal["auto"] | list[float] | None, counts: list[int]) -> Tensor | None:
@@ -242,14 +263,18 @@ def _build_loss(loss: Callable[..., nn.Module], weight: Tensor | None, num_class
     except TypeError as error:
         fix = "a loss without weights needs lit_module.class_weights=null"
         raise UserError(f"lit_module.loss: {error}; {fix}") from error
-    if isinstance(module, nn.NLLLoss):
-        raise UserError("lit_module.loss: NLLLoss takes log-probabilities; use CrossEntropyLoss, the same on logits")
+    if isinstance(module, NOT_ON_LOGITS):
+        name = type(module).__name__
+        raise UserError(
+            f"lit_module.loss: {name} takes probabilities or their logarithms, not logits; use CrossEntropyLoss"
+        )
     logits = torch.zeros(num_classes + 1, num_classes)
     labels = torch.arange(num_classes + 1) % num_classes
     for targets, one_hot in ((labels, False), (nn.functional.one_hot(labels, num_classes).float(), True)):
         try:
-            if module(logits, targets).ndim == 0:
-                return module, one_hot
-        except (RuntimeError, ValueError, IndexError, TypeError):
+            with warnings.catch_warnings(action="error"):  # torch only warns of targets that it broadcasts
+                if module(logits, targets).ndim == 0:
+                    return module, one_hot
+        except (RuntimeError, ValueError, IndexError, TypeError, UserWarning):
             continue
     raise UserError(f"lit_module.loss: {type(module).__name__} cannot score logits by classes; try CrossEntropyLoss")

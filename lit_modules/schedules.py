@@ -1,6 +1,7 @@
 """Learning-rate schedules that depend on the step alone, so that a run may be resumed with more epochs."""
 
 import math
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -32,8 +33,14 @@ class WarmupCosineLR(LambdaLR):
         self.total_steps = total_steps
         super().__init__(optimizer, lambda step: warmup_cosine(step, self.total_steps, warmup))
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """Without the length of the run, which is the config's to say."""
-        state: dict[str, object] = super().state_dict()
+        state: dict[str, Any] = super().state_dict()
         del state["total_steps"]
         return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Sets the rates of the step reached, which those saved are not if the run has another length now."""
+        super().load_state_dict(state_dict)
+        for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
+            group["lr"] = base * factor(self.last_epoch)

@@ -8,6 +8,8 @@ from torchmetrics import Metric
 # Sums of floats depend on the order of addition, sums of integers do not: loss and probability are added as multiples
 # of 2⁻²⁴, so that every split into batches and ranks gives the same bits.
 UNIT = 2**24
+# A batch with a larger sum than this has diverged; the loss of its epoch is infinite.
+LARGEST = 2.0**52
 
 
 class Scores(Metric):
@@ -21,6 +23,7 @@ class Scores(Metric):
     confusion: Tensor
     likelihood_sum: Tensor
     loss_sum: Tensor
+    overflows: Tensor
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -29,6 +32,7 @@ class Scores(Metric):
         self.add_state("confusion", counts, dist_reduce_fx="sum")
         self.add_state("likelihood_sum", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("loss_sum", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("overflows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Adds a batch.
@@ -39,11 +43,14 @@ class Scores(Metric):
             loss: mean loss of the batch, a scalar.
         """
         probabilities = logits.float().softmax(1)
-        likelihood = probabilities.gather(1, labels[:, None])[:, 0]  # [N]
+        likelihood = probabilities.gather(1, labels[:, None])[:, 0].nan_to_num(0.0)  # [N]
         cells = labels * self.num_classes + logits.argmax(1)
         self.confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
         self.likelihood_sum.index_add_(0, labels, (likelihood * UNIT).round().long())
-        self.loss_sum += (loss.float() * (len(labels) * UNIT)).round().long()
+        total = loss.float() * (len(labels) * UNIT)
+        counts = total.abs() < LARGEST  # false for NaN too
+        self.loss_sum += torch.where(counts, total, 0).round().long()
+        self.overflows += ~counts
 
     def merged_state(self) -> dict[str, Tensor]:
         """The sums over all ranks, on the CPU; every rank must call this at the same time."""
@@ -67,7 +74,7 @@ class Scores(Metric):
         occurs = true + predicted > 0
         likelihood = self.likelihood_sum.cpu().double() / UNIT
         return {
-            "loss": self.loss_sum.cpu() / UNIT / true.sum(),
+            "loss": self.loss_sum.cpu() / UNIT / true.sum() if not self.overflows else torch.tensor(torch.inf),
             "acc": hits.sum() / true.sum(),
             "f1": (2 * hits / (true + predicted))[occurs].mean(),
             "likelihood": likelihood.sum() / true.sum(),

@@ -21,12 +21,16 @@ class MakesFolder:
         return os.mkdir, (str(self.folder),)
 
 
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
 def test_written_file_holds_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "file"
     write_durably(path, lambda file: file.write(b"new"))
     write_durably(path, lambda file: file.write(b"newer"))
     assert path.read_bytes() == b"newer"
-    assert os.listdir(path.parent) == ["file"]
+    assert names(path.parent) == ["file"]
 
 
 def test_old_file_survives_a_write_that_fails_midway(tmp_path: Path) -> None:
@@ -39,7 +43,7 @@ def test_old_file_survives_a_write_that_fails_midway(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         write_durably(path, fail)
     assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 def test_old_file_survives_a_rename_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +56,7 @@ def test_old_file_survives_a_rename_that_fails(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OSError, match="Input/output"):
         write_durably(path, lambda file: file.write(b"new"))
     assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 def test_bytes_reach_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +64,7 @@ def test_bytes_reach_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytes
     done: list[str] = []
 
     def record_sync(descriptor: int) -> None:
-        target = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        target = Path(f"/proc/self/fd/{descriptor}").readlink()
         done.append(f"sync {'folder' if target.is_dir() else target.read_text()}")
         sync(descriptor)
 
@@ -97,7 +101,7 @@ def test_old_checkpoint_survives_one_that_cannot_be_pickled(tmp_path: Path) -> N
     with pytest.raises((AttributeError, pickle.PicklingError)):
         DurableCheckpointIO().save_checkpoint({"epoch": 2, "callback": lambda: None}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 1}
-    assert os.listdir(tmp_path) == ["a.ckpt"]
+    assert names(tmp_path) == ["a.ckpt"]
 
 
 @pytest.mark.parametrize("weights_only", [True, False, None])

@@ -2,7 +2,10 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,9 @@ from conf.errors import UserError
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.loader import Batch
 from lit_modules.classifier import LitClassifier, Normalize
+from lit_modules.epoch_table import read_rows
 from lit_modules.networks.cnn import CNN
-from tests.conftest import TINY, configure
+from tests.conftest import TINY, configure, write_pictures
 
 STEPS = 5
 SHORT = (*TINY, f"trainer.limit_train_batches={STEPS}", "trainer.limit_val_batches=2", "trainer.limit_test_batches=2")
@@ -142,7 +146,9 @@ class Modes(Callback):
         self.record("val", pl_module)
 
     def record(self, event: str, module: LightningModule) -> None:
-        self.events.append((event, {part.training for part in (module, *module.normalize.modules(), *module.net.modules())}))
+        self.events.append(
+            (event, {part.training for part in (module, *module.normalize.modules(), *module.net.modules())})
+        )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.statistics["before"].append(copy_of(pl_module))
@@ -187,7 +193,9 @@ def test_validation_loss_has_no_graph(modes: Modes) -> None:
     assert all(modes.gradients["train"]) and not any(modes.gradients["val"])
 
 
-def hand_written_fit(datamodule: ImageDataModule, module: LitClassifier, accumulate: int, clip: float | None) -> list[float]:
+def hand_written_fit(
+    datamodule: ImageDataModule, module: LitClassifier, accumulate: int, clip: float | None
+) -> list[float]:
     """Two epochs in plain PyTorch; the loss of every batch."""
     split = datamodule._splits["train"]
     inputs = split.inputs.to(torch.float32) / 255
@@ -242,6 +250,31 @@ def test_number_of_workers_does_not_matter(reference: dict[str, Tensor]) -> None
     assert_equal(copy_of(fit("lit_module.net.dropout=0.3", "datamodule.num_workers=3")[1]), reference)
 
 
+def dropout_masks(seed: int) -> list[Tensor]:
+    """Which channels of which samples the first dropout layer zeroes, in each step of two epochs."""
+    datamodule, module, trainer = build(
+        "trainer.max_epochs=2",
+        "lit_module.net.dropout=0.5",
+        "lit_module.net.activation=Sigmoid",
+        f"lit_module.seed={seed}",
+    )
+    masks: list[Tensor] = []
+
+    def record(layer: nn.Module, _inputs: Any, output: Tensor) -> None:
+        if layer.training:
+            masks.append((output == 0).all(3).all(2))
+
+    module.net.blocks[0].dropout.register_forward_hook(record)
+    trainer.fit(module, datamodule)
+    return masks
+
+
+def test_dropout_differs_in_every_step_epoch_and_seed() -> None:
+    masks = [*dropout_masks(seed=0), *dropout_masks(seed=1)]
+    assert len(masks) == 2 * 2 * STEPS
+    assert not [pair for pair in combinations(masks, 2) if torch.equal(*pair)]
+
+
 def plain_rates(scheduler: Callable[[Any], Any], interval: str, epochs: int, steps: int) -> list[float]:
     """The learning rate of every step of a run with a scheduler of torch."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.001)
@@ -267,7 +300,9 @@ def warmup_cosine(total: int) -> Callable[[Any], Any]:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("choice", ["warmup_cosine", "warmup_cosine by epoch", "one_cycle", "step", "cosine", "constant"])
+@pytest.mark.parametrize(
+    "choice", ["warmup_cosine", "warmup_cosine by epoch", "one_cycle", "step", "cosine", "constant"]
+)
 def test_learning_rates_are_those_of_plain_torch(choice: str, accumulate: int) -> None:
     steps = math.ceil(STEPS / accumulate)
     schedulers = torch.optim.lr_scheduler
@@ -285,6 +320,11 @@ def test_learning_rates_are_those_of_plain_torch(choice: str, accumulate: int) -
         f"trainer.accumulate_grad_batches={accumulate}", spies=(spy,),
     )  # fmt: skip
     assert spy.rates == pytest.approx(plain_rates(scheduler, interval, 3, steps), abs=1e-12)
+
+
+def test_schedule_by_epoch_without_a_last_epoch_is_refused() -> None:
+    with pytest.raises(UserError, match=r"trainer\.max_epochs"):
+        fit("trainer.max_epochs=-1", "trainer.max_steps=5", "lit_module.interval=epoch")
 
 
 def test_plateau_watches_the_monitored_score() -> None:
@@ -322,8 +362,11 @@ def test_frozen_weights_are_counted(run: Callable[..., Path]) -> None:
 
 
 def test_parameter_groups_reach_the_optimizer() -> None:
-    groups = "+lit_module.param_groups={no_decay:{pattern:['*.bias','*norm*'],weight_decay:0.0},still:{pattern:head.*,lr:0.0}}"
-    datamodule, module, trainer = build(groups, "lit_module/scheduler=constant", "lit_module.optimizer.lr=0.01")
+    no_decay = "+lit_module.param_groups.no_decay={pattern:['*.bias','*norm*'],weight_decay:0.0}"
+    still = "+lit_module.param_groups.still={pattern:head.*,lr:0.0}"
+    datamodule, module, trainer = build(
+        no_decay, still, "lit_module/scheduler=constant", "lit_module.optimizer.lr=0.01"
+    )
     before = copy_of(module.net)
     trainer.fit(module, datamodule)
     settings = {
@@ -382,7 +425,9 @@ class FirstBatch(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         if batch_idx == 0:
-            hook = pl_module.net.register_forward_hook(lambda _module, _inputs, output: self.seen.append(output.detach()))
+            hook = pl_module.net.register_forward_hook(
+                lambda _module, _inputs, output: self.seen.append(output.detach())
+            )
             self.hook = hook
 
     def on_train_batch_end(
@@ -406,6 +451,25 @@ def test_loss_equals_that_of_torch(name: str) -> None:
 def test_loss_that_takes_no_logits_is_refused(loss: type[nn.Module]) -> None:
     with pytest.raises(UserError, match=rf"lit_module\.loss: {loss.__name__} .*CrossEntropyLoss"):
         classifier(loss=loss)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_loss_that_is_no_mean_is_refused(reduction: str) -> None:
+    with pytest.raises(UserError, match=r"lit_module\.loss"):
+        classifier(loss=partial(nn.CrossEntropyLoss, reduction=reduction))
+
+
+def test_weighted_validation_loss_is_that_of_the_whole_split(run: Callable[..., Path]) -> None:
+    still = ("lit_module/optimizer=sgd", "lit_module.optimizer.lr=0", "lit_module.net.norm=none")
+    weighted = ("lit_module.class_weights=[1,2,3,4,5,6,7,8,9,90]", "trainer.limit_val_batches=1.0")
+    folder = run(*SHORT, *still, *weighted)
+    datamodule, module, _ = build(*still)
+    module.load_state_dict(torch.load(folder / "model.pt", weights_only=True), strict=False)
+    inputs, labels, _ = datamodule._splits["val"]
+    with torch.no_grad():
+        logits = module.eval()(inputs / 255)
+    expected = F.cross_entropy(logits, labels, weight=torch.tensor([*range(1, 10), 90.0])).item()
+    assert float(read_rows(folder / "metrics.csv")[0]["val/loss"]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_automatic_class_weights_are_inverse_to_the_counts() -> None:
@@ -497,22 +561,27 @@ def test_checkpoint_of_other_shapes_is_refused(one_cycle: Path) -> None:
         resume(one_cycle, "datamodule.image_size=9")
 
 
-def test_checkpoint_of_other_classes_is_refused(one_cycle: Path, pictures: Path) -> None:
-    folder = ("datamodule=image_folder", f"datamodule.root={pictures}", "datamodule.image_size=8")
+def test_checkpoint_of_other_classes_is_refused(one_cycle: Path, tmp_path: Path) -> None:
+    for name, level in (("dark", 60), ("light", 190)):
+        write_pictures(tmp_path / name, 10, level=level, size=(8, 8))
     with pytest.raises(UserError, match=r"class_names are \['0', '1', .*\['dark', 'light'\]; use the same data"):
-        resume(one_cycle, *folder)
+        resume(one_cycle, "datamodule=image_folder", f"datamodule.root={tmp_path}")
 
 
-def test_schedule_of_fixed_length_is_not_resumed_with_another(one_cycle: Path) -> None:
-    with pytest.raises(UserError, match=r"lit_module\.scheduler: this run's OneCycleLR was planned for 5 steps, not 10"):
-        resume(one_cycle, "trainer.max_epochs=2")
+def test_schedule_of_fixed_length_is_not_resumed_with_another(one_cycle: Path, run: Callable[..., Path]) -> None:
+    folder = shutil.copytree(one_cycle, one_cycle.with_name("longer"), symlinks=True)
+    with pytest.raises(
+        UserError, match=r"lit_module\.scheduler: this run's OneCycleLR was planned for 5 steps, not 10"
+    ):
+        run(f"run={folder}", "trainer.max_epochs=2")
+    # Nor is its config changed, by which it goes on as it was.
+    assert (folder / "config.yaml").read_text() == (one_cycle / "config.yaml").read_text()
 
 
-def test_refused_resume_leaves_the_run_as_it_was(one_cycle: Path, run: Callable[..., Path]) -> None:
-    config = (one_cycle / "config.yaml").read_text()
-    with pytest.raises(UserError):
-        run(f"run={one_cycle}", "trainer.max_epochs=2")
-    assert (one_cycle / "config.yaml").read_text() == config
+def test_cosine_of_fixed_length_is_not_resumed_with_another(run: Callable[..., Path]) -> None:
+    folder = run(*SHORT, "lit_module/scheduler=cosine")
+    with pytest.raises(UserError, match=r"lit_module\.scheduler: this run's CosineAnnealingLR was planned for 1"):
+        run(f"run={folder}", "trainer.max_epochs=2")
 
 
 class Weights(Callback):

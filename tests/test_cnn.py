@@ -97,6 +97,24 @@ def test_channels_last_inputs_give_the_same_logits(global_pool: str) -> None:
     assert torch.equal(net(inputs.to(memory_format=torch.channels_last)), net(inputs))
 
 
+@pytest.mark.parametrize(
+    ("input_shape", "memory_format"),
+    [((3, 8, 8), torch.channels_last), ((3, 8, 8, 8), torch.channels_last_3d)],
+    ids=["2-D", "3-D"],
+)
+def test_convolutions_compute_channels_last(input_shape: tuple[int, ...], memory_format: torch.memory_format) -> None:
+    net = cnn(input_shape)
+    seen: list[bool] = []
+    for block in net.blocks:
+        block.conv.register_forward_hook(
+            lambda conv, inputs, _output: seen.extend(
+                tensor.is_contiguous(memory_format=memory_format) for tensor in (inputs[0], conv.weight)
+            )
+        )
+    net(torch.randn(2, *input_shape))
+    assert seen == [True] * 4
+
+
 @pytest.mark.parametrize("activation", ["ReLU", "Tanh", "Sigmoid", "LeakyReLU"])
 def test_max_pooling_before_a_monotone_activation_equals_pooling_after(activation: str) -> None:
     net = cnn(activation=activation)
@@ -151,6 +169,7 @@ def test_activation_is_the_one_of_torch(activation: str) -> None:
         ({"hidden": [8, 0]}, r"lit_module\.net\.hidden: \[8, 0\] is not a list of widths"),
         ({"activation": "Relu"}, r"lit_module\.net\.activation: torch\.nn has no activation Relu; did you mean 'ReLU'"),
         ({"activation": "Linear"}, r"lit_module\.net\.activation: torch\.nn has no activation Linear"),
+        ({"activation": "GLU"}, r"lit_module\.net\.activation: .*GLU"),  # halves the channels
         ({"input_shape": (3,)}, r"lit_module\.net: samples of shape \(3,\) have no 1, 2 or 3 spatial dimensions"),
         ({"input_shape": (3, 4, 4, 4, 4)}, r"lit_module\.net: samples of shape"),
     ],

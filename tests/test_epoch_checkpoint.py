@@ -1,6 +1,5 @@
 """Each epoch has its checkpoint, and best and last are found whatever happens to the folder."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +49,7 @@ def load(path: Path) -> dict[str, object]:
 def assert_best_is(folder: Path, epoch: int) -> None:
     """best.ckpt is a link to that epoch's checkpoint, and model.pt holds its weights."""
     best = folder / "checkpoints" / "best.ckpt"
-    assert os.readlink(best) == f"epoch={epoch:03d}.ckpt"
+    assert best.readlink() == Path(f"epoch={epoch:03d}.ckpt")
     checkpoint, weights = load(best), load(folder / "model.pt")
     assert checkpoint["epoch"] == epoch
     expected = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith(("normalize.", "net."))}
@@ -66,7 +65,7 @@ def test_each_epoch_has_its_checkpoint(whole: Path) -> None:
 
 
 def test_last_is_a_link_to_the_latest_epoch(whole: Path) -> None:
-    assert os.readlink(whole / "checkpoints" / "last.ckpt") == "epoch=002.ckpt"
+    assert (whole / "checkpoints" / "last.ckpt").readlink() == Path("epoch=002.ckpt")
 
 
 def test_best_is_the_latest_epoch_with_the_highest_score(whole: Path) -> None:

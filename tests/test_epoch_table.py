@@ -92,9 +92,7 @@ def test_hyperparameters_and_other_metrics_are_passed_over(
     assert capsys.readouterr().out == "" and not (tmp_path / "run").exists()
 
 
-def test_table_survives_a_write_that_fails(
-    table: EpochTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_table_survives_a_write_that_fails(table: EpochTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise OSError("No space left on device")
 

@@ -161,14 +161,14 @@ def test_a_class_too_small_to_split_is_refused(count: int) -> None:
 
 def test_test_and_validation_pictures_are_taken_from_training_and_disjoint() -> None:
     source = noise(48, 6, 5)
-    module = datamodule({"train": source})
+    module = datamodule({"train": source}, val_fraction=0.5)
     module.setup()
     parts = {name: pixels(module, name) for name in ("train", "val", "test")}
-    # A quarter of each class of 16 is tested, a quarter of the 12 that are left validates.
-    assert [len(part) for part in parts.values()] == [27, 9, 12]
+    # A quarter of each class of 16 is tested, half of the 12 that are left validates.
+    assert [len(part) for part in parts.values()] == [18, 18, 12]
     everything = sorted(image.tobytes() for part in parts.values() for image in part)
     assert everything == sorted(image.tobytes() for image in source)
-    assert [labels(module, name).count(1) for name in parts] == [9, 3, 4]
+    assert [labels(module, name).count(1) for name in parts] == [6, 6, 4]
 
 
 def test_names_and_labels_stay_with_their_pictures() -> None:

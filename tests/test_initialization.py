@@ -63,11 +63,12 @@ def test_gain_is_the_one_that_pytorch_recommends(name: str) -> None:
 
 
 def test_gain_belongs_to_the_activation_that_follows() -> None:
-    first, second, last = nn.Conv2d(32, 64, 3, bias=False), nn.Linear(200, 300), nn.Linear(300, 200)
-    norm = nn.BatchNorm2d(64)
+    first, norm, none = nn.Conv2d(32, 64, 3, bias=False), nn.BatchNorm2d(64), nn.Linear(100, 200)
+    second, last = nn.Linear(200, 300), nn.Linear(300, 200)
     torch.manual_seed(0)
-    kaiming_init_(nn.Sequential(first, norm, nn.MaxPool2d(2), nn.ReLU(), second, nn.Tanh(), last), mode="fan_in")
+    kaiming_init_(nn.Sequential(first, norm, nn.MaxPool2d(2), nn.ReLU(), none, second, nn.Tanh(), last), mode="fan_in")
     assert first.weight.var().item() == pytest.approx(2 / (32 * 9), rel=0.05)
+    assert none.weight.var().item() == pytest.approx(1 / 100, rel=0.05)
     assert second.weight.var().item() == pytest.approx((5 / 3) ** 2 / 200, rel=0.05)
     assert last.weight.var().item() == pytest.approx(1 / 300, rel=0.05)
     assert (norm.weight == 1).all() and not norm.bias.any()

@@ -47,7 +47,10 @@ def test_first_group_that_fits_gets_the_parameter(net: nn.Sequential) -> None:
     assert names(net, no_decay) == ["0.bias", "1.weight", "1.bias", "2.bias"]
     assert names(net, head) == ["2.weight"]
     assert {key: value for key, value in no_decay.items() if key != "params"} == {"name": "no_decay", "weight_decay": 0}
-    assert {key: value for key, value in head.items() if key not in ("params", "name")} == {"lr": 0.5, "weight_decay": 0.1}
+    assert {key: value for key, value in head.items() if key not in ("params", "name")} == {
+        "lr": 0.5,
+        "weight_decay": 0.1,
+    }
 
 
 def test_frozen_parameters_are_in_no_group(net: nn.Sequential) -> None:

@@ -63,7 +63,9 @@ def test_two_ranks_train_as_one_in_one_folder(command: Callable[..., object], tm
     # 1151 samples in batches of 100: the last one has 51, so that the ranks' shares differ.
     choices = [*TINY, "trainer.max_epochs=2", "datamodule.batch_size=100", "lit_module.net.norm=none"]
     one = command(*choices, f"run_dir={tmp_path / 'one'}")
-    two = command(*choices, f"run_dir={tmp_path / 'two'}", "devices=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    two = command(
+        *choices, f"run_dir={tmp_path / 'two'}", "devices=ddp", "trainer.accelerator=cpu", "trainer.devices=2"
+    )
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
 
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()].count("two") == 1

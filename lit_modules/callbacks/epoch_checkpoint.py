@@ -7,8 +7,10 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
 
 from lit_modules.checkpoint_io import write_durably
+from lit_modules.classifier import LitClassifier
 
 
 class EpochCheckpoint(ModelCheckpoint):
@@ -63,7 +65,17 @@ class EpochCheckpoint(ModelCheckpoint):
                 self.best_model_path = path
         return super().state_dict()
 
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Of the best few, an equal one is kept instead of the oldest."""
+        return super().check_monitor_top_k(trainer, current) or (
+            current is not None and bool(current == self.kth_value)
+        )
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, LitClassifier)
+        if str(self.monitor).startswith("val/") and not pl_module.latest_val:
+            trainer.save_checkpoint(self.last)  # an epoch without validation is none of the best
+            return
         super().on_train_epoch_end(trainer, pl_module)
         if self._last_global_step_saved != trainer.global_step:
             # Not among the best, so Lightning kept no file of this epoch; but it is where a resumed run goes on.
