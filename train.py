@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from conf import run_folder, schema
-from conf.errors import one_line_errors
+from conf.errors import UserError, one_line_errors
 
 # torch and Lightning are imported inside the tasks, so that --help, --cfg job and wrong keys are answered at once.
 
@@ -68,6 +68,11 @@ def fit(cfg: DictConfig) -> float:
         run_folder.refuse_changes(folder, cfg)
         resume_from = run_folder.newest_checkpoint(folder)
     datamodule, module, trainer = build(cfg)
+    if trainer.world_size > 1 and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        # Lightning starts the other ranks with this same command line, so that each would run a sweep of its own.
+        raise UserError("devices: the runs of a sweep take one device each; use devices=gpu, or start them one by one")
+    if cfg.init_from and not cfg.run:
+        module.load_network(Path(cfg.init_from))
     with run_folder.claim(folder, cfg) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             print(f"{cfg.name} → {folder}\nwatch: tensorboard --logdir {cfg.logs_dir}", flush=True)
@@ -97,6 +102,7 @@ def fit(cfg: DictConfig) -> float:
 def test(cfg: DictConfig) -> None:
     """Tests the best epoch of the run `cfg.run`."""
     run_folder.best_checkpoint(Path(cfg.run_dir))
+    cfg.logger = {"epoch_table": cfg.logger.epoch_table}  # which prints; the dashboard stays that of the training
     datamodule, module, trainer = build(cfg)
     load_best(module, Path(cfg.run_dir))
     trainer.test(module, datamodule, verbose=False)

@@ -60,6 +60,11 @@ def _line(error: BaseException) -> str | None:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: {error.problem}; correct the YAML"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, whose import takes seconds
+        return (
+            "datamodule.batch_size: the device's memory is full; halve it, with trainer.accumulate_grad_batches=2, or "
+            "set trainer.precision=bf16-mixed; checkpoints are kept: go on by run=…"
+        )
     if _misconfigured(error):
         return f"trainer: {_first_line(error)}; correct that setting"
     if not isinstance(error, HydraException | OmegaConfBaseException):

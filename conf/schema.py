@@ -41,6 +41,7 @@ class Fit:
     logs_dir: str = "logs"
     run_dir: str = MISSING
     run: str | None = None
+    init_from: str | None = None
     datamodule: dict[str, Any] = field(default_factory=dict)
     lit_module: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)

@@ -1,9 +1,10 @@
 """LitClassifier: a network, its initialisation, loss, optimizer, schedule and scores as a LightningModule."""
 
 import inspect
+import pickle
 import time
-import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,10 +13,10 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from conf.errors import UserError, nearest
+from lit_modules.losses import build_loss, weigh_classes
 from lit_modules.optimizers import freeze_, parameter_groups
 from lit_modules.scores import Scores
 
-NOT_ON_LOGITS = (nn.NLLLoss, nn.KLDivLoss, nn.BCELoss)
 # The attributes by which torch's schedulers know how long they are; their saved state brings them back.
 LENGTHS = ("total_steps", "T_max")
 
@@ -85,7 +86,8 @@ class LitClassifier(LightningModule):
         if init:
             init(self.net)
         freeze_(self.net, freeze)
-        self.loss, self.one_hot = _build_loss(loss, _class_weights(class_weights, class_counts), len(class_names))
+        weights = weigh_classes(class_weights, class_counts)
+        self.loss, self.one_hot = build_loss(loss, weights, len(class_names))
         self.optimizer = optimizer
         self.param_groups = param_groups
         self.scheduler = scheduler
@@ -233,6 +235,27 @@ class LitClassifier(LightningModule):
             if theirs != ours:
                 raise UserError(f"checkpoint: its {key} are {theirs}, those of the data {ours}; use the same data")
 
+    def load_network(self, file: Path) -> None:
+        """Takes the network's weights, and nothing else, from a `model.pt` or a checkpoint.
+
+        Raises:
+            UserError: the file cannot be read, or its network is another.
+        """
+        try:
+            found = torch.load(file, map_location="cpu", weights_only=True)
+            weights = {name: value for name, value in found.get("state_dict", found).items() if name.startswith("net.")}
+        except (OSError, RuntimeError, EOFError, ValueError, AttributeError, pickle.UnpicklingError) as error:
+            raise UserError(f"init_from: {file} holds no weights that can be read; give a model.pt or .ckpt") from error
+        ours = {f"net.{name}": tuple(value.shape) for name, value in self.net.state_dict().items()}
+        theirs = {name: tuple(value.shape) for name, value in weights.items()}
+        for name in sorted(ours.keys() | theirs.keys()):
+            if ours.get(name) != theirs.get(name):
+                raise UserError(
+                    f"init_from: {name} is {theirs.get(name, 'missing')} in {file}, {ours.get(name, 'missing')} here; "
+                    "choose the same lit_module.net and classes"
+                )
+        self.load_state_dict(weights, strict=False)
+
     def _refuse_other_length(self, scheduler: Any) -> None:
         """A saved schedule would bring its own length back, and in silence."""
         for state in self._saved_schedules:
@@ -244,37 +267,3 @@ class LitClassifier(LightningModule):
                         f"lit_module.scheduler: this run's {kind} was planned for {planned} steps, not {wanted}; "
                         "resume with the same trainer.max_epochs, or choose WarmupCosineLR in a new run"
                     )
-
-
-def _class_weights(choice: Literal["auto"] | list[float] | None, counts: list[int]) -> Tensor | None:
-    if choice is None:
-        return None
-    if choice == "auto":
-        return torch.tensor([sum(counts) / (len(counts) * count) for count in counts])
-    if len(choice) != len(counts):
-        raise UserError(f"lit_module.class_weights: {len(choice)} numbers for {len(counts)} classes; give one for each")
-    return torch.tensor(choice, dtype=torch.float32)
-
-
-def _build_loss(loss: Callable[..., nn.Module], weight: Tensor | None, num_classes: int) -> tuple[nn.Module, bool]:
-    """The loss module, and whether it wants one-hot targets: found by trying both on logits that cannot broadcast."""
-    try:
-        module = loss() if weight is None else loss(weight=weight)
-    except TypeError as error:
-        fix = "a loss without weights needs lit_module.class_weights=null"
-        raise UserError(f"lit_module.loss: {error}; {fix}") from error
-    if isinstance(module, NOT_ON_LOGITS):
-        name = type(module).__name__
-        raise UserError(
-            f"lit_module.loss: {name} takes probabilities or their logarithms, not logits; use CrossEntropyLoss"
-        )
-    logits = torch.zeros(num_classes + 1, num_classes)
-    labels = torch.arange(num_classes + 1) % num_classes
-    for targets, one_hot in ((labels, False), (nn.functional.one_hot(labels, num_classes).float(), True)):
-        try:
-            with warnings.catch_warnings(action="error"):  # torch only warns of targets that it broadcasts
-                if module(logits, targets).ndim == 0:
-                    return module, one_hot
-        except (RuntimeError, ValueError, IndexError, TypeError, UserWarning):
-            continue
-    raise UserError(f"lit_module.loss: {type(module).__name__} cannot score logits by classes; try CrossEntropyLoss")

@@ -1,10 +1,12 @@
 """TensorBoard: Lightning's logger, writing into the run's folder itself, with an HPARAMS tab that can be read."""
 
 from argparse import Namespace
+from collections.abc import Mapping
 from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard.summary import hparams
 
 
@@ -15,6 +17,7 @@ class TensorBoard(TensorBoardLogger):
 
     def __init__(self, save_dir: str) -> None:
         super().__init__(save_dir, name=None, version="", default_hp_metric=False)
+        self._first = True
 
     @rank_zero_only
     def log_hyperparams(
@@ -25,6 +28,17 @@ class TensorBoard(TensorBoardLogger):
         rows = flatten(params if isinstance(params, dict) else vars(params))
         for summary in hparams(rows, dict.fromkeys(metrics or {}, 0)):
             self.experiment._get_file_writer().add_summary(summary)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Scores at `step`. What an earlier process wrote of this epoch or later ones, before it was killed, is
+        withdrawn with the first of them."""
+        if self._first and step:
+            self.experiment._get_file_writer().event_writer.add_event(
+                Event(step=step, session_log=SessionLog(status=SessionLog.START))
+            )
+        self._first = False
+        super().log_metrics(metrics, step)
 
     @rank_zero_only
     def save(self) -> None:

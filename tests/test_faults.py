@@ -186,6 +186,39 @@ def test_full_disk_is_one_line_and_loses_nothing(run: Callable[..., Path], tmp_p
     assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
 
 
+def test_dead_rank_ends_the_run_within_a_minute(tmp_path: Path) -> None:
+    process = start(
+        *LONG, "trainer.max_epochs=500", "trainer.devices=2", "trainer.accelerator=cpu", f"run_dir={tmp_path / 'run'}"
+    )
+    wait_for(process, "epoch 2/")
+    began = time.monotonic()
+    subprocess.run(["pkill", "-KILL", "-P", str(process.pid)], check=True)
+    process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    assert time.monotonic() - began < 60
+    assert run_folder.newest_checkpoint(tmp_path / "run").exists()
+
+
+def test_sweep_over_several_processes_is_refused(
+    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    several = ("trainer.devices=2", "trainer.accelerator=cpu", f"logs_dir={tmp_path}")
+    result = command("-m", "seed=0,1", *TINY, *several)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: devices: ")
+
+
+def test_run_starts_from_given_weights(run: Callable[..., Path], tmp_path: Path) -> None:
+    first = run(*TINY)
+    frozen = ("lit_module.freeze=[blocks.*]", "lit_module.net.norm=none")
+    with pytest.raises(UserError, match=r"^init_from: net\.blocks\.0\.conv\.bias is missing in "):
+        run(*TINY, *frozen, f"init_from={first / 'model.pt'}", f"run_dir={tmp_path / 'other'}")
+    second = run(*TINY, frozen[0], f"init_from={first / 'model.pt'}", f"run_dir={tmp_path / 'second'}")
+    weights = [torch.load(folder / "model.pt", weights_only=True) for folder in (first, second)]
+    assert torch.equal(weights[0]["net.blocks.1.conv.weight"], weights[1]["net.blocks.1.conv.weight"])
+    assert not torch.equal(weights[0]["net.head.0.weight"], weights[1]["net.head.0.weight"])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("devices", [1, 2])

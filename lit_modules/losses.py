@@ -1,0 +1,48 @@
+"""Which loss, with which weights of the classes, on which form of the targets."""
+
+import warnings
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from conf.errors import UserError
+
+NOT_ON_LOGITS = (nn.NLLLoss, nn.KLDivLoss, nn.BCELoss)
+
+
+def weigh_classes(choice: Literal["auto"] | list[float] | None, counts: list[int]) -> Tensor | None:
+    """One weight a class, float32 `[num_classes]`: those given, or for `auto` N / (K · count), so that every class has
+    the same share of the loss."""
+    if choice is None:
+        return None
+    if choice == "auto":
+        return torch.tensor([sum(counts) / (len(counts) * count) for count in counts])
+    if len(choice) != len(counts):
+        raise UserError(f"lit_module.class_weights: {len(choice)} numbers for {len(counts)} classes; give one for each")
+    return torch.tensor(choice, dtype=torch.float32)
+
+
+def build_loss(loss: Callable[..., nn.Module], weight: Tensor | None, num_classes: int) -> tuple[nn.Module, bool]:
+    """The loss module, and whether it wants one-hot targets: found by trying both on logits that cannot broadcast."""
+    try:
+        module = loss() if weight is None else loss(weight=weight)
+    except TypeError as error:
+        fix = "a loss without weights needs lit_module.class_weights=null"
+        raise UserError(f"lit_module.loss: {error}; {fix}") from error
+    if isinstance(module, NOT_ON_LOGITS):
+        name = type(module).__name__
+        raise UserError(
+            f"lit_module.loss: {name} takes probabilities or their logarithms, not logits; use CrossEntropyLoss"
+        )
+    logits = torch.zeros(num_classes + 1, num_classes)
+    labels = torch.arange(num_classes + 1) % num_classes
+    for targets, one_hot in ((labels, False), (nn.functional.one_hot(labels, num_classes).float(), True)):
+        try:
+            with warnings.catch_warnings(action="error"):  # torch only warns of targets that it broadcasts
+                if module(logits, targets).ndim == 0:
+                    return module, one_hot
+        except (RuntimeError, ValueError, IndexError, TypeError, UserWarning):
+            continue
+    raise UserError(f"lit_module.loss: {type(module).__name__} cannot score logits by classes; try CrossEntropyLoss")
