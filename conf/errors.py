@@ -74,8 +74,8 @@ def _line(error: BaseException) -> str | None:
             return f"{cause.full_key}: {_first_line(cause)}; name a key that exists"
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return _from_omegaconf(cause)
-    if unknown := re.search(r"In '(\S+)': (?s:.*)Key '(\S+)' not in '", str(error)):
-        return _from_config_file(*unknown.groups())
+    if found := re.search(r"In '(\S+)': \w+ raised while composing config:\n(.+)\n\s*full_key: (\S+)", str(error)):
+        return _from_config_file(*found.groups())
     fix = "write +experiment=…" if "'experiment'" in str(error) else "see python train.py --help"
     return f"command line: {_first_line(error)}; {fix}"
 
@@ -92,12 +92,14 @@ def _from_omegaconf(error: OmegaConfBaseException) -> str:
     return f"{error.full_key}: {_first_line(error)}; give it a value of its type"
 
 
-def _from_config_file(name: str, key: str) -> str:
-    """A file under conf/ sets a key that the root of the config does not have."""
+def _from_config_file(name: str, problem: str, key: str) -> str:
+    """A file under conf/ sets a key that the typed root of the config does not have, or to a value that it refuses."""
     if name.startswith(f"{key}/"):  # its whole content landed under the name of its group
         return f"{name}.yaml: its keys have no place; make its first line # @package _global_"
-    root = ConfigStore.instance().load("task/fit.yaml").node
-    return f"{name}.yaml: {key}: no such key; {nearest(key, map(str, root))}"
+    if "." not in key and "not in" in problem:
+        root = ConfigStore.instance().load("task/fit.yaml").node
+        return f"{name}.yaml: {key}: no such key; {nearest(key, map(str, root))}"
+    return f"{name}.yaml: {key}: {problem.rstrip('.')}; correct it or leave it out"
 
 
 def _from_constructor(error: InstantiationException) -> str | None:

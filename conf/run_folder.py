@@ -28,8 +28,8 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-
 def base_config(arguments: list[str]) -> str:
     """The name of the config that a command line starts from: `train`, or with `run=DIR` the one saved in DIR.
 
-    The saved sections become options of their config groups, so that overrides of values and of groups, and
-    experiments, work on top of them as they do on `train`.
+    The saved sections become options of their config groups, so that overrides of values, other options of these
+    groups, and experiments work on top of them as they do on `train`.
 
     Raises:
         UserError: DIR holds no saved config.

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -60,8 +61,32 @@ class Test(Fit):
 TASKS = {"fit": Fit, "test": Test}
 
 
+@dataclass
+class NoCallbacks:
+    """Admits no key."""
+
+
+@dataclass
+class NoLogging:
+    """What `hydra/job_logging: none` says, and no handler, whose factory could be anything."""
+
+    version: int = 1
+    root: str | None = None
+    disable_existing_loggers: bool = False
+
+
+@dataclass
+class ClosedHydra(HydraConf):
+    """Hydra's own section, without the three places in it whose values Hydra calls before `check` can see them."""
+
+    callbacks: NoCallbacks = field(default_factory=NoCallbacks)  # type: ignore[assignment]
+    hydra_logging: NoLogging = field(default_factory=NoLogging)  # type: ignore[assignment]
+    job_logging: NoLogging = field(default_factory=NoLogging)  # type: ignore[assignment]
+
+
 def register() -> None:
-    """Makes the root schemas the options of the config group `task`."""
+    """Makes the root schemas the options of the config group `task`, and closes Hydra's section."""
+    ConfigStore.instance().store(group="hydra", name="config", node=ClosedHydra(), provider="hydra")
     for name, schema in TASKS.items():
         ConfigStore.instance().store(group="task", name=name, node=schema, package="_global_")
 
@@ -109,7 +134,7 @@ def _nodes(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _check_node(path: str, node: dict[str, Any]) -> None:
     target = str(node["_target_"])
-    if not target.startswith(PACKAGES):
+    if not target.startswith(PACKAGES) or "._" in target:  # what begins with _ is no library's public part
         packages = ", ".join(package.rstrip(".") for package in PACKAGES)
         raise UserError(f"{path}._target_: {target} is not from an allowed package; use one of {packages}")
     try:

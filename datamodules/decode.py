@@ -51,7 +51,7 @@ def open_picture(item: Path | Image.Image) -> Image.Image:
 
 
 def probe(item: Path | Image.Image) -> Probe | str:
-    """Colour and size, after EXIF rotation, without reading pixels; for a damaged file the reason."""
+    """Colour and size, after EXIF rotation, from the header alone where the format allows; if damaged, the reason."""
     try:
         with open_picture(item) as picture:
             return _probe(picture)
@@ -79,7 +79,9 @@ def reason(error: BaseException) -> str:
 
 def _probe(picture: Image.Image) -> Probe:
     width, height = picture.size
-    if picture.getexif().get(EXIF_ORIENTATION, 1) >= 5:  # 5 to 8 turn by 90 degrees
+    # Asking a PNG without EXIF for it would read all pixels.
+    exif = picture.getexif() if picture.format != "PNG" or "exif" in picture.info else {}
+    if exif.get(EXIF_ORIENTATION, 1) >= 5:  # 5 to 8 turn by 90 degrees
         width, height = height, width
     grey = picture.mode in GREY_MODES or (picture.mode == "P" and _grey_palette(picture))
     return Probe(grey, height, width)

@@ -12,6 +12,7 @@ from datamodules.image_datamodule import ImageDataModule
 from datamodules.store import Pictures
 
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SPLIT_WORDS = {word for words in SPLIT_NAMES.values() for word in words}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -33,6 +34,8 @@ class ImageFolderDataModule(ImageDataModule):
         if folders["train"] is None:
             folders = {"train": root}
         names = [folder.name for folder in _folders(folders["train"] or root)]
+        if any(name.lower() in SPLIT_WORDS for name in names):
+            raise UserError(f"datamodule.root: {root} holds splits but no train; name them train, val and test")
         if len(names) < 2:
             raise UserError(f"datamodule.root: {root} holds {len(names)} class folders; put each class into its own")
         splits = {name: _scan(name, folder, names, root) for name, folder in folders.items() if folder is not None}

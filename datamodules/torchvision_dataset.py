@@ -54,8 +54,11 @@ class TorchvisionDataModule(ImageDataModule):
     def read(self) -> tuple[dict[str, Pictures], list[str]]:
         splits, names = {}, None
         for name, dataset in self._official_splits(download=False).items():
+            labels = _labels(dataset)
+            if labels.ndim != 1:
+                raise UserError(f"datamodule.dataset: {self.dataset} has several labels a picture; choose another")
             files = [f"{self.dataset}/{name}/{i:05d}" for i in range(len(dataset))]
-            splits[name] = Pictures(_Items(dataset), _labels(dataset), files)
+            splits[name] = Pictures(_Items(dataset), labels, files)
             names = names or getattr(dataset, "classes", None)
         count = 1 + max(int(pictures.labels.max()) for pictures in splits.values())
         # Imagenette gives a class several names.

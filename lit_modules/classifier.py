@@ -13,7 +13,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from conf.errors import UserError, nearest
-from lit_modules.losses import build_loss, weigh_classes
+from lit_modules.losses import build_loss, is_weighted, shares, weigh_classes
 from lit_modules.optimizers import freeze_, parameter_groups
 from lit_modules.scores import Scores
 
@@ -106,8 +106,12 @@ class LitClassifier(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self._score(batch, self.train_scores)
         if self.trainer.world_size > 1:
-            # Ranks are averaged with equal weight, though the shares of a last batch may differ by one sample.
-            loss = loss * (len(batch.labels) * self.trainer.world_size / batch.size)
+            # Ranks are averaged with equal weight, though their shares of the mean may differ.
+            share = shares(self.loss, batch.labels)
+            total = (
+                self.trainer.strategy.reduce(share.clone(), reduce_op="sum") if is_weighted(self.loss) else batch.size
+            )
+            loss = loss * share * self.trainer.world_size / total
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -128,7 +132,7 @@ class LitClassifier(LightningModule):
             targets = nn.functional.one_hot(targets, len(self.class_names)).to(logits)
         loss = self.loss(logits, targets)
         if len(batch.labels):  # a rank's share of a small split may be empty, and its mean not a number
-            scores.update(logits.detach(), batch.labels, loss.detach())
+            scores.update(logits.detach(), batch.labels, loss.detach(), shares(self.loss, batch.labels))
         return loss
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -153,9 +157,7 @@ class LitClassifier(LightningModule):
         for logger in self.loggers:
             logger.log_metrics(row, step=self.current_epoch)
         for config in self.trainer.lr_scheduler_configs:
-            if config.reduce_on_plateau:
-                if self.monitor not in row:
-                    raise UserError(f"monitor: there is no score {self.monitor}; {nearest(self.monitor, row)}")
+            if config.reduce_on_plateau and self.monitor in row:  # not in an epoch without validation
                 config.scheduler.step(row[self.monitor])  # type: ignore[arg-type]  # its own signature
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
@@ -184,10 +186,14 @@ class LitClassifier(LightningModule):
         return row | {f"{split}_likelihood/{name}": value for name, value in names if value == value}
 
     def configure_optimizers(self) -> Any:
-        steps = self.trainer.estimated_stepping_batches if self.interval == "step" else self.trainer.max_epochs
-        optimizer, scheduler = self._optimizer_and_scheduler(int(steps or 1))
+        steps = self.trainer.estimated_stepping_batches if self.interval == "step" else self.trainer.max_epochs or -1
+        if self.scheduler and not 0 < steps < float("inf"):
+            raise UserError("trainer.max_epochs: a schedule needs to know the length of the run; set it")
+        optimizer, scheduler = self._optimizer_and_scheduler(int(steps) if self.scheduler else 1)
         if scheduler is None:
             return optimizer
+        if (given := getattr(scheduler, "total_steps", steps)) < steps:
+            raise UserError(f"lit_module.scheduler.total_steps: {given} for a run of {steps} steps; leave it out")
         self._refuse_other_length(scheduler)
         return {
             "optimizer": optimizer,

@@ -18,10 +18,27 @@ def weigh_classes(choice: Literal["auto"] | list[float] | None, counts: list[int
     if choice is None:
         return None
     if choice == "auto":
+        if 0 in counts:
+            raise UserError("lit_module.class_weights: a class has no training samples; give its weight by number")
         return torch.tensor([sum(counts) / (len(counts) * count) for count in counts])
     if len(choice) != len(counts):
         raise UserError(f"lit_module.class_weights: {len(choice)} numbers for {len(counts)} classes; give one for each")
+    if min(choice) < 0:
+        raise UserError(f"lit_module.class_weights: {choice} has a negative number; weigh by 0 or more")
     return torch.tensor(choice, dtype=torch.float32)
+
+
+def is_weighted(loss: nn.Module) -> bool:
+    """Whether the mean over a batch is one by the weights of its classes; of torch's losses on logits, only here."""
+    return isinstance(loss, nn.CrossEntropyLoss) and loss.weight is not None
+
+
+def shares(loss: nn.Module, labels: Tensor) -> Tensor:
+    """What a batch's mean loss was divided by, a scalar: the number of its samples, or the sum of their weights."""
+    if is_weighted(loss):
+        weight: Tensor = loss.weight  # type: ignore[assignment]
+        return weight[labels].sum()
+    return torch.full((), float(len(labels)), device=labels.device)
 
 
 def build_loss(loss: Callable[..., nn.Module], weight: Tensor | None, num_classes: int) -> tuple[nn.Module, bool]:
@@ -31,6 +48,8 @@ def build_loss(loss: Callable[..., nn.Module], weight: Tensor | None, num_classe
     except TypeError as error:
         fix = "a loss without weights needs lit_module.class_weights=null"
         raise UserError(f"lit_module.loss: {error}; {fix}") from error
+    if getattr(module, "reduction", "mean") != "mean":
+        raise UserError("lit_module.loss.reduction: must be mean, which accumulation and ranks rely on; leave it out")
     if isinstance(module, NOT_ON_LOGITS):
         name = type(module).__name__
         raise UserError(

@@ -23,6 +23,7 @@ class Scores(Metric):
     confusion: Tensor
     likelihood_sum: Tensor
     loss_sum: Tensor
+    shares: Tensor
     overflows: Tensor
 
     def __init__(self, num_classes: int) -> None:
@@ -32,24 +33,27 @@ class Scores(Metric):
         self.add_state("confusion", counts, dist_reduce_fx="sum")
         self.add_state("likelihood_sum", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("loss_sum", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("shares", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("overflows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+    def update(self, logits: Tensor, labels: Tensor, loss: Tensor, share: Tensor) -> None:
         """Adds a batch.
 
         Args:
             logits: float `[N, num_classes]`
             labels: int64 `[N]`
             loss: mean loss of the batch, a scalar.
+            share: what that mean was divided by, a scalar: the number of samples, or the sum of their weights.
         """
         probabilities = logits.float().softmax(1)
         likelihood = probabilities.gather(1, labels[:, None])[:, 0].nan_to_num(0.0)  # [N]
         cells = labels * self.num_classes + logits.argmax(1)
         self.confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
         self.likelihood_sum.index_add_(0, labels, (likelihood * UNIT).round().long())
-        total = loss.float() * (len(labels) * UNIT)
+        total = loss.float() * share * UNIT
         counts = total.abs() < LARGEST  # false for NaN too
         self.loss_sum += torch.where(counts, total, 0).round().long()
+        self.shares += (share * UNIT).round().long()
         self.overflows += ~counts
 
     def merged_state(self) -> dict[str, Tensor]:
@@ -74,7 +78,7 @@ class Scores(Metric):
         occurs = true + predicted > 0
         likelihood = self.likelihood_sum.cpu().double() / UNIT
         return {
-            "loss": self.loss_sum.cpu() / UNIT / true.sum() if not self.overflows else torch.tensor(torch.inf),
+            "loss": (self.loss_sum / self.shares).cpu() if not self.overflows else torch.tensor(torch.inf),
             "acc": hits.sum() / true.sum(),
             "f1": (2 * hits / (true + predicted))[occurs].mean(),
             "likelihood": likelihood.sum() / true.sum(),

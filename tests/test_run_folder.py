@@ -1,6 +1,7 @@
 """A run's folder can be taken up by its path alone, belongs to one process, and is never left half written."""
 
 import csv
+import errno
 import json
 import os
 import subprocess
@@ -165,12 +166,13 @@ def test_the_last_run_named_counts(tmp_path: Path) -> None:
     assert configure(f"run={tmp_path / 'a'}", f"run={tmp_path / 'b'}").name == "b"
 
 
-def test_claiming_keeps_interpolations_and_forgets_how_it_was_started(tmp_path: Path) -> None:
-    save(tmp_path / "run", *CHOICES)
-    text = OmegaConf.load(tmp_path / "run" / "config.yaml")
-    assert text.run is None
-    raw = OmegaConf.to_container(text)
-    assert raw["callbacks"]["checkpoint"]["dirpath"] == "${run_dir}/checkpoints"
+def test_claiming_keeps_interpolations_and_forgets_that_it_was_a_resumption(tmp_path: Path) -> None:
+    cfg = save(tmp_path, *CHOICES)
+    cfg.run = str(tmp_path)
+    with run_folder.claim(tmp_path, cfg):
+        saved = plain(OmegaConf.load(tmp_path / "config.yaml"))
+    assert saved["run"] is None
+    assert saved["callbacks"]["checkpoint"]["dirpath"] == "${run_dir}/checkpoints"
 
 
 def test_claiming_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
@@ -352,13 +354,25 @@ def test_the_summary_needs_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert json.loads((tmp_path / "summary.json").read_text())["git_commit"] is None
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_replaced_not_written_over(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     run_folder.write_text(path, "größe: 1\n")
     assert path.read_bytes() == "größe: 1\n".encode()
     assert [each.name for each in tmp_path.iterdir()] == ["config.yaml"], "no temporary file is left"
-    seen = []
-    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append(path.read_text(encoding="utf-8")))
-    run_folder.write_text(path, "größe: 2\n")
-    assert seen == ["größe: 1\n"], "until all of the new text is on disk, a reader sees the old one"
+    with open(path, encoding="utf-8") as reader:
+        run_folder.write_text(path, "größe: 2\n")
+        assert reader.read() == "größe: 1\n", "who has the old file open reads the old text"
     assert path.read_text(encoding="utf-8") == "größe: 2\n"
+
+
+def test_a_text_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "config.yaml"
+    run_folder.write_text(path, "old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        run_folder.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["config.yaml"], "no temporary file is left"

@@ -9,6 +9,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from conf.errors import UserError
 from lit_modules.checkpoint_io import write_durably
 from lit_modules.classifier import LitClassifier
 
@@ -85,8 +86,9 @@ class EpochCheckpoint(ModelCheckpoint):
         trainer.strategy.barrier("best checkpoint")  # which every rank may read from here on
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run that was killed between an epoch's checkpoint and its links gets them now."""
-        if trainer.is_global_zero:
+        if self.save_top_k == 0 or 0 < (trainer.max_epochs or 0) < (self.every_n_epochs or 1):
+            raise UserError("callbacks.checkpoint: would keep no epoch; lower every_n_epochs or set save_top_k=-1")
+        if trainer.is_global_zero:  # for a run that was killed between an epoch's checkpoint and its link
             self._publish_best()
 
     def _publish_best(self) -> None:

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from conf.errors import UserError, nearest
 
+NOT_BY_ELEMENT = {"GLU", "MultiheadAttention", "Softmax", "Softmax2d", "Softmin", "LogSoftmax"}
+
 
 class CNN(nn.Module):
     """blocks → pooling or flattening → fully connected head, each an `nn.Sequential`.
@@ -111,7 +113,7 @@ def _of_dimension(name: str, dimensions: int) -> Any:
 
 
 def _activation(name: str) -> type[nn.Module]:
-    known = nn.modules.activation.__all__
+    known = set(nn.modules.activation.__all__) - NOT_BY_ELEMENT
     if name not in known:
         raise UserError(f"lit_module.net.activation: torch.nn has no activation {name}; {nearest(name, known)}")
     return getattr(nn, name)
