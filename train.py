@@ -5,7 +5,6 @@ python train.py run=logs/digits/2026-01-31_12-00-00 task=test
 """
 
 import logging
-import math
 import os
 import sys
 import time
@@ -38,6 +37,8 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # at INFO they advertise
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of a deprecated call
+    warnings.filterwarnings("ignore", "ReduceLROnPlateau conditioned on metric")  # LitClassifier steps it
+    warnings.filterwarnings("ignore", "The ``compute`` method of metric Scores was called before")  # an empty share
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # as it must on resume
 
     seed_everything(cfg.seed, verbose=False)
@@ -62,6 +63,9 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
 
 def fit(cfg: DictConfig) -> float:
     """Trains, or goes on with the run `cfg.run`; then tests the best epoch once. Returns its monitored score."""
+    for part in ("callbacks.checkpoint", "logger.epoch_table"):
+        if not OmegaConf.select(cfg, part):
+            raise UserError(f"{part}: a run cannot do without it; leave it in")
     folder = Path(cfg.run_dir)
     resume_from = None
     if cfg.run:
@@ -76,32 +80,39 @@ def fit(cfg: DictConfig) -> float:
     with run_folder.claim(folder, cfg) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             print(f"{cfg.name} → {folder}\nwatch: tensorboard --logdir {cfg.logs_dir}", flush=True)
-        choices = {
-            key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("datamodule", "lit_module", "trainer")
-        }
+        sections = ("datamodule", "lit_module", "trainer")
+        choices = {section: OmegaConf.to_container(cfg[section], resolve=True) for section in sections}
         for logger in trainer.loggers:
             logger.log_hyperparams({"seed": cfg.seed, **choices}, dict.fromkeys(HPARAMS_TAGS))
-        began = time.perf_counter()
         trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
-        seconds = time.perf_counter() - began
         load_best(module, folder)
         trainer.test(module, datamodule, verbose=False)
-        best_epoch = run_folder.best_epoch(folder)
         scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        scores |= run_folder.scores_of_epoch(folder, best_epoch)
+        epochs = run_folder.read_metrics(folder)
+        best_epoch = run_folder.best_epoch(folder)
+        (best_row,) = [row for row in epochs if row["epoch"] == best_epoch]
+        scores |= {name: value for name, value in best_row.items() if "/" in name}
         if trainer.is_global_zero:
-            for logger in trainer.loggers:
-                best_scores = {f"val_best/{score}": scores.get(f"val/{score}", math.nan) for score in SCORES}
-                logger.log_metrics(best_scores, step=best_epoch)
-            facts = {"name": cfg.name, "seed": cfg.seed, "best_epoch": best_epoch, "seconds": round(seconds, 3)}
-            run_folder.write_summary(folder, facts | scores | parameter_facts(module.net))
-            print(f"best: epoch {best_epoch + 1} → {folder / 'model.pt'}\nscores: {folder / 'summary.json'}")
+            facts = {"name": cfg.name, "seed": cfg.seed, "best_epoch": best_epoch}
+            scores["seconds"] = sum(row["seconds"] for row in epochs)
+            report(folder, trainer, facts | scores | parameter_facts(module.net))
     return scores[cfg.monitor]
+
+
+def report(folder: Path, trainer: Any, facts: dict[str, Any]) -> None:
+    """Fills the HPARAMS tab, writes summary.json, and says where things lie."""
+    best_epoch = facts["best_epoch"]
+    best_scores = {f"val_best/{score}": facts[f"val/{score}"] for score in SCORES if f"val/{score}" in facts}
+    for logger in trainer.loggers:
+        logger.log_metrics(best_scores, step=best_epoch)
+    run_folder.write_summary(folder, facts)
+    print(f"best: epoch {best_epoch + 1} → {folder / 'model.pt'}\nscores: {folder / 'summary.json'}")
 
 
 def test(cfg: DictConfig) -> None:
     """Tests the best epoch of the run `cfg.run`."""
     run_folder.best_checkpoint(Path(cfg.run_dir))
+    run_folder.refuse_changes(Path(cfg.run_dir), cfg)  # another split would test on pictures of the training
     cfg.logger = {"epoch_table": cfg.logger.epoch_table}  # which prints; the dashboard stays that of the training
     datamodule, module, trainer = build(cfg)
     load_best(module, Path(cfg.run_dir))

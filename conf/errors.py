@@ -37,6 +37,8 @@ def one_line_errors() -> Iterator[None]:
     """Turns every mistake of the user's inside the block into `error: …` on stderr and exit code 2."""
     try:
         yield
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     except Exception as error:
         line = _line(error)
         if line is None:
@@ -110,7 +112,8 @@ def _from_constructor(error: InstantiationException) -> str | None:
         named = str(cause).partition(": ")[0]
         own_parameter = named.isidentifier() and "." not in named  # of the node, which knows no more of its own name
         return f"{key}.{cause}" if own_parameter else str(cause)
-    if not isinstance(cause, ValueError | TypeError | ImportError) and not _misconfigured(cause):
+    ours = re.search(r"target '(lit_modules|datamodules)\.", str(error)) and "required" not in str(cause)
+    if ours or not (isinstance(cause, ValueError | TypeError | ImportError) or _misconfigured(cause)):
         return None
     assert cause is not None
     return f"{key}: {_first_line(cause)}; correct that value"

@@ -25,6 +25,10 @@ CONF = Path(__file__).parent
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "pillow")
 
 
+# What a run keeps as long as it lives.
+KEPT = ("seed", "monitor", "mode", "datamodule", "lit_module")
+
+
 def base_config(arguments: list[str]) -> str:
     """The name of the config that a command line starts from: `train`, or with `run=DIR` the one saved in DIR.
 
@@ -119,20 +123,20 @@ def claim(folder: Path, cfg: DictConfig) -> Iterator[None]:
 
 def _times(folder: Path) -> dict[Path, int]:
     """When each checkpoint was written."""
-    return {path: path.stat().st_mtime_ns for path in folder.glob("checkpoints/epoch=*.ckpt")}
+    return {path: path.lstat().st_mtime_ns for path in folder.glob("checkpoints/*.ckpt")}
 
 
 def refuse_changes(folder: Path, cfg: DictConfig) -> None:
     """A resumed run goes on as it was: what decides its weights may not change, lest it be ignored in silence.
 
     Raises:
-        UserError: the seed, the data or the module differ from those in the run's config.yaml.
+        UserError: one of them differs from what the run's config.yaml says.
     """
     saved, now = (_flat(OmegaConf.to_container(each)) for each in (OmegaConf.load(folder / "config.yaml"), cfg))
     for key in sorted(saved.keys() | now.keys()):
         section, _, rest = key.partition(".")
-        free = section not in ("seed", "datamodule", "lit_module") or rest in ("num_workers", "root", "download")
-        if not free and saved.get(key) != now.get(key):
+        kept = section in KEPT or key == "callbacks.checkpoint.every_n_epochs"
+        if kept and rest not in ("num_workers", "root", "download") and saved.get(key) != now.get(key):
             raise UserError(
                 f"{key}: this run has {saved.get(key)}, not {now.get(key)}, and a resumed run keeps it; "
                 "leave it out, or start a new run without run=…"
@@ -156,7 +160,8 @@ def newest_checkpoint(folder: Path) -> Path:
         UserError: there is none.
     """
     checkpoints = folder / "checkpoints"
-    candidates = [checkpoints / "last.ckpt", *sorted(checkpoints.glob("epoch=*.ckpt"), reverse=True)]
+    epochs = sorted(checkpoints.glob("epoch=*.ckpt"), key=_epoch, reverse=True)
+    candidates = [checkpoints / "last.ckpt", *epochs]
     problems: list[str] = []
     for path in candidates:
         problem = unreadable(path)
@@ -197,14 +202,17 @@ def unreadable(path: Path) -> str | None:
 
 def best_epoch(folder: Path) -> int:
     """The epoch, from 0 on, that best.ckpt stands for."""
-    return int(best_checkpoint(folder).resolve().stem.removeprefix("epoch="))
+    return _epoch(best_checkpoint(folder).resolve())
 
 
-def scores_of_epoch(folder: Path, epoch: int) -> dict[str, float]:
-    """The training and validation scores in an epoch's row of metrics.csv, by tag."""
+def _epoch(checkpoint: Path) -> int:
+    return int(checkpoint.stem.removeprefix("epoch="))
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The rows of metrics.csv, one an epoch; what was not scored in an epoch is missing from its row."""
     with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
-        (row,) = [row for row in csv.DictReader(file) if int(row["epoch"]) == epoch]
-    return {name: float(value) for name, value in row.items() if name.startswith(("train/", "val/")) and value}
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def write_summary(folder: Path, facts: dict[str, Any]) -> None:
@@ -223,6 +231,8 @@ def write_text(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); make room, then go on by run=…") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from hydra.conf import HydraConf
@@ -37,6 +38,7 @@ class Fit:
     task: str = "fit"
     name: str = MISSING
     seed: int = 0
+    epochs: int = MISSING
     monitor: str = "val/f1"
     mode: str = "max"
     logs_dir: str = "logs"
@@ -107,6 +109,8 @@ def check(cfg: DictConfig) -> None:
         raise UserError(f"{key}: is not set; add {key}=… to the command")
     if not 0 <= cfg.seed <= LARGEST_SEED:
         raise UserError(f"seed: must be from 0 to {LARGEST_SEED}, not {cfg.seed}; choose seed=0")
+    if cfg.run and Path(cfg.run_dir) != Path(cfg.run):
+        raise UserError(f"run_dir: the run {cfg.run} stays in its folder; leave run_dir out, and sweep new runs only")
     if cfg.monitor not in MONITORS:
         why = "test data chooses nothing" if cfg.monitor.startswith("test/") else "there is no such score"
         raise UserError(f"monitor: {cfg.monitor}: {why}; {nearest(cfg.monitor, MONITORS)}")
@@ -116,6 +120,15 @@ def check(cfg: DictConfig) -> None:
     if (cfg.mode == "min") != lower_is_better or cfg.mode not in ("min", "max"):
         mode = "min" if lower_is_better else "max"
         raise UserError(f"mode: {cfg.monitor} is better when it is {mode}imal; set mode={mode}")
+    for name, node in cfg.callbacks.items():
+        if node and "monitor" in node and node.monitor not in MONITORS:
+            raise UserError(f"callbacks.{name}.monitor: there is no such score; {nearest(node.monitor, MONITORS)}")
+    for path in ("callbacks", "logger", "datamodule.augment"):
+        parts = OmegaConf.select(cfg, path)
+        for name, node in parts.items() if isinstance(parts, DictConfig) else ():
+            if node is not None and "_target_" not in node:
+                group = path.replace(".", "/")
+                raise UserError(f"{path}.{name!s}: was not chosen; add it by {group}=[…,{name!s}]")
     for path, node in _nodes(OmegaConf.to_container(cfg, resolve=True), ""):
         _check_node(path, node)
 

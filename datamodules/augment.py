@@ -65,7 +65,8 @@ class RandomCrop:
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
         n, c, height, width = images.shape
         if self.mode == "reflect" and self.padding >= min(height, width):
-            raise UserError(f"padding: {self.padding} is too much for pictures of {height}×{width}; use a smaller one")
+            size = f"pictures of {height}×{width}"
+            raise UserError(f"datamodule.augment: a crop's padding of {self.padding} is too much for {size}; lower it")
         padded = F.pad(images, [self.padding] * 4, mode=self.mode)
         offset = (uniform * (2 * self.padding + 1)).long()  # [N, 2]
         rows = offset[:, :1] + torch.arange(height, device=images.device)  # [N, H]

@@ -113,7 +113,10 @@ class ImageDataModule(LightningDataModule):
         values = np.arange(256) / 255
         means, stds = [], []
         for channel in self._splits["train"].inputs.unbind(1):
-            share = np.bincount(channel.numpy().ravel(), minlength=256) / channel.numel()
+            counts = np.zeros(256, np.int64)
+            for part in channel.split(1000):  # bincount needs eight bytes a pixel
+                counts += np.bincount(part.numpy().ravel(), minlength=256)
+            share = counts / channel.numel()
             means.append(float(share @ values))
             stds.append(float(np.sqrt(share @ (values - means[-1]) ** 2)))
         return means, stds

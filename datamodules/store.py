@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -77,8 +79,11 @@ def _mapping(items: Any, num_workers: int | None) -> Iterator[Callable[..., Iter
     if workers < 2 or len(items) < FEWEST_FOR_PROCESSES or not isinstance(items[0], Path):
         yield map
         return
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield partial(pool.imap, chunksize=128)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        try:
+            yield partial(pool.map, chunksize=128)
+        except BrokenProcessPool as error:
+            raise UserError("datamodule.num_workers: a process was killed, perhaps for memory; use fewer") from error
 
 
 def _cores() -> int:

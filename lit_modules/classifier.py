@@ -139,12 +139,17 @@ class LitClassifier(LightningModule):
         """Dropout is drawn from (seed, epoch, step, rank), so that a resumed run needs no generator's state."""
         entropy = (self.seed, self.current_epoch, batch_idx, self.global_rank)
         seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)
+        else:  # all generators, which takes longer
+            torch.manual_seed(seed)
 
     def on_train_start(self) -> None:
         self._epoch_began = time.perf_counter()
+        for layer in self.net.modules():
+            own = list(layer.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                layer.eval()  # a frozen BatchNorm keeps its statistics, too; Lightning remembers each layer's mode
 
     def on_train_epoch_start(self) -> None:
         self.latest_val = {}
@@ -197,7 +202,12 @@ class LitClassifier(LightningModule):
         self._refuse_other_length(scheduler)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": self.interval, "monitor": self.monitor},
+            "lr_scheduler": {
+                "scheduler": scheduler,
+                "interval": self.interval,
+                "monitor": self.monitor,
+                "strict": False,
+            },
         }
 
     def _optimizer_and_scheduler(self, total_steps: int) -> tuple[torch.optim.Optimizer, Any]:

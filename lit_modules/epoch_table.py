@@ -1,7 +1,7 @@
 """EpochTable: one row an epoch in metrics.csv, one line an epoch on the console."""
 
 import csv
-import os
+import io
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from tqdm import tqdm
+
+from lit_modules.checkpoint_io import write_durably
 
 
 class EpochTable(Logger):
@@ -52,13 +54,11 @@ class EpochTable(Logger):
         _print(f"epoch {step + 1}{total}{_splits(scores)}  lr {scores['lr']:.2g}  {scores['seconds']:.1f} s")
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".csv.tmp")
-        with open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, self.path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+        write_durably(self.path, lambda file: file.write(text.getvalue().encode()))
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -1,12 +1,12 @@
-"""The scores of one split over one epoch, exact whatever the batches and ranks."""
+"""The scores of one split over one epoch: counts are exact on any number of batches and ranks."""
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import Metric
 
-# Sums of floats depend on the order of addition, sums of integers do not: loss and probability are added as multiples
-# of 2⁻²⁴, so that every split into batches and ranks gives the same bits.
+# Sums of floats depend on the order of addition, sums of integers do not. Loss and probability are added as multiples
+# of 2⁻²⁴, so that ranks and batches may come in any order; a batch's mean loss itself is a float, rounded as such.
 UNIT = 2**24
 # A batch with a larger sum than this has diverged; the loss of its epoch is infinite.
 LARGEST = 2.0**52
@@ -78,7 +78,7 @@ class Scores(Metric):
         occurs = true + predicted > 0
         likelihood = self.likelihood_sum.cpu().double() / UNIT
         return {
-            "loss": (self.loss_sum / self.shares).cpu() if not self.overflows else torch.tensor(torch.inf),
+            "loss": self.loss_sum.cpu().double() / self.shares.cpu() if not self.overflows else torch.tensor(torch.inf),
             "acc": hits.sum() / true.sum(),
             "f1": (2 * hits / (true + predicted))[occurs].mean(),
             "likelihood": likelihood.sum() / true.sum(),

@@ -335,7 +335,10 @@ def test_other_transforms_are_wrapped_and_ours_are_not() -> None:
         (lambda: ColorJitter(0, 0, 2, 0), "saturation: must be between 0 and 1"),
         (lambda: ColorJitter(0, 0, 0, 0.6), "hue: must be between 0 and 0.5 turns, not 0.6"),
         (lambda: RandomAffine(0, 0, 1, 0), "scale: must be between 0 and 1, not 1"),
-        (lambda: RandomCrop(7, "reflect")(pictures(), numbers(6, 2)), "padding: 7 is too much for pictures of 7×10"),
+        (
+            lambda: RandomCrop(7, "reflect")(pictures(), numbers(6, 2)),
+            "a crop's padding of 7 is too much for pictures of 7×10",
+        ),
     ],
 )
 def test_values_out_of_range_are_refused(make: Callable[[], object], key: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 import pytest
 import torch
 
+from conf.errors import UserError
 from lit_modules.checkpoint_io import DurableCheckpointIO, write_durably
 
 
@@ -40,7 +41,7 @@ def test_old_file_survives_a_write_that_fails_midway(tmp_path: Path) -> None:
 
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match="No space left"):
         write_durably(path, fail)
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["file"]
@@ -53,7 +54,7 @@ def test_old_file_survives_a_rename_that_fails(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "file"
     path.write_bytes(b"old")
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="Input/output"):
+    with pytest.raises(UserError, match="Input/output"):
         write_durably(path, lambda file: file.write(b"new"))
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["file"]

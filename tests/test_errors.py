@@ -173,9 +173,10 @@ def test_a_block_without_mistakes_says_nothing(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == ""
 
 
-def test_interrupts_pass() -> None:
-    with pytest.raises(KeyboardInterrupt), one_line_errors():
+def test_an_interrupt_ends_without_a_traceback() -> None:
+    with pytest.raises(SystemExit) as caught, one_line_errors():
         raise KeyboardInterrupt
+    assert caught.value.code == 130
 
 
 def test_a_user_error_is_its_own_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,7 +63,7 @@ def test_signal_saves_and_the_resumed_run_has_the_same_bits(
 
 
 def test_diverged_run_stops_before_the_weights_and_leaves_nothing(run: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^lit_module\.optimizer\.lr: the loss is no longer finite at epoch 1, step"):
+    with pytest.raises(UserError, match=r"^lit_module\.optimizer\.lr: loss or weights are no longer finite"):
         run(*TINY, "lit_module/optimizer=sgd", "lit_module.optimizer.lr=1e30", "lit_module.net.norm=none")
     assert not (tmp_path / "run").exists()
 
@@ -246,3 +246,54 @@ def test_fifty_kills_change_no_bit(tmp_path: Path, devices: int) -> None:
     print(f"{done} kills on {devices} rank(s)")
     assert done == kills
     assert_same_runs(killed, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("who", ["rank 0", "rank 1", "all"])
+def test_signal_to_any_rank_stops_all_of_them(tmp_path: Path, who: str) -> None:
+    several = ("trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=5000")
+    moments = random.Random(who)
+    for attempt in range(10):
+        folder = tmp_path / str(attempt)
+        process = start(*LONG, *several, f"run_dir={folder}")
+        wait_for(process, "epoch 1/")
+        time.sleep(moments.uniform(0, 1))
+        (child,) = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        for pid in {"rank 0": [process.pid], "rank 1": [int(child)], "all": [process.pid, int(child)]}[who]:
+            os.kill(pid, signal.SIGTERM)
+        began = time.monotonic()
+        output, _ = process.communicate(timeout=30)
+        print(f"SIGTERM to {who}: {process.returncode} after {time.monotonic() - began:.1f} s")
+        assert process.returncode == 143, output
+        reached = load(folder, "last.ckpt")["global_step"]
+        assert f"stopped by SIGTERM at step {reached};" in output
+
+
+WRITER = """
+import sys, torch
+from pathlib import Path
+from lit_modules.checkpoint_io import DurableCheckpointIO
+state = {"weights": torch.randn(2_000_000)}
+print("ready", flush=True)
+while True:
+    DurableCheckpointIO().save_checkpoint(state, Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_fifty_kills_while_a_checkpoint_is_written_leave_it_readable(tmp_path: Path) -> None:
+    file = tmp_path / "last.ckpt"
+    torch.save({"weights": torch.zeros(1)}, file)
+    moments = random.Random(0)
+    for _ in range(50):
+        command = [sys.executable, "-c", WRITER, str(file)]
+        elsewhere = os.environ | {"TMPDIR": "/dev/shm"}
+        writer = subprocess.Popen(command, cwd=ROOT, env=elsewhere, stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(moments.uniform(0, 0.2))
+        writer.kill()
+        writer.communicate()
+        assert torch.load(file, weights_only=True)["weights"].numel() in (1, 2_000_000)

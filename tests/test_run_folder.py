@@ -124,7 +124,7 @@ def test_an_experiment_works_on_top_of_a_saved_run(tmp_path: Path) -> None:
     schema.check(cfg)
     wanted = configure("+experiment=digits", "seed=3")
     assert cfg.datamodule == wanted.datamodule and cfg.name == "digits"
-    assert cfg.trainer.max_epochs == wanted.trainer.max_epochs
+    assert cfg.epochs == wanted.epochs
     assert cfg.lit_module.optimizer.momentum == 0.9, "what the experiment does not name is as it was saved"
 
 
@@ -334,8 +334,9 @@ def test_scores_are_those_of_the_epochs_row(tmp_path: Path) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    assert run_folder.scores_of_epoch(tmp_path, 0) == {"train/loss": 2.5, "val/f1": 0.25}
-    assert run_folder.scores_of_epoch(tmp_path, 1) == {"train/loss": 1.5}, "it was not validated"
+    first, second = run_folder.read_metrics(tmp_path)
+    assert first == {"epoch": 0, "lr": 0.1, "train/loss": 2.5, "val/f1": 0.25, "seconds": 1}
+    assert second == {"epoch": 1, "lr": 0.1, "train/loss": 1.5, "seconds": 1}, "it was not validated"
 
 
 def test_the_summary_holds_facts_versions_and_the_commit(tmp_path: Path) -> None:
@@ -372,7 +373,7 @@ def test_a_text_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkey
     path = tmp_path / "config.yaml"
     run_folder.write_text(path, "old")
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match="No space left"):
         run_folder.write_text(path, "new")
     assert path.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["config.yaml"], "no temporary file is left"

@@ -28,17 +28,27 @@ class DivergenceGuard(Callback):
             self._check(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check(trainer)
+        self._check_weights(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._check(trainer)
+        self._check_weights(trainer, pl_module)
+
+    def _check_weights(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A finite loss may have had gradients that were not."""
+        if self._finite is not None:
+            for parameter in pl_module.parameters():
+                self._finite &= parameter.detach().isfinite().all()
+            self._check(trainer)
 
     def _check(self, trainer: Trainer) -> None:
-        if self._finite is not None and not self._finite:
-            folder = Path(trainer.default_root_dir)
-            last = folder / "checkpoints" / "last.ckpt"
-            again = f"; {last.resolve()} is sound: go on by run={folder}" if last.exists() else ""
-            raise UserError(
-                f"lit_module.optimizer.lr: the loss is no longer finite at epoch {trainer.current_epoch + 1}, step "
-                f"{trainer.global_step + 1}; lower it or set trainer.gradient_clip_val{again}"
-            )
+        if trainer.strategy.reduce_boolean_decision(bool(self._finite), all=True):
+            return
+        if not trainer.is_global_zero:
+            raise SystemExit(0)  # all ranks stop here, and the first one says why
+        folder = Path(trainer.default_root_dir)
+        last = folder / "checkpoints" / "last.ckpt"
+        again = f"; {last.resolve()} is sound: go on by run={folder}" if last.exists() else ""
+        raise UserError(
+            f"lit_module.optimizer.lr: loss or weights are no longer finite at epoch {trainer.current_epoch + 1}, step "
+            f"{trainer.global_step + 1}; lower it or set trainer.gradient_clip_val{again}"
+        )

@@ -80,5 +80,9 @@ class MidEpochCheckpoint(Checkpoint):
     def _stop(self, trainer: Trainer, number: int) -> None:
         if trainer.is_global_zero:
             name, folder = signal.Signals(number).name, self.file.parent.parent
-            print(f"stopped by {name} at step {trainer.global_step}; go on with: python train.py run={folder}")
-        raise SystemExit(128 + number)
+            print(
+                f"stopped by {name} at step {trainer.global_step}; go on with: python train.py run={folder}", flush=True
+            )
+            raise SystemExit(128 + number)
+        # All ranks stop here. Lightning kills the first one if another ends with an error before it.
+        raise SystemExit(0)

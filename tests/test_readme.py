@@ -1,0 +1,77 @@
+"""Every command of the README works as it stands there (with fewer epochs)."""
+
+import re
+import shlex
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, TINY
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
+LINES = [re.sub(r"\s+#.*", "", line) for block in BLOCKS for line in block.splitlines()]
+TRAINING = [line for line in LINES if line.startswith("python train.py")]
+# What this process cannot compose, or must not launch.
+OWN_PROCESS = [line for line in TRAINING if {"-m", "--cfg", "devices=ddp"} & set(line.split())]
+
+
+def words(line: str, run_folder: Path, pictures: Path) -> list[str]:
+    folders = {"run=DIR": f"run={run_folder}", "datamodule.root=DIR": f"datamodule.root={pictures}"}
+    return [folders.get(word, word) for word in shlex.split(line)[2:]]
+
+
+def test_every_block_is_covered() -> None:
+    others = [line for line in LINES if line not in TRAINING]
+    installing = ["pip install -e . && python train.py +experiment=digits", 'pip install -e ".[test]" && pytest']
+    assert others == [*installing, "tensorboard --logdir logs"]  # .ci/run runs the first two
+    assert len(TRAINING) >= 10
+
+
+@pytest.mark.parametrize("line", [line for line in TRAINING if line not in OWN_PROCESS])
+def test_command_runs(run: Callable[..., Path], pictures: Path, tmp_path: Path, line: str) -> None:
+    folder = run(*TINY, f"run_dir={tmp_path / 'earlier'}") if "run=DIR" in line else Path()
+    arguments = words(line, folder, pictures)
+    epochs = 2 if "max_epochs=" in line else 1
+    if not any(argument.startswith("task=") for argument in arguments):
+        arguments.append(f"trainer.max_epochs={epochs}")
+    assert (run(*arguments) / "summary.json").is_file()
+
+
+@pytest.mark.parametrize("line", OWN_PROCESS)
+def test_command_of_several_runs_or_processes_runs(
+    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, line: str
+) -> None:
+    result = command("trainer.max_epochs=1", f"logs_dir={tmp_path}", *words(line, tmp_path, tmp_path))
+    assert result.returncode == 0, result.stderr
+    if "--cfg" not in line:
+        assert len(list(tmp_path.rglob("summary.json"))) == (3 if "-m" in line else 1)
+
+
+def test_dashboard_serves_the_scores(run: Callable[..., Path], tmp_path: Path) -> None:
+    run(*TINY)
+    arguments = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        str(tmp_path),
+        "--port",
+        "0",
+        "--load_fast",
+        "false",
+    ]
+    server = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    try:
+        assert server.stderr is not None
+        address = next(match[0] for line in server.stderr if (match := re.search(r"http://\S+:\d+/", line)))
+        with urllib.request.urlopen(f"{address}data/plugin/scalars/tags") as answer:
+            tags = answer.read().decode()
+    finally:
+        server.kill()
+        server.communicate()
+    assert all(f'"{split}/{score}"' in tags for split in ("train", "val", "test") for score in ("loss", "acc", "f1"))
