@@ -36,9 +36,8 @@ def test_every_block_is_covered() -> None:
 def test_command_runs(run: Callable[..., Path], pictures: Path, tmp_path: Path, line: str) -> None:
     folder = run(*TINY, f"run_dir={tmp_path / 'earlier'}") if "run=DIR" in line else Path()
     arguments = words(line, folder, pictures)
-    epochs = 2 if "max_epochs=" in line else 1
     if not any(argument.startswith("task=") for argument in arguments):
-        arguments.append(f"trainer.max_epochs={epochs}")
+        arguments.append(f"trainer.max_epochs={2 if 'epochs=60' in line else 1}")
     assert (run(*arguments) / "summary.json").is_file()
 
 
@@ -54,18 +53,8 @@ def test_command_of_several_runs_or_processes_runs(
 
 def test_dashboard_serves_the_scores(run: Callable[..., Path], tmp_path: Path) -> None:
     run(*TINY)
-    arguments = [
-        sys.executable,
-        "-m",
-        "tensorboard.main",
-        "--logdir",
-        str(tmp_path),
-        "--port",
-        "0",
-        "--load_fast",
-        "false",
-    ]
-    server = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    tensorboard = [sys.executable, "-m", "tensorboard.main", "--load_fast=false", "--port=0"]
+    server = subprocess.Popen([*tensorboard, f"--logdir={tmp_path}"], stderr=subprocess.PIPE, text=True)
     try:
         assert server.stderr is not None
         address = next(match[0] for line in server.stderr if (match := re.search(r"http://\S+:\d+/", line)))
