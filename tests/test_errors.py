@@ -6,6 +6,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -260,3 +261,11 @@ def test_a_target_of_another_package_runs_nothing(
     line = one_line(refused.returncode, refused.stderr)
     assert "os.mkdir" in line or line.startswith("experiment/mine.yaml: ")
     assert not list((tmp_path / "here").iterdir())
+
+
+def test_full_device_memory_is_answered_with_remedies(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught, one_line_errors():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    line = one_line(caught.value.code, capsys.readouterr().err)
+    assert line.startswith("datamodule.batch_size: ")
+    assert "accumulate_grad_batches" in line and "bf16-mixed" in line

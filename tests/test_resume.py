@@ -1,9 +1,11 @@
 """A run that goes on from a checkpoint ends with the bits of one that never stopped."""
 
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pytorch_lightning import Trainer
@@ -119,3 +121,24 @@ def test_resumed_run_has_the_same_bits(run: Callable[..., Path], choices: tuple[
         assert_same(ours[part], theirs[part], part)
     assert table(whole) == table(resumed)
     assert [row["epoch"] for row in table(whole)] == [str(epoch) for epoch in range(len(table(whole)))]
+
+
+def test_order_that_is_not_derived_fails_the_same_check(
+    run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control: were an epoch's order drawn from a generator that a process begins anew, it would show."""
+    derived = np.random.default_rng
+    drawn = itertools.count()
+
+    def not_derived(entropy: object) -> np.random.Generator:
+        return derived(next(drawn)) if isinstance(entropy, tuple) else derived(entropy)
+
+    monkeypatch.setattr(np.random, "default_rng", not_derived)
+    whole = run(*TINY, f"trainer.max_epochs={EPOCHS}")
+    resumed = whole.with_name("resumed")
+    shutil.copytree(whole, resumed, symlinks=True)
+    cut_off_after(resumed, epoch=1)
+    drawn = itertools.count()
+    run(f"run={resumed}")
+    with pytest.raises(AssertionError, match="state_dict"):
+        assert_same(load(whole, "last.ckpt")["state_dict"], load(resumed, "last.ckpt")["state_dict"], "state_dict")

@@ -1,7 +1,7 @@
 """TensorBoard shows every score once an epoch, and compares runs by their hyperparameters."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -124,3 +124,15 @@ def test_nested_choices_become_dotted_keys() -> None:
         "net": "CNN", "net.pool": 2, "net.channels": "[4, 8]", "scheduler": "None", "deterministic": False,
     }  # fmt: skip
     assert flatten(node) == expected
+
+
+def test_epoch_that_a_killed_run_repeats_stands_once(run: Callable[..., Path]) -> None:
+    folder = run(*TINY, "trainer.max_epochs=3")
+    checkpoints = folder / "checkpoints"  # as it was when the run had just saved its first epoch
+    for name in ("epoch=001.ckpt", "epoch=002.ckpt", "last.ckpt"):
+        (checkpoints / name).unlink()
+    (checkpoints / "last.ckpt").symlink_to("epoch=000.ckpt")
+    run(f"run={folder}")
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [0, 1, 2]

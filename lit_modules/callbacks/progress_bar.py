@@ -2,7 +2,9 @@
 
 import sys
 import time
+from typing import Any
 
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 
 
@@ -14,6 +16,11 @@ class ProgressBar(TQDMProgressBar):
     def __init__(self) -> None:
         super().__init__(refresh_rate=1 if sys.stderr.isatty() else 0)
         self._drawn = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, *arguments: Any) -> None:
+        """Counts epochs from 1, as the lines above the bar do."""
+        super().on_train_epoch_start(trainer, *arguments)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}")
 
     def _should_update(self, current: int, total: int) -> bool:
         now = time.monotonic()
