@@ -1,5 +1,6 @@
 """A convolutional network of equal blocks for series (1-D), pictures (2-D), volumes and video (3-D)."""
 
+import math
 from collections import OrderedDict
 from typing import Any, Literal
 
@@ -67,34 +68,30 @@ class CNN(nn.Module):
 
         self.blocks = nn.Sequential()
         for out_channels, stride in zip(channels, pools, strict=True):
-            layers: list[tuple[str, nn.Module]] = [
-                ("conv", conv(in_channels, out_channels, kernel_size, padding="same", bias=normalise is None))
-            ]
-            if normalise:
-                layers.append(("norm", normalise(out_channels)))
-            if stride > 1:
-                layers.append(("pool", pooling(stride)))
-            layers.append(("activation", activate()))
-            if dropout:
-                layers.append(("dropout", drop(dropout)))
-            self.blocks.append(nn.Sequential(OrderedDict(layers)))
+            block = _sequential(
+                conv=conv(in_channels, out_channels, kernel_size, padding="same", bias=normalise is None),
+                norm=normalise(out_channels) if normalise else None,
+                pool=pooling(stride) if stride > 1 else None,
+                activation=activate(),
+                dropout=drop(dropout) if dropout else None,
+            )
+            self.blocks.append(block)
             in_channels = out_channels
 
         features = in_channels
         self.features = nn.Sequential()
         if global_pool == "none":
-            for length in size:
-                features *= length
+            features *= math.prod(size)
         else:
             self.features.append(_of_dimension(f"Adaptive{global_pool.title()}Pool", dimensions)(1))
         self.features.append(nn.Flatten())  # [N, C, *spatial] → [N, features], whatever the memory format
 
         self.head = nn.Sequential()
         for width in hidden:
-            layers = [("linear", nn.Linear(features, width)), ("activation", activate())]
-            if dropout:
-                layers.append(("dropout", nn.Dropout(dropout)))
-            self.head.append(nn.Sequential(OrderedDict(layers)))
+            drop_features = nn.Dropout(dropout) if dropout else None
+            self.head.append(
+                _sequential(linear=nn.Linear(features, width), activation=activate(), dropout=drop_features)
+            )
             features = width
         self.head.append(nn.Linear(features, num_classes))
 
@@ -106,6 +103,11 @@ class CNN(nn.Module):
         """float `[N, C, *spatial]` → logits `[N, num_classes]`"""
         inputs = inputs.contiguous(memory_format=self.memory_format)
         return self.head(self.features(self.blocks(inputs)))
+
+
+def _sequential(**layers: nn.Module | None) -> nn.Sequential:
+    """The given layers by name, without those that are None."""
+    return nn.Sequential(OrderedDict((name, layer) for name, layer in layers.items() if layer is not None))
 
 
 def _of_dimension(name: str, dimensions: int) -> Any:
