@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
@@ -170,6 +171,13 @@ class LitClassifier(LightningModule):
         because Lightning would step it after the epoch's checkpoint, and a resumed run would miss that step."""
         if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             scheduler.step()
+
+    def on_validation_start(self) -> None:
+        """DDP evens out BatchNorm's statistics before a training step, not after the last one: here, so that all ranks
+        score the network that is saved."""
+        if self.trainer.world_size > 1:
+            for buffer in self.net.buffers():
+                dist.broadcast(buffer, src=0)
 
     def on_validation_epoch_end(self) -> None:
         self.latest_val = self._end("val", self.val_scores)

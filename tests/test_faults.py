@@ -222,7 +222,7 @@ def test_run_starts_from_given_weights(run: Callable[..., Path], tmp_path: Path)
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("devices", [1, 2])
 def test_fifty_kills_change_no_bit(tmp_path: Path, devices: int) -> None:
-    kills, epochs = (50, 700) if devices == 1 else (10, 200)
+    kills, epochs = (50, 600) if devices == 1 else (10, 200)
     choices = [*LONG, f"trainer.max_epochs={epochs}", f"trainer.devices={devices}", "trainer.accelerator=cpu"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     uninterrupted = start(*choices, f"run_dir={whole}")
@@ -239,6 +239,8 @@ def test_fifty_kills_change_no_bit(tmp_path: Path, devices: int) -> None:
         subprocess.run(["pkill", "-KILL", "-P", str(process.pid)], check=False)
         process.kill()
         process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
         done += 1
         has_checkpoint = any(killed.glob("checkpoints/*.ckpt"))
         if not has_checkpoint:
