@@ -99,12 +99,7 @@ class Cutout:
         self.size = size
 
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
-        inside = []
-        for axis, length in enumerate(images.shape[2:]):
-            start = (uniform[:, axis] * length).long() - self.size // 2
-            distance = torch.arange(length, device=images.device) - start[:, None]
-            inside.append((distance >= 0) & (distance < self.size))  # [N, H], then [N, W]
-        return images.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0.0)
+        return images.masked_fill(box(uniform, images.shape[2:], [self.size, self.size]), 0.0)
 
 
 class ColorJitter:
@@ -132,12 +127,10 @@ class ColorJitter:
         factors = 1 + (2 * uniform[:, :3] - 1) * images.new_tensor(self.strengths)
         brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)  # each [N, 1, 1, 1]
         images = (images * brightness).clamp(0, 1)
-        mean = _grey(images).mean((2, 3), keepdim=True)
-        images = (mean + (images - mean) * contrast).clamp(0, 1)
+        images = blend(images, grey(images).mean((2, 3), keepdim=True), contrast)
         if images.shape[1] != 3:
             return images
-        grey = _grey(images)
-        images = (grey + (images - grey) * saturation).clamp(0, 1)
+        images = blend(images, grey(images), saturation)
         if self.hue == 0:
             return images
         angle = (2 * uniform[:, 3] - 1) * self.hue * 2 * math.pi
@@ -182,8 +175,7 @@ class RandomAffine:
             ],
             1,
         )  # [N, 2, 3]
-        grid = F.affine_grid(matrix.to(images.dtype), list(images.shape), align_corners=False)
-        return F.grid_sample(images, grid, align_corners=False).clamp(0, 1)  # whose weights may round to more than 1
+        return warp(images, matrix)
 
 
 class PerSample:
@@ -212,7 +204,38 @@ def as_augmentation(transform: Any) -> Augmentation:
     return transform if hasattr(transform, "draws") else PerSample(transform)
 
 
-def _grey(images: Tensor) -> Tensor:
+def box(centre: Tensor, shape: Sequence[int], sides: Sequence[int | Tensor]) -> Tensor:
+    """Which pixels lie in a box of their picture's own, clipped at the border: bool `[N, 1, *shape]`.
+
+    Args:
+        centre: uniform numbers `[N, axes]`; every pixel is the centre as often as any other.
+        shape: pixels of each axis.
+        sides: the box's pixels along each axis: one number, or int64 `[N]`.
+    """
+    inside = torch.ones((), dtype=torch.bool, device=centre.device)
+    for axis, (length, side) in enumerate(zip(shape, sides, strict=True)):
+        start = (centre[:, axis] * length).long() - side // 2
+        position = torch.arange(length, device=centre.device)
+        within = (position >= start[:, None]) & (position < (start + side)[:, None])  # [N, length]
+        inside = inside & within.unflatten(1, [length if other == axis else 1 for other in range(-1, len(shape))])
+    return inside
+
+
+def warp(images: Tensor, matrix: Tensor) -> Tensor:
+    """Pictures sampled bilinearly where affine maps `[N, 2, 3]` lead from each position; outside is black.
+
+    Positions are (x, y) from the centre, in halves of the picture's width and height.
+    """
+    grid = F.affine_grid(matrix.to(images.dtype), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False).clamp(0, 1)  # whose weights may round to more than 1
+
+
+def blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+    """Away from `other` for a factor above 1, towards it below; both broadcast to `[N, C, H, W]`."""
+    return (other + (images - other) * factor).clamp(0, 1)
+
+
+def grey(images: Tensor) -> Tensor:
     """Luminance `[N, 1, H, W]`."""
     if images.shape[1] != 3:
         return images.mean(1, keepdim=True)

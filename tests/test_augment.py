@@ -23,6 +23,7 @@ from datamodules.augment import (
     augment,
     uniform,
 )
+from datamodules.rand_augment import RandAugment
 
 ALL: dict[str, Callable[[], Augmentation]] = {
     "crop_reflect": lambda: RandomCrop(3, "reflect"),
@@ -31,6 +32,7 @@ ALL: dict[str, Callable[[], Augmentation]] = {
     "cutout": lambda: Cutout(4),
     "color": lambda: ColorJitter(0.5, 0.5, 0.5, 0.2),
     "affine": lambda: RandomAffine(30, 0.2, 0.3, 20),
+    "rand": lambda: RandAugment(2, 15),
     "per_sample": lambda: PerSample(v2.RandomResizedCrop((7, 10), antialias=True)),
     "trivial": lambda: PerSample(v2.TrivialAugmentWide()),
 }
