@@ -44,6 +44,11 @@ def test_each_share_is_the_quantile_of_its_number(alpha: float) -> None:
     assert (distribution.cdf((shares + 2**-24).clip(0, 1)) >= drawn.numpy() - 1 / CELLS).all()
 
 
+def test_shares_of_the_uniform_distribution_are_its_numbers() -> None:
+    drawn = numbers(1000, 1)
+    assert torch.allclose(Beta(1)(drawn), drawn, rtol=0, atol=2**-23)
+
+
 def test_the_ends_of_the_range_give_the_ends_of_the_shares() -> None:
     for alpha in (0.01, 1.0, 1000.0):
         first, last = Beta(alpha)(torch.tensor([0, 1 - 2**-24])).tolist()

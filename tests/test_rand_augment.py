@@ -107,6 +107,11 @@ def test_a_picture_of_one_colour_or_of_few_pixels_keeps_its_levels() -> None:
     assert torch.allclose(RandAugment(1, 9)(small, drawing("equalize")), small, rtol=0, atol=1e-6)
 
 
+def test_identity_keeps_every_bit_of_levels_in_between() -> None:
+    images = torch.rand(1, 3, 7, 10, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(RandAugment(1, 9)(images, drawing("identity")), images)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (5, 2)])
 def test_the_smallest_pictures_pass(size: tuple[int, int]) -> None:
     images = torch.rand(14, 3, *size, generator=torch.Generator().manual_seed(0))
