@@ -138,7 +138,14 @@ def parameter_facts(net: Any) -> dict[str, Any]:
     } | {f"params/shape/{name}": list(parameter.shape) for name, parameter in parameters.items()}
 
 
-TASKS = {"fit": fit, "test": test}
+def compare(cfg: DictConfig) -> None:
+    """Tells finished runs apart."""
+    from lit_modules.comparison import compare
+
+    compare(cfg.runs, Path(cfg.output) if cfg.output else None)
+
+
+TASKS = {"fit": fit, "test": test, "compare": compare}
 
 
 def main(cfg: DictConfig) -> Any:

@@ -30,7 +30,8 @@ KEPT = ("seed", "monitor", "mode", "datamodule", "lit_module")
 
 
 def base_config(arguments: list[str]) -> str:
-    """The name of the config that a command line starts from: `train`, or with `run=DIR` the one saved in DIR.
+    """The name of the config that a command line starts from: `train`, or with `run=DIR` the one saved in DIR; for
+    the task that builds nothing, `compare`.
 
     The saved sections become options of their config groups, so that overrides of values, other options of these
     groups, and experiments work on top of them as they do on `train`.
@@ -38,6 +39,8 @@ def base_config(arguments: list[str]) -> str:
     Raises:
         UserError: DIR holds no saved config.
     """
+    if "task=compare" in arguments:
+        return "compare"
     runs = [argument.partition("=")[2].strip("'\"") for argument in arguments if argument.startswith("run=")]
     if not runs or runs[-1] in ("", "null"):
         return "train"
@@ -132,7 +135,7 @@ def refuse_changes(folder: Path, cfg: DictConfig) -> None:
     Raises:
         UserError: one of them differs from what the run's config.yaml says.
     """
-    saved, now = (_flat(OmegaConf.to_container(each)) for each in (OmegaConf.load(folder / "config.yaml"), cfg))
+    saved, now = (flat(OmegaConf.to_container(each)) for each in (OmegaConf.load(folder / "config.yaml"), cfg))
     for key in sorted(saved.keys() | now.keys()):
         section, _, rest = key.partition(".")
         kept = section in KEPT or key == "callbacks.checkpoint.every_n_epochs"
@@ -143,13 +146,12 @@ def refuse_changes(folder: Path, cfg: DictConfig) -> None:
             )
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings → one level with dotted keys."""
     if not isinstance(node, dict):
         return {prefix: node}
     return {
-        key: value
-        for name, child in node.items()
-        for key, value in _flat(child, f"{prefix}.{name}".lstrip(".")).items()
+        key: value for name, child in node.items() for key, value in flat(child, f"{prefix}.{name}".lstrip(".")).items()
     }
 
 

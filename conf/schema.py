@@ -60,7 +60,16 @@ class Test(Fit):
     run: str | None = MISSING
 
 
-TASKS = {"fit": Fit, "test": Test}
+@dataclass
+class Compare:
+    """Tell finished runs apart: scores, their intervals, what differs. `runs`: a list of folders, or one glob."""
+
+    task: str = "compare"
+    runs: Any = MISSING
+    output: str | None = None
+
+
+TASKS: dict[str, type] = {"fit": Fit, "test": Test, "compare": Compare}
 
 
 @dataclass
@@ -99,7 +108,8 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: a value is missing, a target is not allowed, a key is not a parameter, or a value has the wrong type.
     """
-    known = {each.name for each in fields(Fit)}
+    schema = TASKS[cfg.task]
+    known = {each.name for each in fields(schema)}
     for key in map(str, cfg):
         if key not in known:
             raise UserError(f"{key}: no such key; {nearest(key, known)}")
@@ -107,6 +117,14 @@ def check(cfg: DictConfig) -> None:
             raise UserError(f"{key}: is not set; add {key}=… to the command")
     for key in sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"{key}: is not set; add {key}=… to the command")
+    if issubclass(schema, Fit):
+        _check_settings(cfg)
+    for path, node in _nodes(OmegaConf.to_container(cfg, resolve=True), ""):
+        _check_node(path, node)
+
+
+def _check_settings(cfg: DictConfig) -> None:
+    """What the values of a config that builds a network must be."""
     if not 0 <= cfg.seed <= LARGEST_SEED:
         raise UserError(f"seed: must be from 0 to {LARGEST_SEED}, not {cfg.seed}; choose seed=0")
     if cfg.run and Path(cfg.run_dir) != Path(cfg.run):
@@ -129,8 +147,6 @@ def check(cfg: DictConfig) -> None:
             if node is not None and "_target_" not in node:
                 group = path.replace(".", "/")
                 raise UserError(f"{path}.{name!s}: was not chosen; add it by {group}=[…,{name!s}]")
-    for path, node in _nodes(OmegaConf.to_container(cfg, resolve=True), ""):
-        _check_node(path, node)
 
 
 def _nodes(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
