@@ -34,13 +34,7 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
     from pytorch_lightning import seed_everything
     from pytorch_lightning.utilities import rank_zero_only
 
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # at INFO they advertise
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of a deprecated call
-    warnings.filterwarnings("ignore", "ReduceLROnPlateau conditioned on metric")  # LitClassifier steps it
-    warnings.filterwarnings("ignore", "The ``compute`` method of metric Scores was called before")  # an empty share
-    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # as it must on resume
-
+    quieten()
     seed_everything(cfg.seed, verbose=False)
     datamodule = instantiate(cfg.datamodule, _convert_="all")
     rank_zero_only(datamodule.prepare_data)()
@@ -59,6 +53,16 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
     loggers = [instantiate(node, _convert_="all") for node in cfg.logger.values() if node]
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
     return datamodule, module, trainer
+
+
+def quieten() -> None:
+    """Silences what Lightning says of things that are as they must be."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # at INFO they advertise
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of a deprecated call
+    warnings.filterwarnings("ignore", "ReduceLROnPlateau conditioned on metric")  # LitClassifier steps it
+    warnings.filterwarnings("ignore", "The ``compute`` method of metric Scores was called before")  # an empty share
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # as it must on resume
 
 
 def fit(cfg: DictConfig) -> float:
@@ -119,6 +123,79 @@ def test(cfg: DictConfig) -> None:
     trainer.test(module, datamodule, verbose=False)
 
 
+def export(cfg: DictConfig) -> None:
+    """Makes the best epoch of the run `cfg.run` a file that needs no Litmus."""
+    from lit_modules.export import export
+    from lit_modules.predictor import Predictor
+
+    run_folder.refuse_changes(Path(cfg.run_dir), cfg)
+    module = best_network(cfg)
+    inputs, expected, source = samples_to_check(cfg, module)
+    contract = {
+        "inputs": {"shape": ["batch", *module.input_shape], "dtype": str(inputs.dtype).removeprefix("torch.")},
+        "outputs": {"shape": ["batch", len(module.class_names)], "dtype": "float32", "meaning": "probabilities"},
+        "resize": OmegaConf.select(cfg, "datamodule.resize"),
+        "class_names": list(module.class_names),
+        "parity": {"samples": len(inputs), "source": source},
+    }
+    difference = export(Predictor(module, 1.0), inputs, expected, contract, cfg.format.name, Path(cfg.output))
+    print(f"{cfg.format.name} → {cfg.output}\nprobabilities of {len(inputs)} {source}: within {difference:.1e}")
+
+
+def samples_to_check(cfg: DictConfig, module: Any) -> tuple[Any, Any, str]:
+    """Inputs of an export, the probabilities to which training's own path brings them, and what they are: validation
+    samples, or where the data are not here, noise of their mean and standard deviation."""
+    import torch
+    from hydra.utils import instantiate
+
+    from lit_modules.export import SAMPLES, noise
+
+    quieten()
+    as_they_are = cfg.input.name == "uint8"
+    alone = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1, "precision": "32-true"}
+    datamodule = instantiate(cfg.datamodule, _convert_="all")
+    datamodule.trainer = instantiate(cfg.trainer, **alone, logger=False, callbacks=[], _convert_="all")
+    try:
+        datamodule.setup()
+        taken = ((batch.inputs, datamodule.on_after_batch_transfer(batch, 0)) for batch in datamodule.val_dataloader())
+        batches: Any = ((raw if as_they_are else scaled.inputs, scaled.inputs) for raw, scaled in taken)
+        source = "validation samples"
+    except UserError as error:
+        print(f"no validation samples to check the export on, so noise serves: {error}", file=sys.stderr)
+        batches = noise(module.normalize, module.input_shape, as_they_are)
+        source = "samples of noise"
+    inputs, expected, count = [], [], 0
+    for given, scaled in batches:
+        with torch.inference_mode():
+            expected.append(module(scaled).softmax(1))
+        inputs.append(given)
+        count += len(given)
+        if count >= SAMPLES:
+            break
+    return torch.cat(inputs)[:SAMPLES], torch.cat(expected)[:SAMPLES], source
+
+
+def best_network(cfg: DictConfig) -> Any:
+    """The LitClassifier of the best epoch on the CPU, from the run's folder alone: its data need not be here."""
+    import torch
+    from hydra.utils import instantiate
+
+    checkpoint = torch.load(run_folder.best_checkpoint(Path(cfg.run_dir)), map_location="cpu", weights_only=True)
+    channels, names = checkpoint["input_shape"][0], checkpoint["class_names"]
+    module = instantiate(
+        cfg.lit_module,
+        input_shape=tuple(checkpoint["input_shape"]),
+        class_names=names,
+        class_counts=[1] * len(names),
+        mean=[0.0] * channels,  # the checkpoint holds those of the data
+        std=[1.0] * channels,
+        init=None,
+        _convert_="all",
+    )
+    load_best(module, Path(cfg.run_dir))
+    return module.eval()
+
+
 def load_best(module: Any, folder: Path) -> None:
     """Loads the best epoch's weights. Not by Lightning's ckpt_path: its averaging callback would load the weights
     that are not averaged."""
@@ -145,7 +222,7 @@ def compare(cfg: DictConfig) -> None:
     compare(cfg.runs, Path(cfg.output) if cfg.output else None)
 
 
-TASKS = {"fit": fit, "test": test, "compare": compare}
+TASKS = {"fit": fit, "test": test, "export": export, "compare": compare}
 
 
 def main(cfg: DictConfig) -> Any:

@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,32 @@ class Test(Fit):
     run: str | None = MISSING
 
 
+class Format(Enum):
+    """Of an exported file."""
+
+    torch_export = "torch_export"
+    onnx = "onnx"
+    safetensors = "safetensors"
+
+
+class Input(Enum):
+    """What an exported network takes: pictures as they are, or scaled to [0, 1]."""
+
+    uint8 = "uint8"
+    float = "float"
+
+
+@dataclass
+class Export(Fit):
+    """Make the best epoch of the run `run=DIR` a file that needs no Litmus."""
+
+    task: str = "export"
+    run: str | None = MISSING
+    format: Format = MISSING
+    input: Input = Input.uint8
+    output: str = "${run_dir}/export"
+
+
 @dataclass
 class Compare:
     """Tell finished runs apart: scores, their intervals, what differs. `runs`: a list of folders, or one glob."""
@@ -69,7 +96,7 @@ class Compare:
     output: str | None = None
 
 
-TASKS: dict[str, type] = {"fit": Fit, "test": Test, "compare": Compare}
+TASKS: dict[str, type] = {"fit": Fit, "test": Test, "export": Export, "compare": Compare}
 
 
 @dataclass
