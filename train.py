@@ -125,26 +125,30 @@ def test(cfg: DictConfig) -> None:
 
 def export(cfg: DictConfig) -> None:
     """Makes the best epoch of the run `cfg.run` a file that needs no Litmus."""
+    from lit_modules.calibration import temperature_of
     from lit_modules.export import export
     from lit_modules.predictor import Predictor
 
     run_folder.refuse_changes(Path(cfg.run_dir), cfg)
     module = best_network(cfg)
-    inputs, expected, source = samples_to_check(cfg, module)
+    temperature = temperature_of(Path(cfg.run_dir)) if cfg.calibrate else 1.0
+    inputs, logits, source = samples_to_check(cfg, module)
+    expected = (logits / temperature).softmax(1)
     contract = {
         "inputs": {"shape": ["batch", *module.input_shape], "dtype": str(inputs.dtype).removeprefix("torch.")},
         "outputs": {"shape": ["batch", len(module.class_names)], "dtype": "float32", "meaning": "probabilities"},
         "resize": OmegaConf.select(cfg, "datamodule.resize"),
         "class_names": list(module.class_names),
+        "temperature": temperature,
         "parity": {"samples": len(inputs), "source": source},
     }
-    difference = export(Predictor(module, 1.0), inputs, expected, contract, cfg.format.name, Path(cfg.output))
+    difference = export(Predictor(module, temperature), inputs, expected, contract, cfg.format.name, Path(cfg.output))
     print(f"{cfg.format.name} → {cfg.output}\nprobabilities of {len(inputs)} {source}: within {difference:.1e}")
 
 
 def samples_to_check(cfg: DictConfig, module: Any) -> tuple[Any, Any, str]:
-    """Inputs of an export, the probabilities to which training's own path brings them, and what they are: validation
-    samples, or where the data are not here, noise of their mean and standard deviation."""
+    """Inputs of an export, the logits to which training's own path brings them, and what they are: validation samples,
+    or where the data are not here, noise of their mean and standard deviation."""
     import torch
     from hydra.utils import instantiate
 
@@ -164,15 +168,15 @@ def samples_to_check(cfg: DictConfig, module: Any) -> tuple[Any, Any, str]:
         print(f"no validation samples to check the export on, so noise serves: {error}", file=sys.stderr)
         batches = noise(module.normalize, module.input_shape, as_they_are)
         source = "samples of noise"
-    inputs, expected, count = [], [], 0
+    inputs, logits, count = [], [], 0
     for given, scaled in batches:
         with torch.inference_mode():
-            expected.append(module(scaled).softmax(1))
+            logits.append(module(scaled))
         inputs.append(given)
         count += len(given)
         if count >= SAMPLES:
             break
-    return torch.cat(inputs)[:SAMPLES], torch.cat(expected)[:SAMPLES], source
+    return torch.cat(inputs)[:SAMPLES], torch.cat(logits)[:SAMPLES], source
 
 
 def best_network(cfg: DictConfig) -> Any:

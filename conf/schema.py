@@ -84,6 +84,7 @@ class Export(Fit):
     run: str | None = MISSING
     format: Format = MISSING
     input: Input = Input.uint8
+    calibrate: bool = False
     output: str = "${run_dir}/export"
 
 
