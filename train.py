@@ -27,6 +27,9 @@ from conf.errors import UserError, one_line_errors
 SCORES = ("loss", "acc", "f1", "likelihood")
 HPARAMS_TAGS = [f"{split}/{score}" for split in ("val_best", "test") for score in SCORES]
 
+# What turns the settings of a Trainer into those of one process on one device.
+ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}
+
 
 def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
     """The data module with its data read, the LightningModule that fits them, and the Trainer."""
@@ -123,27 +126,64 @@ def test(cfg: DictConfig) -> None:
     trainer.test(module, datamodule, verbose=False)
 
 
+def predict(cfg: DictConfig) -> None:
+    """Classifies the pictures `cfg.input` by the best epoch of the run `cfg.run`. Exit code 3: some were unreadable."""
+    import torch
+    from hydra.utils import instantiate
+
+    from datamodules.stream import find, read_in_batches
+    from lit_modules.prediction import predict
+    from lit_modules.predictor import Predictor
+
+    run_folder.refuse_changes(Path(cfg.run_dir), cfg)
+    files, output = find(cfg.input), Path(cfg.output)
+    source = Path(cfg.input).expanduser().resolve()
+    if source.is_dir() and output.resolve().is_relative_to(source):
+        raise UserError(f"output: {output} lies in the folder that is read, {source}; choose another")
+    module = best_network(cfg)
+    channels, *size = module.input_shape
+    if "resize" not in cfg.datamodule:
+        raise UserError(f"input: the run {cfg.run} learned from arrays, not from pictures; use an export of it")
+    quieten()
+    trainer = instantiate(cfg.trainer, **ALONE, logger=False, callbacks=[], _convert_="all")
+    predictor = Predictor(module, temperature(cfg)).to(trainer.strategy.root_device)
+    data = cfg.datamodule
+    batches = read_in_batches(files, channels, tuple(size), data.resize, data.batch_size, data.num_workers)
+    with torch.inference_mode(), trainer.precision_plugin.forward_context():
+        unread = predict(predictor, batches, len(files), module.class_names, cfg.tta.name == "flip", output)
+    print(f"{len(files) - unread} predictions → {output}")
+    if unread:
+        print(f"{unread} of {len(files)} files could not be read", file=sys.stderr)
+        raise SystemExit(3)
+
+
 def export(cfg: DictConfig) -> None:
     """Makes the best epoch of the run `cfg.run` a file that needs no Litmus."""
-    from lit_modules.calibration import temperature_of
     from lit_modules.export import export
     from lit_modules.predictor import Predictor
 
     run_folder.refuse_changes(Path(cfg.run_dir), cfg)
     module = best_network(cfg)
-    temperature = temperature_of(Path(cfg.run_dir)) if cfg.calibrate else 1.0
+    divisor = temperature(cfg)
     inputs, logits, source = samples_to_check(cfg, module)
-    expected = (logits / temperature).softmax(1)
+    expected = (logits / divisor).softmax(1)
     contract = {
         "inputs": {"shape": ["batch", *module.input_shape], "dtype": str(inputs.dtype).removeprefix("torch.")},
         "outputs": {"shape": ["batch", len(module.class_names)], "dtype": "float32", "meaning": "probabilities"},
         "resize": OmegaConf.select(cfg, "datamodule.resize"),
         "class_names": list(module.class_names),
-        "temperature": temperature,
+        "temperature": divisor,
         "parity": {"samples": len(inputs), "source": source},
     }
-    difference = export(Predictor(module, temperature), inputs, expected, contract, cfg.format.name, Path(cfg.output))
+    difference = export(Predictor(module, divisor), inputs, expected, contract, cfg.format.name, Path(cfg.output))
     print(f"{cfg.format.name} → {cfg.output}\nprobabilities of {len(inputs)} {source}: within {difference:.1e}")
+
+
+def temperature(cfg: DictConfig) -> float:
+    """What the logits of the run `cfg.run` are divided by: 1 unless `cfg.calibrate`."""
+    from lit_modules.calibration import temperature_of
+
+    return temperature_of(Path(cfg.run_dir)) if cfg.calibrate else 1.0
 
 
 def samples_to_check(cfg: DictConfig, module: Any) -> tuple[Any, Any, str]:
@@ -156,9 +196,10 @@ def samples_to_check(cfg: DictConfig, module: Any) -> tuple[Any, Any, str]:
 
     quieten()
     as_they_are = cfg.input.name == "uint8"
-    alone = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1, "precision": "32-true"}
     datamodule = instantiate(cfg.datamodule, _convert_="all")
-    datamodule.trainer = instantiate(cfg.trainer, **alone, logger=False, callbacks=[], _convert_="all")
+    datamodule.trainer = instantiate(
+        cfg.trainer, **ALONE, accelerator="cpu", precision="32-true", logger=False, callbacks=[], _convert_="all"
+    )
     try:
         datamodule.setup()
         taken = ((batch.inputs, datamodule.on_after_batch_transfer(batch, 0)) for batch in datamodule.val_dataloader())
@@ -226,7 +267,7 @@ def compare(cfg: DictConfig) -> None:
     compare(cfg.runs, Path(cfg.output) if cfg.output else None)
 
 
-TASKS = {"fit": fit, "test": test, "export": export, "compare": compare}
+TASKS = {"fit": fit, "test": test, "predict": predict, "export": export, "compare": compare}
 
 
 def main(cfg: DictConfig) -> Any:

@@ -135,11 +135,12 @@ def refuse_changes(folder: Path, cfg: DictConfig) -> None:
     Raises:
         UserError: one of them differs from what the run's config.yaml says.
     """
+    free = {"num_workers", "root", "download"} | ({"batch_size"} if cfg.task != "fit" else set())
     saved, now = (flat(OmegaConf.to_container(each)) for each in (OmegaConf.load(folder / "config.yaml"), cfg))
     for key in sorted(saved.keys() | now.keys()):
         section, _, rest = key.partition(".")
         kept = section in KEPT or key == "callbacks.checkpoint.every_n_epochs"
-        if kept and rest not in ("num_workers", "root", "download") and saved.get(key) != now.get(key):
+        if kept and rest not in free and saved.get(key) != now.get(key):
             raise UserError(
                 f"{key}: this run has {saved.get(key)}, not {now.get(key)}, and a resumed run keeps it; "
                 "leave it out, or start a new run without run=…"

@@ -61,6 +61,25 @@ class Test(Fit):
     run: str | None = MISSING
 
 
+class Views(Enum):
+    """What of a picture is predicted and averaged: itself, or itself and its mirror image."""
+
+    none = "none"
+    flip = "flip"
+
+
+@dataclass
+class Predict(Fit):
+    """Classify pictures by the best epoch of the run `run=DIR`."""
+
+    task: str = "predict"
+    run: str | None = MISSING
+    input: str = MISSING
+    tta: Views = Views.none
+    calibrate: bool = False
+    output: str = "${run_dir}/predictions/${oc.env:LITMUS_STAMP}"
+
+
 class Format(Enum):
     """Of an exported file."""
 
@@ -97,7 +116,7 @@ class Compare:
     output: str | None = None
 
 
-TASKS: dict[str, type] = {"fit": Fit, "test": Test, "export": Export, "compare": Compare}
+TASKS: dict[str, type] = {"fit": Fit, "test": Test, "predict": Predict, "export": Export, "compare": Compare}
 
 
 @dataclass

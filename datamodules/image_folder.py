@@ -58,7 +58,7 @@ def _scan(split: str, folder: Path, class_names: list[str], root: Path) -> Pictu
         if class_folder.name not in class_names:
             hint = nearest(class_folder.name, class_names)
             raise UserError(f"{class_folder}: the training split has no class of that name; {hint}")
-        found = sorted(_pictures(class_folder, set()))
+        found = sorted(pictures_below(class_folder, set()))
         if not found and split == "train":
             raise UserError(f"{class_folder}: holds no picture; fill or remove it")
         paths += found
@@ -68,7 +68,7 @@ def _scan(split: str, folder: Path, class_names: list[str], root: Path) -> Pictu
     return Pictures(paths, np.array(labels, np.int64), [str(path.relative_to(root)) for path in paths])
 
 
-def _pictures(folder: Path, visited: set[Path]) -> Iterator[Path]:
+def pictures_below(folder: Path, visited: set[Path]) -> Iterator[Path]:
     """Every picture below a folder, once: a link that leads back is not followed."""
     real = folder.resolve()
     if real in visited:
@@ -78,6 +78,6 @@ def _pictures(folder: Path, visited: set[Path]) -> Iterator[Path]:
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            yield from _pictures(path, visited)
+            yield from pictures_below(path, visited)
         elif path.suffix.lower() in Image.registered_extensions():
             yield path
