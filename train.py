@@ -131,6 +131,7 @@ def predict(cfg: DictConfig) -> None:
     import torch
     from hydra.utils import instantiate
 
+    from datamodules.store import cores
     from datamodules.stream import find, read_in_batches
     from lit_modules.prediction import predict
     from lit_modules.predictor import Predictor
@@ -147,8 +148,10 @@ def predict(cfg: DictConfig) -> None:
     quieten()
     trainer = instantiate(cfg.trainer, **ALONE, logger=False, callbacks=[], _convert_="all")
     predictor = Predictor(module, temperature(cfg)).to(trainer.strategy.root_device)
-    data = cfg.datamodule
-    batches = read_in_batches(files, channels, tuple(size), data.resize, data.batch_size, data.num_workers)
+    data, workers = cfg.datamodule, cfg.datamodule.num_workers
+    if workers is None and trainer.strategy.root_device.type == "cpu":
+        workers = cores() // 2  # the network needs them too
+    batches = read_in_batches(files, channels, tuple(size), data.resize, data.batch_size, workers)
     with torch.inference_mode(), trainer.precision_plugin.forward_context():
         unread = predict(predictor, batches, len(files), module.class_names, cfg.tta.name == "flip", output)
     print(f"{len(files) - unread} predictions → {output}")

@@ -4,7 +4,7 @@ import csv
 import multiprocessing
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from glob import glob
@@ -68,20 +68,19 @@ def read_in_batches(
     Args:
         files: paths.
         channels, size, resize: see `decode.to_array`.
-        num_workers: processes; null: one a core. Few files are read without any.
+        num_workers: processes; null: one a core. Few files are read by a thread instead, and so are all with 0 or 1.
     """
     read = partial(decode_batch, channels=channels, size=size, resize=resize)
     batches = (list(files[start : start + batch_size]) for start in range(0, len(files), batch_size))
     workers = cores() if num_workers is None else num_workers
-    if workers < 2 or len(files) < FEWEST_FOR_PROCESSES:
-        yield from map(read, batches)
-        return
+    alone = workers < 2 or len(files) < FEWEST_FOR_PROCESSES
+    spawn = multiprocessing.get_context("spawn")
     ahead: deque[Future[DecodedBatch]] = deque()
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ThreadPoolExecutor(1) if alone else ProcessPoolExecutor(workers, spawn) as pool:
         try:
             for batch in batches:
                 ahead.append(pool.submit(read, batch))
-                if len(ahead) > 3 * workers:
+                if len(ahead) > 3 * max(1, workers):
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
