@@ -34,14 +34,8 @@ ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}
 def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
     """The data module with its data read, the LightningModule that fits them, and the Trainer."""
     from hydra.utils import instantiate
-    from pytorch_lightning import seed_everything
-    from pytorch_lightning.utilities import rank_zero_only
 
-    quieten()
-    seed_everything(cfg.seed, verbose=False)
-    datamodule = instantiate(cfg.datamodule, _convert_="all")
-    rank_zero_only(datamodule.prepare_data)()
-    datamodule.setup()
+    datamodule = read_data(cfg, "fit")
     mean, std = datamodule.mean_std
     module = instantiate(
         cfg.lit_module,
@@ -52,10 +46,30 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
         std=std,
         _convert_="all",
     )
+    return datamodule, module, build_trainer(cfg)
+
+
+def read_data(cfg: DictConfig, stage: str) -> Any:
+    """The data module with the data read that a stage needs."""
+    from hydra.utils import instantiate
+    from pytorch_lightning import seed_everything
+    from pytorch_lightning.utilities import rank_zero_only
+
+    quieten()
+    seed_everything(cfg.seed, verbose=False)
+    datamodule = instantiate(cfg.datamodule, _convert_="all")
+    rank_zero_only(datamodule.prepare_data)()
+    datamodule.setup(stage)
+    return datamodule
+
+
+def build_trainer(cfg: DictConfig) -> Any:
+    """The Trainer with its callbacks and loggers."""
+    from hydra.utils import instantiate
+
     callbacks = [instantiate(node, _convert_="all") for node in cfg.callbacks.values() if node]
     loggers = [instantiate(node, _convert_="all") for node in cfg.logger.values() if node]
-    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
-    return datamodule, module, trainer
+    return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
 
 
 def quieten() -> None:
@@ -117,12 +131,18 @@ def report(folder: Path, trainer: Any, facts: dict[str, Any]) -> None:
 
 
 def test(cfg: DictConfig) -> None:
-    """Tests the best epoch of the run `cfg.run`."""
+    """Tests the best epoch of the run `cfg.run`, on its own data or others of the same classes."""
     run_folder.best_checkpoint(Path(cfg.run_dir))
     run_folder.refuse_changes(Path(cfg.run_dir), cfg)  # another split would test on pictures of the training
     cfg.logger = {"epoch_table": cfg.logger.epoch_table}  # which prints; the dashboard stays that of the training
-    datamodule, module, trainer = build(cfg)
-    load_best(module, Path(cfg.run_dir))
+    module = best_network(cfg)
+    if "image_size" in cfg.datamodule:  # as the network wants them, whatever these pictures are
+        cfg.datamodule.channels, *cfg.datamodule.image_size = module.input_shape
+    datamodule = read_data(cfg, "test")
+    datamodule.adopt(module.class_names)
+    trainer = build_trainer(cfg)
+    if trainer.is_global_zero:
+        print(f"testing {cfg.run} on {len(datamodule.files('test'))} samples", flush=True)
     trainer.test(module, datamodule, verbose=False)
 
 
