@@ -1,7 +1,9 @@
-"""Litmus: trains, resumes and tests CNN classifiers.
+"""Litmus: trains, resumes, tests, uses, exports and compares CNN classifiers.
 
 python train.py +experiment=digits
 python train.py run=logs/digits/2026-01-31_12-00-00 task=test
+
+Exit codes: 0 done; 2 the input is wrong; 3 some pictures to predict could not be read; 130, 143 stopped by a signal.
 """
 
 import logging
@@ -181,25 +183,30 @@ def predict(cfg: DictConfig) -> None:
 
 
 def export(cfg: DictConfig) -> None:
-    """Makes the best epoch of the run `cfg.run` a file that needs no Litmus."""
-    from lit_modules.export import export
+    """Makes the best epoch of the run `cfg.run` a file that needs no Litmus. It is checked on validation pictures, or
+    where the data are not here on noise."""
+    from hydra.utils import instantiate
+
+    from lit_modules.export import export, first_samples, noise
     from lit_modules.predictor import Predictor
 
+    quieten()
     run_folder.refuse_changes(Path(cfg.run_dir), cfg)
     module = best_network(cfg)
-    divisor = temperature(cfg)
-    inputs, logits, source = samples_to_check(cfg, module)
-    expected = (logits / divisor).softmax(1)
-    contract = {
-        "inputs": {"shape": ["batch", *module.input_shape], "dtype": str(inputs.dtype).removeprefix("torch.")},
-        "outputs": {"shape": ["batch", len(module.class_names)], "dtype": "float32", "meaning": "probabilities"},
-        "resize": OmegaConf.select(cfg, "datamodule.resize"),
-        "class_names": list(module.class_names),
-        "temperature": divisor,
-        "parity": {"samples": len(inputs), "source": source},
-    }
-    difference = export(Predictor(module, divisor), inputs, expected, contract, cfg.format.name, Path(cfg.output))
-    print(f"{cfg.format.name} → {cfg.output}\nprobabilities of {len(inputs)} {source}: within {difference:.1e}")
+    predictor = Predictor(module, temperature(cfg))
+    facts = {"class_names": list(module.class_names), "resize": OmegaConf.select(cfg, "datamodule.resize")}
+    datamodule = instantiate(cfg.datamodule, _convert_="all")
+    try:
+        datamodule.setup()
+        batches, facts["checked on"] = datamodule.batches("val"), "validation samples"
+    except UserError as error:
+        print(f"no validation samples to check the export on, so noise serves: {error}", file=sys.stderr)
+        batches, facts["checked on"] = noise(module.normalize, module.input_shape), "noise"
+    inputs, logits = first_samples(batches, module, cfg.input.name == "uint8")
+    expected = (logits / predictor.temperature).softmax(1)
+    difference = export(predictor, inputs, expected, facts, cfg.format.name, Path(cfg.output))
+    where = f"{len(inputs)} {facts['checked on']}"
+    print(f"{cfg.format.name} → {cfg.output}\nprobabilities within {difference:.1e} of training's, on {where}")
 
 
 def temperature(cfg: DictConfig) -> float:
@@ -207,40 +214,6 @@ def temperature(cfg: DictConfig) -> float:
     from lit_modules.calibration import temperature_of
 
     return temperature_of(Path(cfg.run_dir)) if cfg.calibrate else 1.0
-
-
-def samples_to_check(cfg: DictConfig, module: Any) -> tuple[Any, Any, str]:
-    """Inputs of an export, the logits to which training's own path brings them, and what they are: validation samples,
-    or where the data are not here, noise of their mean and standard deviation."""
-    import torch
-    from hydra.utils import instantiate
-
-    from lit_modules.export import SAMPLES, noise
-
-    quieten()
-    as_they_are = cfg.input.name == "uint8"
-    datamodule = instantiate(cfg.datamodule, _convert_="all")
-    datamodule.trainer = instantiate(
-        cfg.trainer, **ALONE, accelerator="cpu", precision="32-true", logger=False, callbacks=[], _convert_="all"
-    )
-    try:
-        datamodule.setup()
-        taken = ((batch.inputs, datamodule.on_after_batch_transfer(batch, 0)) for batch in datamodule.val_dataloader())
-        batches: Any = ((raw if as_they_are else scaled.inputs, scaled.inputs) for raw, scaled in taken)
-        source = "validation samples"
-    except UserError as error:
-        print(f"no validation samples to check the export on, so noise serves: {error}", file=sys.stderr)
-        batches = noise(module.normalize, module.input_shape, as_they_are)
-        source = "samples of noise"
-    inputs, logits, count = [], [], 0
-    for given, scaled in batches:
-        with torch.inference_mode():
-            logits.append(module(scaled))
-        inputs.append(given)
-        count += len(given)
-        if count >= SAMPLES:
-            break
-    return torch.cat(inputs)[:SAMPLES], torch.cat(logits)[:SAMPLES], source
 
 
 def best_network(cfg: DictConfig) -> Any:

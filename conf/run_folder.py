@@ -240,6 +240,18 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def make_output(folder: Path) -> None:
+    """Makes the folder for what a task writes.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output: cannot write to {folder} ({error.strerror}); choose another") from error
+
+
 def _git_commit() -> str | None:
     command = ["git", "-C", str(CONF.parent), "rev-parse", "HEAD"]
     try:

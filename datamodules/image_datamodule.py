@@ -1,7 +1,7 @@
 """ImageDataModule: splits, decode once, loaders, ToTensor on the device. One small subclass for each source."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -145,6 +145,11 @@ class ImageDataModule(LightningDataModule):
     def files(self, split: str) -> Sequence[str]:
         """The name of each sample of a split, by its index."""
         return self._splits[split].files
+
+    def batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """The samples of a split in their order, as they are and as a network takes them, without a Trainer."""
+        for inputs in self._splits[split].inputs.split(self.batch_size):
+            yield inputs, to_float(inputs)
 
     def train_dataloader(self) -> BatchLoader:
         return self._loader("train", self.seed)

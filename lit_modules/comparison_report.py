@@ -2,6 +2,7 @@
 
 import csv
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from conf.errors import UserError
-from conf.run_folder import write_text
+from conf.run_folder import make_output, write_text
 
 TAGS = ("val/f1", "test/f1", "test/acc")
 NOTES = {
@@ -83,10 +83,7 @@ def show(runs: list[Record], configs: list[Record], pairs: list[Record], differi
 
 def write(folder: Path, runs: list[Record], configs: list[Record], pairs: list[Record], differing: list[str]) -> None:
     """Writes runs.csv, configs.csv and pairs.csv with all digits, report.md and scores.png."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output: cannot write to {folder} ({error.strerror}); choose another") from error
+    make_output(folder)
     for name, records in (("runs", runs), ("configs", configs), ("pairs", pairs)):
         write_text(folder / f"{name}.csv", _csv(records))
     sections = []
@@ -129,5 +126,6 @@ def draw(runs: list[Record], path: Path) -> None:
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(scored)), [f"{row['run']}  {row['config']}" for row in scored])
     temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=120)
+    with warnings.catch_warnings(action="ignore"):  # of letters that its font lacks
+        figure.savefig(temporary, dpi=120)
     temporary.replace(path)

@@ -1,7 +1,7 @@
 """A Predictor as one file that needs no Litmus, checked against the network that was trained before it is kept."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from conf.errors import UserError
+from conf.run_folder import make_output
 from lit_modules.checkpoint_io import write_durably
-from lit_modules.classifier import Normalize
+from lit_modules.classifier import LitClassifier, Normalize
 from lit_modules.export_example import example
 from lit_modules.predictor import Predictor
 
@@ -27,7 +28,7 @@ Runnable = Callable[[Tensor], Tensor]
 
 
 def export(
-    predictor: Predictor, inputs: Tensor, expected: Tensor, contract: dict[str, Any], file_format: str, output: Path
+    predictor: Predictor, inputs: Tensor, expected: Tensor, facts: dict[str, Any], file_format: str, output: Path
 ) -> float:
     """Writes `model.*` and `example_*.py` into the folder `output`, after the files have been read again and run.
 
@@ -35,7 +36,8 @@ def export(
         predictor: on the CPU.
         inputs: uint8 or float32 `[N, C, *spatial]`, N ≥ 2; their type becomes that of the export's inputs.
         expected: what training's own path makes of them: float32 `[N, num_classes]`.
-        contract: kept in the file, as JSON.
+        facts: kept in the file as JSON, with what it takes and gives; `class_names` and `resize` (null: no pictures)
+            are what the example needs.
         file_format: torch_export, onnx, or safetensors. That last one holds the weights alone, without code and for any
             language; model.pt2 beside it is the graph that they fit into.
         output: made if needed.
@@ -49,6 +51,11 @@ def export(
     """
     if missing := [package for package in NEEDED[file_format] if find_spec(package) is None]:
         raise UserError(f'format: {file_format} needs {", ".join(missing)}; pip install -e ".[onnx]"')
+    contract = facts | {
+        "inputs": {"shape": ["batch", *inputs.shape[1:]], "dtype": str(inputs.dtype).removeprefix("torch.")},
+        "outputs": {"shape": ["batch", *expected.shape[1:]], "dtype": "float32", "meaning": "probabilities"},
+        "temperature": float(predictor.temperature),
+    }
     predictor = deepcopy(predictor).to(memory_format=torch.contiguous_format)  # torch.export's writer asks for that
     with TemporaryDirectory() as staging:
         run = WRITERS[file_format](predictor, inputs[:2], json.dumps(contract), Path(staging))
@@ -60,6 +67,7 @@ def export(
                 f"format: the {file_format} export differs from the network by {difference:.1e} in a probability, more "
                 f"than {TOLERANCE:.0e}; nothing was written; choose another format"
             )
+        make_output(output)
         (Path(staging) / f"example_{file_format}.py").write_text(example(file_format, contract), encoding="utf-8")
         for path in Path(staging).iterdir():
             write_durably(output / path.name, partial(_copy, path))
@@ -70,14 +78,33 @@ def _copy(path: Path, file: BinaryIO) -> None:
     file.write(path.read_bytes())
 
 
-def noise(normalize: Normalize, input_shape: tuple[int, ...], as_uint8: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of inputs with the mean and standard deviation of the training data, without end: as the export is given
-    them, and as the classifier takes them."""
+def first_samples(
+    batches: Iterable[tuple[Tensor, Tensor]], classifier: LitClassifier, as_they_are: bool
+) -> tuple[Tensor, Tensor]:
+    """Up to `SAMPLES` inputs and their logits.
+
+    Args:
+        batches: of samples as they are (uint8), and as the classifier takes them (float32).
+        as_they_are: which of the two is returned.
+    """
+    inputs, logits, count = [], [], 0
+    for raw, scaled in batches:
+        with torch.inference_mode():
+            logits.append(classifier(scaled))
+        inputs.append(raw if as_they_are else scaled)
+        count += len(raw)
+        if count >= SAMPLES:
+            break
+    return torch.cat(inputs)[:SAMPLES], torch.cat(logits)[:SAMPLES]
+
+
+def noise(normalize: Normalize, input_shape: tuple[int, ...]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches without end for `first_samples`, with the mean and standard deviation of the training data."""
     generator = torch.Generator().manual_seed(0)
     while True:
-        scaled = torch.randn(100, *input_shape, generator=generator) * normalize.std + normalize.mean
-        inputs = (scaled.clamp(0, 1) * 255).round().to(torch.uint8) if as_uint8 else scaled
-        yield inputs, inputs / torch.tensor(255.0) if as_uint8 else scaled
+        wanted = torch.randn(100, *input_shape, generator=generator) * normalize.std + normalize.mean
+        raw = (wanted.clamp(0, 1) * 255).round().to(torch.uint8)
+        yield raw, raw / torch.tensor(255.0)
 
 
 def _graph(predictor: Predictor, inputs: Tensor, contract: str, folder: Path) -> Runnable:

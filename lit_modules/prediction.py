@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from conf.run_folder import make_output
 from lit_modules.predictor import Predictor
 
 LARGEST_SHEET = 64
@@ -35,7 +37,7 @@ def predict(
         How many files could not be read; they are named on stderr.
     """
     device = predictor.white.device
-    output.mkdir(parents=True, exist_ok=True)
+    make_output(output)
     sheet: list[tuple[np.ndarray, str]] = []
     unread = 0
     with ExitStack() as stack:
@@ -90,4 +92,5 @@ def draw(sheet: list[tuple[np.ndarray, str]], path: Path) -> None:
         axes.imshow(pixels.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
         axes.set_title(caption, fontsize=7, parse_math=False)
         axes.axis("off")
-    figure.savefig(path, dpi=100)
+    with warnings.catch_warnings(action="ignore"):  # of letters that its font lacks
+        figure.savefig(path, dpi=100)

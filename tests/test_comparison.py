@@ -124,9 +124,12 @@ def test_a_run_that_is_not_whole_is_shown_with_the_reason(
     assert rows["good"]["remark"] == "" and float(rows["good"]["test/f1/low"]) < float(rows["good"]["test/f1"])
 
 
-def test_no_run_is_one_line(tmp_path: Path) -> None:
+def test_no_run_and_no_place_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^runs: \S+/nothing\* names no run's folder; "):
         comparison.compare(f"{tmp_path}/nothing*", None)
+    run = write_run(tmp_path / "run", 0.9)
+    with pytest.raises(UserError, match=r"^output: cannot write to \S+/config.yaml/out "):
+        comparison.compare([str(run)], run / "config.yaml" / "out")
 
 
 def test_the_task_needs_neither_torch_nor_a_network(

@@ -105,6 +105,8 @@ def test_unreadable_files_are_named_and_passed_over(
         (["input={}/nothing/*"], "^input: .* names no picture; "),
         (["input={}/new/list.csv"], "^input: .*list.csv has no column 'file'; did you mean 'files'"),
         (["input={}/new", "output={}/new/out"], "^output: .* lies in the folder that is read"),
+        (["input={}/new", "output={}/new/list.csv/out"], "^output: .* lies in"),
+        (["input={}/new/000.png", "output={}/new/list.csv/out"], "^output: cannot write to .*list.csv/out"),
         (["input={}/new", "lit_module.net.dropout=0.3"], "^lit_module.net.dropout: this run has "),
         (["input={}/new", "calibrate=true"], "^calibrate: .* has no validation samples"),
     ],
