@@ -51,8 +51,10 @@ def export(
     """
     if missing := [package for package in NEEDED[file_format] if find_spec(package) is None]:
         raise UserError(f'format: {file_format} needs {", ".join(missing)}; pip install -e ".[onnx]"')
+    kind, largest = ("uint8", 255) if inputs.dtype == torch.uint8 else ("float32", 1)
+    meaning = f"pictures, channels first, grey or RGB, 0 to {largest}" if facts["resize"] else "as trained on"
     contract = facts | {
-        "inputs": {"shape": ["batch", *inputs.shape[1:]], "dtype": str(inputs.dtype).removeprefix("torch.")},
+        "inputs": {"shape": ["batch", *inputs.shape[1:]], "dtype": kind, "meaning": meaning},
         "outputs": {"shape": ["batch", *expected.shape[1:]], "dtype": "float32", "meaning": "probabilities"},
         "temperature": float(predictor.temperature),
     }

@@ -11,7 +11,7 @@ LOAD = {
     "torch_export": """\
 program = torch.export.load("model.pt2", extra_files=(extra := {"contract.json": ""}))
 class_names = json.loads(extra["contract.json"])["class_names"]
-probabilities = program.module()(torch.from_numpy(inputs))[0].tolist()
+probabilities = program.module()(torch.tensor(inputs))[0].tolist()
 """,
     "onnx": """\
 session = onnxruntime.InferenceSession("model.onnx")
@@ -22,7 +22,7 @@ probabilities = session.run(None, {"inputs": inputs})[0][0].tolist()
 program = torch.export.load("model.pt2", extra_files=(extra := {"contract.json": ""}))
 class_names = json.loads(extra["contract.json"])["class_names"]
 (model := program.module()).load_state_dict(load_file("model.safetensors"))
-probabilities = model(torch.from_numpy(inputs))[0].tolist()
+probabilities = model(torch.tensor(inputs))[0].tolist()
 """,
 }
 FIT = {

@@ -105,7 +105,7 @@ def test_a_moved_run_without_its_data_gives_files_that_need_no_litmus(
             run(f"run={moved}", "task=export", f"format={file_format}", f"input={kind}")
             output = capfd.readouterr()
             assert "noise" in output.out and "datamodule.root: " in output.err
-            example = [sys.executable, "-I", f"example_{file_format}.py", str(picture)]
+            example = [sys.executable, "-I", "-W", "error::UserWarning", f"example_{file_format}.py", str(picture)]
             answer = subprocess.run(
                 example, cwd=moved / "export", capture_output=True, text=True, check=True, timeout=120
             )

@@ -16,7 +16,7 @@ from PIL import Image
 import train
 from conf.errors import UserError
 from datamodules.stream import read_in_batches
-from lit_modules.prediction import predict
+from lit_modules.prediction import draw, predict
 from lit_modules.predictor import Predictor
 from tests.conftest import TINY, configure, write_pictures
 from tests.test_export import NAMES, trained
@@ -133,6 +133,11 @@ def test_mirror_images_are_averaged(tmp_path: Path) -> None:
     found = [[float(row[f"p/{name}"]) for name in NAMES] for row in table(tmp_path).values()]
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert (both[0] - both[1]).abs().max() > 1e-3
+
+
+def test_any_class_name_can_be_drawn(tmp_path: Path) -> None:
+    draw([(np.zeros((channels, 4, 4), np.uint8), "올빼미 $x 0.50") for channels in (1, 3)], tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize("workers", [0, 2])
