@@ -138,8 +138,7 @@ def test(cfg: DictConfig) -> None:
     run_folder.refuse_changes(Path(cfg.run_dir), cfg)  # another split would test on pictures of the training
     cfg.logger = {"epoch_table": cfg.logger.epoch_table}  # which prints; the dashboard stays that of the training
     module = best_network(cfg)
-    if "image_size" in cfg.datamodule:  # as the network wants them, whatever these pictures are
-        cfg.datamodule.channels, *cfg.datamodule.image_size = module.input_shape
+    fit_size(cfg, module)
     datamodule = read_data(cfg, "test")
     datamodule.adopt(module.class_names)
     trainer = build_trainer(cfg)
@@ -195,6 +194,7 @@ def export(cfg: DictConfig) -> None:
     module = best_network(cfg)
     predictor = Predictor(module, temperature(cfg))
     facts = {"class_names": list(module.class_names), "resize": OmegaConf.select(cfg, "datamodule.resize")}
+    fit_size(cfg, module)
     datamodule = instantiate(cfg.datamodule, _convert_="all")
     try:
         datamodule.setup()
@@ -235,6 +235,12 @@ def best_network(cfg: DictConfig) -> Any:
     )
     load_best(module, Path(cfg.run_dir))
     return module.eval()
+
+
+def fit_size(cfg: DictConfig, module: Any) -> None:
+    """Has pictures read as the network wants them, whatever they are."""
+    if "image_size" in cfg.datamodule:
+        cfg.datamodule.channels, *cfg.datamodule.image_size = module.input_shape
 
 
 def load_best(module: Any, folder: Path) -> None:

@@ -43,8 +43,7 @@ def export(
         output: made if needed.
 
     Raises:
-        UserError: an extra is missing, the network cannot be exported, or a probability differs by more than
-            `TOLERANCE`; nothing is written then.
+        UserError: an extra is missing, or a probability differs by more than `TOLERANCE`; nothing is written then.
 
     Returns:
         The largest difference between two probabilities.
