@@ -1,7 +1,9 @@
-"""Litmus: trains, resumes and tests CNN classifiers.
+"""Litmus: trains, resumes, tests, uses, exports and compares CNN classifiers.
 
 python train.py +experiment=digits
 python train.py run=logs/digits/2026-01-31_12-00-00 task=test
+
+Exit codes: 0 done; 2 the input is wrong; 3 some pictures to predict could not be read; 130, 143 stopped by a signal.
 """
 
 import logging
@@ -27,24 +29,15 @@ from conf.errors import UserError, one_line_errors
 SCORES = ("loss", "acc", "f1", "likelihood")
 HPARAMS_TAGS = [f"{split}/{score}" for split in ("val_best", "test") for score in SCORES]
 
+# What turns the settings of a Trainer into those of one process on one device.
+ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}
+
 
 def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
     """The data module with its data read, the LightningModule that fits them, and the Trainer."""
     from hydra.utils import instantiate
-    from pytorch_lightning import seed_everything
-    from pytorch_lightning.utilities import rank_zero_only
 
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # at INFO they advertise
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of a deprecated call
-    warnings.filterwarnings("ignore", "ReduceLROnPlateau conditioned on metric")  # LitClassifier steps it
-    warnings.filterwarnings("ignore", "The ``compute`` method of metric Scores was called before")  # an empty share
-    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # as it must on resume
-
-    seed_everything(cfg.seed, verbose=False)
-    datamodule = instantiate(cfg.datamodule, _convert_="all")
-    rank_zero_only(datamodule.prepare_data)()
-    datamodule.setup()
+    datamodule = read_data(cfg, "fit")
     mean, std = datamodule.mean_std
     module = instantiate(
         cfg.lit_module,
@@ -55,10 +48,40 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
         std=std,
         _convert_="all",
     )
+    return datamodule, module, build_trainer(cfg)
+
+
+def read_data(cfg: DictConfig, stage: str) -> Any:
+    """The data module with the data read that a stage needs."""
+    from hydra.utils import instantiate
+    from pytorch_lightning import seed_everything
+    from pytorch_lightning.utilities import rank_zero_only
+
+    quieten()
+    seed_everything(cfg.seed, verbose=False)
+    datamodule = instantiate(cfg.datamodule, _convert_="all")
+    rank_zero_only(datamodule.prepare_data)()
+    datamodule.setup(stage)
+    return datamodule
+
+
+def build_trainer(cfg: DictConfig) -> Any:
+    """The Trainer with its callbacks and loggers."""
+    from hydra.utils import instantiate
+
     callbacks = [instantiate(node, _convert_="all") for node in cfg.callbacks.values() if node]
     loggers = [instantiate(node, _convert_="all") for node in cfg.logger.values() if node]
-    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
-    return datamodule, module, trainer
+    return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
+
+
+def quieten() -> None:
+    """Silences what Lightning says of things that are as they must be."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # at INFO they advertise
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of a deprecated call
+    warnings.filterwarnings("ignore", "ReduceLROnPlateau conditioned on metric")  # LitClassifier steps it
+    warnings.filterwarnings("ignore", "The ``compute`` method of metric Scores was called before")  # an empty share
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # as it must on resume
 
 
 def fit(cfg: DictConfig) -> float:
@@ -110,13 +133,114 @@ def report(folder: Path, trainer: Any, facts: dict[str, Any]) -> None:
 
 
 def test(cfg: DictConfig) -> None:
-    """Tests the best epoch of the run `cfg.run`."""
+    """Tests the best epoch of the run `cfg.run`, on its own data or others of the same classes."""
     run_folder.best_checkpoint(Path(cfg.run_dir))
     run_folder.refuse_changes(Path(cfg.run_dir), cfg)  # another split would test on pictures of the training
     cfg.logger = {"epoch_table": cfg.logger.epoch_table}  # which prints; the dashboard stays that of the training
-    datamodule, module, trainer = build(cfg)
-    load_best(module, Path(cfg.run_dir))
+    module = best_network(cfg)
+    fit_size(cfg, module)
+    datamodule = read_data(cfg, "test")
+    datamodule.adopt(module.class_names)
+    trainer = build_trainer(cfg)
+    if trainer.is_global_zero:
+        print(f"testing {cfg.run} on {len(datamodule.files('test'))} samples", flush=True)
     trainer.test(module, datamodule, verbose=False)
+
+
+def predict(cfg: DictConfig) -> None:
+    """Classifies the pictures `cfg.input` by the best epoch of the run `cfg.run`. Exit code 3: some were unreadable."""
+    import torch
+    from hydra.utils import instantiate
+
+    from datamodules.store import cores
+    from datamodules.stream import find, read_in_batches
+    from lit_modules.prediction import predict
+    from lit_modules.predictor import Predictor
+
+    run_folder.refuse_changes(Path(cfg.run_dir), cfg)
+    files, output = find(cfg.input), Path(cfg.output)
+    source = Path(cfg.input).expanduser().resolve()
+    if source.is_dir() and output.resolve().is_relative_to(source):
+        raise UserError(f"output: {output} lies in the folder that is read, {source}; choose another")
+    module = best_network(cfg)
+    channels, *size = module.input_shape
+    if "resize" not in cfg.datamodule:
+        raise UserError(f"input: the run {cfg.run} learned from arrays, not from pictures; use an export of it")
+    quieten()
+    trainer = instantiate(cfg.trainer, **ALONE, logger=False, callbacks=[], _convert_="all")
+    predictor = Predictor(module, temperature(cfg)).to(trainer.strategy.root_device)
+    data, workers = cfg.datamodule, cfg.datamodule.num_workers
+    if workers is None and trainer.strategy.root_device.type == "cpu":
+        workers = cores() // 2  # the network needs them too
+    batches = read_in_batches(files, channels, tuple(size), data.resize, data.batch_size, workers)
+    with torch.inference_mode(), trainer.precision_plugin.forward_context():
+        unread = predict(predictor, batches, len(files), module.class_names, cfg.tta.name == "flip", output)
+    print(f"{len(files) - unread} predictions → {output}")
+    if unread:
+        print(f"{unread} of {len(files)} files could not be read", file=sys.stderr)
+        raise SystemExit(3)
+
+
+def export(cfg: DictConfig) -> None:
+    """Makes the best epoch of the run `cfg.run` a file that needs no Litmus. It is checked on validation pictures, or
+    where the data are not here on noise."""
+    from hydra.utils import instantiate
+
+    from lit_modules.export import export, first_samples, noise
+    from lit_modules.predictor import Predictor
+
+    quieten()
+    run_folder.refuse_changes(Path(cfg.run_dir), cfg)
+    module = best_network(cfg)
+    predictor = Predictor(module, temperature(cfg))
+    facts = {"class_names": list(module.class_names), "resize": OmegaConf.select(cfg, "datamodule.resize")}
+    fit_size(cfg, module)
+    datamodule = instantiate(cfg.datamodule, _convert_="all")
+    try:
+        datamodule.setup()
+        batches, facts["checked on"] = datamodule.batches("val"), "validation samples"
+    except UserError as error:
+        print(f"no validation samples to check the export on, so noise serves: {error}", file=sys.stderr)
+        batches, facts["checked on"] = noise(module.normalize, module.input_shape), "noise"
+    inputs, logits = first_samples(batches, module, cfg.input.name == "uint8")
+    expected = (logits / predictor.temperature).softmax(1)
+    difference = export(predictor, inputs, expected, facts, cfg.format.name, Path(cfg.output))
+    where = f"{len(inputs)} {facts['checked on']}"
+    print(f"{cfg.format.name} → {cfg.output}\nprobabilities within {difference:.1e} of training's, on {where}")
+
+
+def temperature(cfg: DictConfig) -> float:
+    """What the logits of the run `cfg.run` are divided by: 1 unless `cfg.calibrate`."""
+    from lit_modules.calibration import temperature_of
+
+    return temperature_of(Path(cfg.run_dir)) if cfg.calibrate else 1.0
+
+
+def best_network(cfg: DictConfig) -> Any:
+    """The LitClassifier of the best epoch on the CPU, from the run's folder alone: its data need not be here."""
+    import torch
+    from hydra.utils import instantiate
+
+    checkpoint = torch.load(run_folder.best_checkpoint(Path(cfg.run_dir)), map_location="cpu", weights_only=True)
+    channels, names = checkpoint["input_shape"][0], checkpoint["class_names"]
+    module = instantiate(
+        cfg.lit_module,
+        input_shape=tuple(checkpoint["input_shape"]),
+        class_names=names,
+        class_counts=[1] * len(names),
+        mean=[0.0] * channels,  # the checkpoint holds those of the data
+        std=[1.0] * channels,
+        init=None,
+        _convert_="all",
+    )
+    load_best(module, Path(cfg.run_dir))
+    return module.eval()
+
+
+def fit_size(cfg: DictConfig, module: Any) -> None:
+    """Has pictures read as the network wants them, whatever they are."""
+    if "image_size" in cfg.datamodule:
+        cfg.datamodule.channels, *cfg.datamodule.image_size = module.input_shape
 
 
 def load_best(module: Any, folder: Path) -> None:
@@ -138,7 +262,14 @@ def parameter_facts(net: Any) -> dict[str, Any]:
     } | {f"params/shape/{name}": list(parameter.shape) for name, parameter in parameters.items()}
 
 
-TASKS = {"fit": fit, "test": test}
+def compare(cfg: DictConfig) -> None:
+    """Tells finished runs apart."""
+    from lit_modules.comparison import compare
+
+    compare(cfg.runs, Path(cfg.output) if cfg.output else None)
+
+
+TASKS = {"fit": fit, "test": test, "predict": predict, "export": export, "compare": compare}
 
 
 def main(cfg: DictConfig) -> Any:

@@ -89,7 +89,7 @@ def _from_omegaconf(error: OmegaConfBaseException) -> str:
         return f"{key}: no such group of settings; {nearest(key, groups)}"
     if isinstance(parent, DictConfig) and not parent:
         return f"{error.full_key}: no such key yet; add it by +{error.full_key}=…"
-    if isinstance(parent, DictConfig) and key not in parent:
+    if isinstance(parent, DictConfig) and key not in list(parent):  # `in parent` is false for what is not set
         return f"{error.full_key}: no such key; {nearest(key, map(str, parent))}"
     return f"{error.full_key}: {_first_line(error)}; give it a value of its type"
 

@@ -30,7 +30,8 @@ KEPT = ("seed", "monitor", "mode", "datamodule", "lit_module")
 
 
 def base_config(arguments: list[str]) -> str:
-    """The name of the config that a command line starts from: `train`, or with `run=DIR` the one saved in DIR.
+    """The name of the config that a command line starts from: `train`, or with `run=DIR` the one saved in DIR; for
+    the task that builds nothing, `compare`.
 
     The saved sections become options of their config groups, so that overrides of values, other options of these
     groups, and experiments work on top of them as they do on `train`.
@@ -38,6 +39,8 @@ def base_config(arguments: list[str]) -> str:
     Raises:
         UserError: DIR holds no saved config.
     """
+    if "task=compare" in arguments:
+        return "compare"
     runs = [argument.partition("=")[2].strip("'\"") for argument in arguments if argument.startswith("run=")]
     if not runs or runs[-1] in ("", "null"):
         return "train"
@@ -132,24 +135,24 @@ def refuse_changes(folder: Path, cfg: DictConfig) -> None:
     Raises:
         UserError: one of them differs from what the run's config.yaml says.
     """
-    saved, now = (_flat(OmegaConf.to_container(each)) for each in (OmegaConf.load(folder / "config.yaml"), cfg))
+    free = {"num_workers", "root", "download"} | ({"batch_size"} if cfg.task != "fit" else set())
+    saved, now = (flat(OmegaConf.to_container(each)) for each in (OmegaConf.load(folder / "config.yaml"), cfg))
     for key in sorted(saved.keys() | now.keys()):
         section, _, rest = key.partition(".")
         kept = section in KEPT or key == "callbacks.checkpoint.every_n_epochs"
-        if kept and rest not in ("num_workers", "root", "download") and saved.get(key) != now.get(key):
+        if kept and rest not in free and saved.get(key) != now.get(key):
             raise UserError(
                 f"{key}: this run has {saved.get(key)}, not {now.get(key)}, and a resumed run keeps it; "
                 "leave it out, or start a new run without run=…"
             )
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings → one level with dotted keys."""
     if not isinstance(node, dict):
         return {prefix: node}
     return {
-        key: value
-        for name, child in node.items()
-        for key, value in _flat(child, f"{prefix}.{name}".lstrip(".")).items()
+        key: value for name, child in node.items() for key, value in flat(child, f"{prefix}.{name}".lstrip(".")).items()
     }
 
 
@@ -235,6 +238,18 @@ def write_text(path: Path, text: str) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror}); make room, then go on by run=…") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_output(folder: Path) -> None:
+    """Makes the folder for what a task writes.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output: cannot write to {folder} ({error.strerror}); choose another") from error
 
 
 def _git_commit() -> str | None:

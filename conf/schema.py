@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,62 @@ class Test(Fit):
     run: str | None = MISSING
 
 
-TASKS = {"fit": Fit, "test": Test}
+class Views(Enum):
+    """What of a picture is predicted and averaged: itself, or itself and its mirror image."""
+
+    none = "none"
+    flip = "flip"
+
+
+@dataclass
+class Predict(Fit):
+    """Classify pictures by the best epoch of the run `run=DIR`."""
+
+    task: str = "predict"
+    run: str | None = MISSING
+    input: str = MISSING
+    tta: Views = Views.none
+    calibrate: bool = False
+    output: str = "${run_dir}/predictions/${oc.env:LITMUS_STAMP}"
+
+
+class Format(Enum):
+    """Of an exported file."""
+
+    torch_export = "torch_export"
+    onnx = "onnx"
+    safetensors = "safetensors"
+
+
+class Input(Enum):
+    """What an exported network takes: pictures as they are, or scaled to [0, 1]."""
+
+    uint8 = "uint8"
+    float = "float"
+
+
+@dataclass
+class Export(Fit):
+    """Make the best epoch of the run `run=DIR` a file that needs no Litmus."""
+
+    task: str = "export"
+    run: str | None = MISSING
+    format: Format = MISSING
+    input: Input = Input.uint8
+    calibrate: bool = False
+    output: str = "${run_dir}/export"
+
+
+@dataclass
+class Compare:
+    """Tell finished runs apart: scores, their intervals, what differs. `runs`: a list of folders, or one glob."""
+
+    task: str = "compare"
+    runs: Any = MISSING
+    output: str | None = None
+
+
+TASKS: dict[str, type] = {"fit": Fit, "test": Test, "predict": Predict, "export": Export, "compare": Compare}
 
 
 @dataclass
@@ -99,7 +155,8 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: a value is missing, a target is not allowed, a key is not a parameter, or a value has the wrong type.
     """
-    known = {each.name for each in fields(Fit)}
+    schema = TASKS[cfg.task]
+    known = {each.name for each in fields(schema)}
     for key in map(str, cfg):
         if key not in known:
             raise UserError(f"{key}: no such key; {nearest(key, known)}")
@@ -107,6 +164,14 @@ def check(cfg: DictConfig) -> None:
             raise UserError(f"{key}: is not set; add {key}=… to the command")
     for key in sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"{key}: is not set; add {key}=… to the command")
+    if issubclass(schema, Fit):
+        _check_settings(cfg)
+    for path, node in _nodes(OmegaConf.to_container(cfg, resolve=True), ""):
+        _check_node(path, node)
+
+
+def _check_settings(cfg: DictConfig) -> None:
+    """What the values of a config that builds a network must be."""
     if not 0 <= cfg.seed <= LARGEST_SEED:
         raise UserError(f"seed: must be from 0 to {LARGEST_SEED}, not {cfg.seed}; choose seed=0")
     if cfg.run and Path(cfg.run_dir) != Path(cfg.run):
@@ -129,8 +194,6 @@ def check(cfg: DictConfig) -> None:
             if node is not None and "_target_" not in node:
                 group = path.replace(".", "/")
                 raise UserError(f"{path}.{name!s}: was not chosen; add it by {group}=[…,{name!s}]")
-    for path, node in _nodes(OmegaConf.to_container(cfg, resolve=True), ""):
-        _check_node(path, node)
 
 
 def _nodes(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:

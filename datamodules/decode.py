@@ -68,6 +68,32 @@ def decode(item: Path | Image.Image, channels: int, size: tuple[int, int], resiz
         return reason(error)
 
 
+class DecodedBatch(NamedTuple):
+    """Pictures of some files."""
+
+    files: list[str]
+    """Those that could be read"""
+    inputs: np.ndarray
+    """uint8 `[N, channels, height, width]`, one for each of `files`"""
+    problems: list[tuple[str, str]]
+    """The other files, and why"""
+
+
+def decode_batch(files: list[str], channels: int, size: tuple[int, int], resize: Resize) -> DecodedBatch:
+    """`decode` of several files."""
+    inputs = np.empty((len(files), channels, *size), np.uint8)
+    sound: list[str] = []
+    problems = []
+    for file in files:
+        pixels = decode(Path(file), channels, size, resize)
+        if isinstance(pixels, str):
+            problems.append((file, pixels))
+        else:
+            inputs[len(sound)] = pixels
+            sound.append(file)
+    return DecodedBatch(sound, inputs[: len(sound)], problems)
+
+
 def reason(error: BaseException) -> str:
     """Why a file could not be read, without its path, in one line."""
     if isinstance(error, UnidentifiedImageError):

@@ -1,7 +1,7 @@
 """ImageDataModule: splits, decode once, loaders, ToTensor on the device. One small subclass for each source."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from conf.errors import UserError
+from conf.errors import UserError, nearest
 from datamodules.augment import as_augmentation, augment
 from datamodules.decode import Resize, common_size
 from datamodules.loader import Batch, BatchLoader, Split
@@ -71,16 +71,22 @@ class ImageDataModule(LightningDataModule):
         """
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads all splits; the second call does nothing."""
+        """Reads all splits; the second call does nothing. For the stage `test` that split alone is read, if channels
+        and size, which are those of the training split, are given."""
         if self._splits:
             return
+        test_alone = stage == "test" and self.channels != "auto" and self.image_size is not None
         splits, self.class_names = self.read()
-        if len(self.class_names) < 2:
+        if "train" not in splits and not test_alone:
+            raise UserError("datamodule.root: holds no training split, only one to test on; add root/train")
+        if "train" in splits and len(self.class_names) < 2:
             raise UserError(f"datamodule: found only the class {', '.join(self.class_names)}; a classifier needs two")
         for name, fraction in (("test", self.test_fraction), ("val", self.val_fraction)):
-            if name not in splits:
+            if name not in splits and "train" in splits:
                 kept, taken = stratified_split(splits["train"].labels, fraction, self.split_seed, self.class_names)
                 splits["train"], splits[name] = splits["train"].take(kept), splits["train"].take(taken)
+        if test_alone:
+            splits = {"test": splits["test"]}
         probes = {name: probe_pictures(pictures, self.num_workers) for name, pictures in splits.items()}
         every = [item for found in probes.values() for item in found]
         channels = self.channels if self.channels != "auto" else 1 if all(item.grey for item in every) else 3
@@ -88,6 +94,21 @@ class ImageDataModule(LightningDataModule):
         for name, pictures in splits.items():
             inputs = decode_pictures(pictures, channels, size, self.resize, self.num_workers)
             self._splits[name] = Split(torch.from_numpy(inputs), torch.from_numpy(pictures.labels), pictures.files)
+
+    def adopt(self, class_names: Sequence[str]) -> None:
+        """Labels the test split by the classes of a network, by name: they may be more, and in another order.
+
+        Raises:
+            UserError: a sample is of a class that the network does not know.
+        """
+        test = self._splits["test"]
+        for label in test.labels.unique().tolist():
+            if (name := self.class_names[label]) not in class_names:
+                raise UserError(f"datamodule.root: the run has no class '{name}'; {nearest(name, class_names)}")
+        known = {name: label for label, name in enumerate(class_names)}
+        labels = torch.tensor([known.get(name, -1) for name in self.class_names])[test.labels]
+        self._splits = {"test": test._replace(labels=labels)}
+        self.class_names = list(class_names)
 
     def _size(self) -> tuple[int, int] | None:
         if self.image_size is None:
@@ -124,6 +145,11 @@ class ImageDataModule(LightningDataModule):
     def files(self, split: str) -> Sequence[str]:
         """The name of each sample of a split, by its index."""
         return self._splits[split].files
+
+    def batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """The samples of a split in their order, as they are and as a network takes them, without a Trainer."""
+        for inputs in self._splits[split].inputs.split(self.batch_size):
+            yield inputs, to_float(inputs)
 
     def train_dataloader(self) -> BatchLoader:
         return self._loader("train", self.seed)

@@ -75,7 +75,7 @@ def decode_pictures(
 def _mapping(items: Any, num_workers: int | None) -> Iterator[Callable[..., Iterator[Any]]]:
     """`map`, by processes where there are files enough. Their start method is spawn: a fork of a process with
     torch's threads may hang."""
-    workers = _cores() if num_workers is None else num_workers
+    workers = cores() if num_workers is None else num_workers
     if workers < 2 or len(items) < FEWEST_FOR_PROCESSES or not isinstance(items[0], Path):
         yield map
         return
@@ -86,7 +86,7 @@ def _mapping(items: Any, num_workers: int | None) -> Iterator[Callable[..., Iter
             raise UserError("datamodule.num_workers: a process was killed, perhaps for memory; use fewer") from error
 
 
-def _cores() -> int:
+def cores() -> int:
     """Those that this process may use, where the system tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

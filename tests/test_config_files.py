@@ -14,7 +14,7 @@ from conf import schema
 from tests.conftest import ROOT, configure
 
 CONF = ROOT / "conf"
-FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path != CONF / "train.yaml")
+FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/**/*.yaml"))
 EXPERIMENTS = [path for path in FILES if path.parts[0] == "experiment"]
 OPTIONS = [path for path in FILES if path.parts[0] != "experiment"]
 # Groups of which several files may be chosen together.

@@ -61,6 +61,7 @@ def one_line(code: object, stderr: str) -> str:
         ("lit_module/optimiser=adam", "lit_module/optimiser: ", "optimizer"),
         # A value that cannot be.
         ("seed=abc", "seed: ", "give it a value of its type"),
+        ("task=export format=onxx", "format: ", "onnx, safetensors"),
         ("seed=-1", "seed: ", "choose seed=0"),
         ("seed=4294967296", "seed: ", "4294967295"),
         ("trainer.max_epochs=abc", "trainer.max_epochs: ", "give int or null"),
@@ -74,6 +75,9 @@ def one_line(code: object, stderr: str) -> str:
         ("datamodule=image_folder", "datamodule.root: ", "add datamodule.root=…"),
         ("datamodule=torchvision", "datamodule.dataset: ", "add datamodule.dataset=…"),
         ("task=test", "run: ", "add run=…"),
+        ("task=predict run=/not/there input=x", "run: ", "give the folder of a run"),
+        ("task=export", "run: ", "add run=…"),
+        ("task=compare", "runs: ", "add runs=…"),
         ("name=???", "name: ", "add name=…"),
         ("lit_module.monitor=${nothing}", "lit_module.monitor: ", "name a key that exists"),
         ("name=${oc.env:NOT_SET_ANYWHERE}", "name: ", "NOT_SET_ANYWHERE"),

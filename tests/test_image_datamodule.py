@@ -94,6 +94,15 @@ def test_to_float_has_the_bits_of_to_tensor_for_all_values() -> None:
     assert torch.equal(to_float(torch.from_numpy(every)[None]), ToTensor()(Image.fromarray(every)))
 
 
+def test_labels_follow_the_names_of_a_networks_classes() -> None:
+    module = datamodule()
+    module.setup("test")
+    names, labels = module.class_names, module._splits["test"].labels
+    before = [names[label] for label in labels.tolist()]
+    module.adopt(["another", *reversed(names)])
+    assert [module.class_names[label] for label in module._splits["test"].labels.tolist()] == before
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_to_float_has_the_same_bits_on_cuda() -> None:
     every = torch.arange(256, dtype=torch.uint8)

@@ -1,0 +1,131 @@
+"""A comparison of runs on the console, as CSV, as Markdown, and as a chart."""
+
+import csv
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from conf.run_folder import make_output, write_text
+
+TAGS = ("val/f1", "test/f1", "test/acc")
+NOTES = {
+    "Runs": "In brackets the middle 95 % of 10,000 bootstrap resamples of the pictures.",
+    "Configs": "Mean ± standard deviation over runs that differ in nothing but their seed.",
+    "What differs": "By config; – where one does not have the setting.",
+    "Pairs": "Each run against the best by val/f1, on the same test pictures. Where nothing differs, one test in "
+    "twenty still gives p < 0.05. A pair tells of these two networks; of their configs only several seeds tell.",
+}
+
+Record = dict[str, Any]
+Rows = list[list[str]]
+
+
+def tables(runs: list[Record], configs: list[Record], pairs: list[Record], differing: list[str]) -> dict[str, Rows]:
+    """Titles, and under each a heading and rows for people; a table without rows is left out."""
+    found: dict[str, Rows] = {
+        "Runs": [["run", "config", "seed", *TAGS, "remark"]]
+        + [
+            [row["run"], row["config"], _text(row["seed"]), *(_with_interval(row, tag) for tag in TAGS), row["remark"]]
+            for row in runs
+        ],
+        "Configs": [["config", "runs", *TAGS]]
+        + [[row["config"], str(row["runs"]), *(_with_spread(row, tag) for tag in TAGS)] for row in configs],
+        "What differs": [["setting", *(row["config"] for row in configs)]]
+        + [[key, *(_text(row[key]) for row in configs)] for key in differing],
+        "Pairs": [["run", "against", "right alone", "p (McNemar)", "F1 difference", "p (bootstrap)"]]
+        + [_pair(row) for row in pairs],
+    }
+    return {title: rows for title, rows in found.items() if len(rows) > 1}
+
+
+def _pair(row: Record) -> list[str]:
+    if row["remark"]:
+        return [row["run"], row["reference"], row["remark"], "", "", ""]
+    interval = f"{row['f1/difference']:+.4f} [{row['f1/difference/low']:+.4f}, {row['f1/difference/high']:+.4f}]"
+    alone = f"{row['only run right']} : {row['only reference right']} of {row['pictures']}"
+    p_values = f"{row['acc/p (McNemar)']:.2g}", f"{row['f1/p (bootstrap)']:.2g}"
+    return [row["run"], row["reference"], alone, p_values[0], interval, p_values[1]]
+
+
+def _with_interval(row: Record, tag: str) -> str:
+    interval = f" [{row[f'{tag}/low']:.4f}, {row[f'{tag}/high']:.4f}]" if f"{tag}/low" in row else ""
+    return _text(row[tag]) + interval
+
+
+def _with_spread(row: Record, tag: str) -> str:
+    spread = row[f"{tag}/std"]
+    return _text(row[f"{tag}/mean"]) + (f" ± {spread:.4f}" if spread is not None else "")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:.4f}" if value >= 0.1 else f"{value:.4g}"
+    return "–" if value is None else str(value)
+
+
+def show(runs: list[Record], configs: list[Record], pairs: list[Record], differing: list[str]) -> None:
+    """Prints the tables."""
+    console = Console()
+    for title, (heading, *rows) in tables(runs, configs, pairs, differing).items():
+        table = Table(*heading, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for column in table.columns:
+            column.overflow = "fold"
+        for row in rows:
+            table.add_row(*map(Text, row))  # whose brackets are no markup
+        console.print(table)
+        console.print(NOTES[title] + "\n", style="dim", highlight=False)
+
+
+def write(folder: Path, runs: list[Record], configs: list[Record], pairs: list[Record], differing: list[str]) -> None:
+    """Writes runs.csv, configs.csv and pairs.csv with all digits, report.md and scores.png."""
+    make_output(folder)
+    for name, records in (("runs", runs), ("configs", configs), ("pairs", pairs)):
+        write_text(folder / f"{name}.csv", _csv(records))
+    sections = []
+    for title, rows in tables(runs, configs, pairs, differing).items():
+        heading, *body = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
+        rule = "|" + "---|" * len(rows[0])
+        sections.append("\n".join([f"## {title}", "", heading, rule, *body, "", NOTES[title], ""]))
+    write_text(folder / "report.md", "\n".join(["# Comparison of runs", "", *sections, "![scores](scores.png)", ""]))
+    draw(runs, folder / "scores.png")
+    print(f"comparison → {folder}")
+
+
+def _csv(records: list[Record]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for record in records for name in record)))
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def draw(runs: list[Record], path: Path) -> None:
+    """A dot a run and score with its interval; a colour a config."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    scored = [row for row in reversed(runs) if row["test/f1"] is not None]
+    configs = sorted({row["config"] for row in scored})
+    figure = Figure(figsize=(10, 1.2 + 0.3 * max(len(scored), 3)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(TAGS), sharey=True)
+    for axis, tag in zip(axes, TAGS, strict=True):
+        for position, row in enumerate(scored):
+            if row[tag] is None:
+                continue
+            ends = row.get(f"{tag}/low", row[tag]), row.get(f"{tag}/high", row[tag])
+            colour = f"C{configs.index(row['config']) % 10}"
+            axis.plot(ends, [position, position], color=colour, linewidth=2, alpha=0.5)
+            axis.plot(row[tag], position, "o", color=colour)
+        axis.set_title(tag, fontsize=10)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(scored)), [f"{row['run']}  {row['config']}" for row in scored])
+    temporary = path.with_name(f".{path.name}")
+    with warnings.catch_warnings(action="ignore"):  # of letters that its font lacks
+        figure.savefig(temporary, dpi=120)
+    temporary.replace(path)

@@ -1,0 +1,59 @@
+"""The few lines that use an export without Litmus, written beside it as a program."""
+
+from typing import Any
+
+IMPORTS = {
+    "torch_export": "import torch\n",
+    "onnx": "import onnxruntime\n",
+    "safetensors": "import torch\nfrom safetensors.torch import load_file\n",
+}
+LOAD = {
+    "torch_export": """\
+program = torch.export.load("model.pt2", extra_files=(extra := {"contract.json": ""}))
+class_names = json.loads(extra["contract.json"])["class_names"]
+probabilities = program.module()(torch.tensor(inputs))[0].tolist()
+""",
+    "onnx": """\
+session = onnxruntime.InferenceSession("model.onnx")
+class_names = json.loads(session.get_modelmeta().custom_metadata_map["contract"])["class_names"]
+probabilities = session.run(None, {"inputs": inputs})[0][0].tolist()
+""",
+    "safetensors": """\
+program = torch.export.load("model.pt2", extra_files=(extra := {"contract.json": ""}))
+class_names = json.loads(extra["contract.json"])["class_names"]
+(model := program.module()).load_state_dict(load_file("model.safetensors"))
+probabilities = model(torch.tensor(inputs))[0].tolist()
+""",
+}
+FIT = {
+    "pad": "ImageOps.pad(picture, ({width}, {height}), Image.Resampling.BILINEAR)",
+    "crop": "ImageOps.fit(picture, ({width}, {height}), Image.Resampling.BILINEAR)",
+    "stretch": "picture.resize(({width}, {height}), Image.Resampling.BILINEAR)",
+}
+
+
+def example(file_format: str, contract: dict[str, Any]) -> str:
+    """A Python program that prints the class probabilities of the sample named on its command line."""
+    resize, (channels, *size) = contract["resize"], contract["inputs"]["shape"][1:]
+    if resize:
+        height, width = size
+        mode = "L" if channels == 1 else "RGB"
+        scale = " / numpy.float32(255)" if contract["inputs"]["dtype"] == "float32" else ""
+        what, imports = "a picture of 8 bits a channel, without transparency", "from PIL import Image, ImageOps\n"
+        read = f"""\
+picture = Image.open(sys.argv[1]).convert("{mode}")
+picture = {FIT[resize].format(height=height, width=width)}
+inputs = numpy.asarray(picture).reshape(1, {height}, {width}, {channels}).transpose(0, 3, 1, 2){scale}
+"""
+    else:
+        what, imports = f"one sample {[channels, *size]} as .npy", ""
+        read = 'inputs = numpy.load(sys.argv[1]).astype("float32")[None]\n'
+    return f'''"""Class probabilities of {what}: python example_{file_format}.py FILE"""
+
+import json
+import sys
+
+import numpy
+{IMPORTS[file_format]}{imports}
+{read}{LOAD[file_format]}print(dict(zip(class_names, probabilities, strict=True)))
+'''

@@ -1,0 +1,96 @@
+"""Class probabilities of any number of pictures: a row each in a table, a line each in JSON; the first ones drawn."""
+
+import csv
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from conf.run_folder import make_output
+from lit_modules.predictor import Predictor
+
+LARGEST_SHEET = 64
+
+
+def predict(
+    predictor: Predictor, batches: Iterable[Any], total: int, class_names: list[str], flip: bool, output: Path
+) -> int:
+    """Writes `predictions.csv`, `predictions.jsonl` and `contact_sheet.png` into the folder `output`. The first two
+    grow batch by batch, and are called `….part` until the last one.
+
+    Args:
+        predictor: on the device where it shall work.
+        batches: `(files, inputs, problems)`: inputs uint8 `[N, C, H, W]`, problems pairs of a file and its reason.
+        total: number of files, for the progress bar.
+        flip: averages the probabilities of each picture and of its mirror image.
+
+    Returns:
+        How many files could not be read; they are named on stderr.
+    """
+    device = predictor.white.device
+    make_output(output)
+    sheet: list[tuple[np.ndarray, str]] = []
+    unread = 0
+    with ExitStack() as stack:
+        parts = [output / f"predictions.{suffix}.part" for suffix in ("csv", "jsonl")]
+        table_file, lines = (stack.enter_context(open(part, "w", newline="", encoding="utf-8")) for part in parts)
+        bar = stack.enter_context(tqdm(total=total, unit=" pictures", disable=not sys.stderr.isatty()))
+        table = csv.writer(table_file)
+        table.writerow(["file", "predicted", "probability", *(f"p/{name}" for name in class_names)])
+        for files, inputs, problems in batches:
+            for file, problem in problems:
+                tqdm.write(f"passed over {file}: {problem}", file=sys.stderr)
+            unread += len(problems)
+            bar.update(len(files) + len(problems))
+            if not files:
+                continue
+            probabilities = _probabilities(predictor, torch.from_numpy(inputs).to(device), flip)
+            best = probabilities.argmax(1).tolist()
+            for file, pixels, label, row in zip(files, inputs, best, probabilities.tolist(), strict=True):
+                name, likelihood = class_names[label], row[label]
+                table.writerow([file, name, likelihood, *row])
+                found = {"file": file, "predicted": name, "probability": likelihood}
+                by_class = dict(zip(class_names, row, strict=True))
+                lines.write(json.dumps(found | {"probabilities": by_class}, ensure_ascii=False) + "\n")
+                if len(sheet) < LARGEST_SHEET:
+                    sheet.append((pixels.copy(), f"{name} {likelihood:.2f}"))
+    for part in parts:
+        os.replace(part, part.with_suffix(""))
+    if sheet:
+        draw(sheet, output / "contact_sheet.png")
+    return unread
+
+
+def _probabilities(predictor: Predictor, inputs: Tensor, flip: bool) -> Tensor:
+    """float32 `[N, num_classes]` on the CPU"""
+    probabilities = predictor(inputs)
+    if flip:
+        probabilities = (probabilities + predictor(inputs.flip(-1))) / 2
+    return probabilities.cpu()
+
+
+def draw(sheet: list[tuple[np.ndarray, str]], path: Path) -> None:
+    """Pictures uint8 `[C, H, W]`, eight in a row, each under its caption."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(8, len(sheet))
+    rows = -(-len(sheet) // columns)
+    figure = Figure(figsize=(1.5 * columns, 1.7 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for position, (pixels, caption) in enumerate(sheet, 1):
+        axes = figure.add_subplot(rows, columns, position)
+        axes.imshow(pixels.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
+        axes.set_title(caption, fontsize=7, parse_math=False)
+        axes.axis("off")
+    with warnings.catch_warnings(action="ignore"):  # of letters that its font lacks
+        figure.savefig(path, dpi=100)
