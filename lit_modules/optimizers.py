@@ -1,9 +1,11 @@
 """Which parameters an optimizer gets, in which groups."""
 
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from conf.errors import UserError, nearest
 
@@ -17,6 +19,36 @@ def freeze_(module: nn.Module, patterns: list[str]) -> None:
     for pattern in patterns:
         for name in _matching(module, pattern, "lit_module.freeze"):
             module.get_parameter(name).requires_grad = False
+
+
+def eval_frozen_(module: nn.Module) -> None:
+    """Puts the layers whose parameters are all frozen in eval mode: a frozen BatchNorm keeps its statistics, too."""
+    for layer in module.modules():
+        own = list(layer.parameters(recurse=False))
+        if own and not any(parameter.requires_grad for parameter in own):
+            layer.eval()
+
+
+def build_optimizer(
+    module: nn.Module, optimizer: Callable[..., Optimizer], groups: dict[str, dict[str, Any]]
+) -> Optimizer:
+    """The optimizer of a module's trainable parameters, in groups as `parameter_groups` makes them.
+
+    Raises:
+        UserError: there are none, or the optimizer refuses a value or has no such option.
+    """
+    filled = [group for group in parameter_groups(module, groups) if group["params"]]
+    if not filled:
+        raise UserError("lit_module.freeze: leaves nothing to train; freeze less")
+    try:
+        built = optimizer(filled)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"lit_module.optimizer: {error}; correct it or lit_module.param_groups") from error
+    for group, options in groups.items():
+        for option in options.keys() - {"pattern"} - built.defaults.keys():
+            fix = nearest(option, built.defaults)
+            raise UserError(f"lit_module.param_groups.{group}.{option}: the optimizer has no such option; {fix}")
+    return built
 
 
 def parameter_groups(module: nn.Module, groups: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
