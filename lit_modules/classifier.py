@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from conf.errors import UserError
 from lit_modules.checkpoint_io import read_weights, refuse_other_weights
 from lit_modules.losses import build_loss, is_weighted, shares, weigh_classes
-from lit_modules.optimizers import build_optimizer, freeze_, eval_frozen_
+from lit_modules.optimizers import build_optimizer, eval_frozen_, freeze_
 from lit_modules.schedules import build_scheduler, refuse_other_length
 from lit_modules.scores import Scores
 
