@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import ChainedScheduler, CyclicLR, LambdaLR, OneCycleLR, SequentialLR
 
 from conf.errors import UserError
 
@@ -80,3 +80,21 @@ def refuse_other_length(scheduler: Any, steps: float, saved: list[dict[str, Any]
                     f"lit_module.scheduler: this run's {kind} was planned for {planned} steps, not {wanted}; "
                     "resume with the same trainer.max_epochs, or choose WarmupCosineLR in a new run"
                 )
+
+
+def refuse_own_rates(scheduler: Any) -> None:
+    """Raises UserError for a schedule that does more than scale the base rates of one optimizer."""
+    if isinstance(scheduler, OneCycleLR | CyclicLR | SequentialLR | ChainedScheduler):
+        name = type(scheduler).__name__
+        raise UserError(f"lit_module.scheduler: {name} cannot go on with another optimizer; choose WarmupCosineLR")
+
+
+def hand_over(old: Optimizer, new: Optimizer, ratio: float, schedulers: list[Any]) -> None:
+    """Sets the rates of another optimizer of the same groups to `ratio` times the old ones, and has the schedules go on
+    with it: they multiply its rates from where they are."""
+    for ours, theirs in zip(new.param_groups, old.param_groups, strict=True):
+        ours |= {name: theirs[name] * ratio for name in ("lr", "initial_lr") if name in theirs}
+    for scheduler in schedulers:
+        scheduler.optimizer = new
+        if hasattr(scheduler, "base_lrs"):  # not ReduceLROnPlateau, which multiplies the present rates
+            scheduler.base_lrs = [group["initial_lr"] for group in new.param_groups]
