@@ -28,23 +28,23 @@ class AdamToSGD(Callback):
     Args:
         window: validated epochs that are looked at.
         size: the smallest jump that counts, as a share of the validation samples.
-        lr: SGD's rate; null: from the steps that Adam takes, see `rate_ratio`. Parameter groups keep
-            their proportions.
+        step: the length of SGD's steps as a share of Adam's, see `rate_ratio`; parameter groups keep their proportions.
+            At 1, which SWATS takes, they are still those under which the accuracy jumped.
         momentum, weight_decay: SGD's.
     """
 
-    def __init__(self, window: int, size: float, lr: float | None, momentum: float, weight_decay: float) -> None:
+    def __init__(self, window: int, size: float, step: float, momentum: float, weight_decay: float) -> None:
         if window < 3:
             raise UserError(f"window: must be 3 epochs or more, not {window}; try 8")
         if not 0 < size < 1:
             raise UserError(f"size: must be between 0 and 1, not {size}; try 0.01")
         if not 0 <= momentum < 1:
             raise UserError(f"momentum: must be at least 0 and below 1, not {momentum}; try 0.9")
-        if lr is not None and lr <= 0:
-            raise UserError(f"lr: must be above 0, not {lr}; leave it out to have it found")
+        if step <= 0:
+            raise UserError(f"step: must be above 0, not {step}; try 0.1")
         self.window = window
         self.size = size
-        self.lr = lr
+        self.step = step
         self.momentum = momentum
         self.sgd: Callable[..., SGD] = partial(SGD, momentum=momentum, weight_decay=weight_decay)
         self.scores: list[float] = []
@@ -88,7 +88,7 @@ class AdamToSGD(Callback):
     def _change(self, trainer: Trainer, pl_module: LitClassifier, found: int) -> None:
         (adam,) = trainer.optimizers
         old_lr = adam.defaults["lr"]
-        self.chosen_lr = old_lr * rate_ratio(adam) * (1 - self.momentum) if self.lr is None else self.lr
+        self.chosen_lr = old_lr * rate_ratio(adam) * (1 - self.momentum) * self.step
         pl_module.optimizer = partial(self.sgd, lr=self.chosen_lr)
         sgd = build_optimizer(pl_module.net, pl_module.optimizer, pl_module.param_groups)
         hand_over(adam, sgd, self.chosen_lr / old_lr, [config.scheduler for config in trainer.lr_scheduler_configs])
