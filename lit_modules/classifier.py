@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from conf.errors import UserError
 from lit_modules.checkpoint_io import read_weights, refuse_other_weights
+from lit_modules.freezing import Freezing
 from lit_modules.losses import build_loss, is_weighted, shares, weigh_classes
-from lit_modules.optimizers import build_optimizer, eval_frozen_, freeze_
+from lit_modules.optimizers import build_optimizer
 from lit_modules.schedules import build_scheduler, refuse_other_length
 from lit_modules.scores import Scores
 
@@ -49,7 +50,8 @@ class LitClassifier(LightningModule):
         class_weights: one number for each class; auto: inverse to its count, 1 on average; null: none.
         optimizer: called with the parameters.
         param_groups: see `optimizers.parameter_groups`.
-        freeze: see `optimizers.freeze_`. Names count from the network: `blocks.0.*`.
+        layer_decay: see `optimizers.build_optimizer`.
+        freeze, unfreeze_epoch: see `Freezing`.
         scheduler: called with the optimizer, and with `total_steps` if it has such a parameter; null: a constant rate.
         interval: whether the scheduler steps after each optimizer step or each epoch.
         monitor: the score that ReduceLROnPlateau watches.
@@ -70,7 +72,9 @@ class LitClassifier(LightningModule):
         class_weights: Literal["auto"] | list[float] | None,
         optimizer: Callable[..., torch.optim.Optimizer],
         param_groups: dict[str, dict[str, Any]],
+        layer_decay: float,
         freeze: list[str],
+        unfreeze_epoch: int | None,
         scheduler: Callable[..., Any] | None,
         interval: Literal["step", "epoch"],
         monitor: str,
@@ -83,11 +87,12 @@ class LitClassifier(LightningModule):
         self.net = net(input_shape=input_shape, num_classes=len(class_names))
         if init:
             init(self.net)
-        freeze_(self.net, freeze)
+        self.freezing = Freezing(self.net, freeze, unfreeze_epoch)
         weights = weigh_classes(class_weights, class_counts)
         self.loss, self.one_hot = build_loss(loss, weights, len(class_names))
         self.optimizer = optimizer
         self.param_groups = param_groups
+        self.layer_decay = layer_decay
         self.scheduler = scheduler
         self.interval = interval
         self.monitor = monitor
@@ -143,12 +148,17 @@ class LitClassifier(LightningModule):
             torch.manual_seed(seed)
 
     def on_train_start(self) -> None:
+        """For a run that is resumed within an epoch, whose start is over."""
         self._epoch_began = time.perf_counter()
-        eval_frozen_(self.net)  # Lightning remembers each layer's mode
+        self.freezing.hold(self.current_epoch, self.trainer.world_size)
 
     def on_train_epoch_start(self) -> None:
         self.latest_val = {}
         self._epoch_began = time.perf_counter()
+        self.freezing.hold(self.current_epoch, self.trainer.world_size)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.freezing.drop_gradients(self.current_epoch)
 
     def on_train_epoch_end(self) -> None:
         row = self._end("train", self.train_scores) | self.latest_val
@@ -211,7 +221,7 @@ class LitClassifier(LightningModule):
         }
 
     def _optimizer_and_scheduler(self, total_steps: int) -> tuple[torch.optim.Optimizer, Any]:
-        optimizer = build_optimizer(self.net, self.optimizer, self.param_groups)
+        optimizer = build_optimizer(self.net, self.optimizer, self.param_groups, self.layer_decay)
         return optimizer, self.scheduler and build_scheduler(self.scheduler, optimizer, total_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

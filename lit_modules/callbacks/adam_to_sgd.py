@@ -69,7 +69,7 @@ class AdamToSGD(Callback):
         if not isinstance(optimizer, Adam | NAdam | RAdam):
             name = type(optimizer).__name__
             raise UserError(f"lit_module.optimizer: adam_to_sgd changes from Adam, AdamW, NAdam or RAdam, not {name}")
-        build_optimizer(pl_module.net, partial(self.sgd, lr=1.0), pl_module.param_groups)  # refuses what is Adam's own
+        self._build(pl_module, lr=1.0)  # refuses options that are Adam's own
         for config in trainer.lr_scheduler_configs:
             refuse_own_rates(config.scheduler)
 
@@ -89,13 +89,15 @@ class AdamToSGD(Callback):
         (adam,) = trainer.optimizers
         old_lr = adam.defaults["lr"]
         self.chosen_lr = old_lr * rate_ratio(adam) * (1 - self.momentum) * self.step
-        pl_module.optimizer = partial(self.sgd, lr=self.chosen_lr)
-        sgd = build_optimizer(pl_module.net, pl_module.optimizer, pl_module.param_groups)
+        sgd = self._build(pl_module, self.chosen_lr)
         hand_over(adam, sgd, self.chosen_lr / old_lr, [config.scheduler for config in trainer.lr_scheduler_configs])
         trainer.strategy.optimizers = [sgd]
         if trainer.is_global_zero:
             name, epochs = type(adam).__name__, f"{found} of {self.window} epochs"
             tqdm.write(f"val/acc jumped in {epochs}: from {name} to SGD, lr {old_lr:.2g} → {self.chosen_lr:.2g}")
+
+    def _build(self, pl_module: LitClassifier, lr: float) -> Optimizer:
+        return build_optimizer(pl_module.net, partial(self.sgd, lr=lr), pl_module.param_groups, pl_module.layer_decay)
 
 
 def jumps(scores: list[float], size: float) -> int:
