@@ -65,6 +65,7 @@ def classifier(**choices: Any) -> LitClassifier:
         "std": [0.25, 0.5],
         "net": lambda **shape: CNN(
             **shape, channels=[4], kernel_size=3, pool=2, pool_type="max", norm="batch", activation="ReLU", dropout=0.0,
+            head_dropout=0.0,
             global_pool="none", hidden=[],
         ),
         "init": None,
