@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.errors import InstantiationException
-from pytorch_lightning import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -19,7 +18,7 @@ from lit_modules.callbacks.adam_to_sgd import rate_ratio
 from lit_modules.epoch_table import read_rows
 from lit_modules.schedules import WarmupCosineLR, hand_over
 from tests.conftest import TINY
-from tests.test_resume import COMPARED, RANDOM, assert_same, cut_off_after, load, table
+from tests.test_resume import COMPARED, RANDOM, assert_resumable_at_every_step, assert_same, cut_off_after, load, table
 
 EPOCHS = 4
 CHANGING = (
@@ -142,28 +141,8 @@ def test_resumed_run_has_the_same_bits(run: Callable[..., Path], choices: tuple[
 
 @pytest.mark.usefixtures("change_after_the_second_epoch")
 def test_run_resumed_at_any_step_has_the_same_bits(run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    saved: list[Path] = []
-    save = Trainer.save_checkpoint
-
-    def keep(trainer: Trainer, path: Path, *_: object) -> None:
-        save(trainer, path)
-        saved.append(Path(path).with_name(f"kept-{trainer.global_step}.ckpt"))
-        shutil.copy(path, saved[-1])
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "save_checkpoint", keep)
-        every_step = ("callbacks.mid_epoch_checkpoint.every_n_steps=1", "datamodule.batch_size=500")
-        whole = run(*CHANGING, *every_step)
-    expected = {part: load(whole, "last.ckpt")[part] for part in COMPARED}
-    rows = table(whole)
-    assert len(saved) == 3 * EPOCHS
-
-    for checkpoint in saved[4:]:  # from the epoch before the change on
-        shutil.copy(checkpoint, whole / "checkpoints" / "last.ckpt", follow_symlinks=False)
-        run(f"run={whole}")
-        final = load(whole, "last.ckpt")
-        assert_same(expected, {part: final[part] for part in COMPARED}, checkpoint.name)
-        assert table(whole) == rows
+    # Three steps an epoch; the change comes after the ninth.
+    assert_resumable_at_every_step(run, monkeypatch, *CHANGING, "datamodule.batch_size=500", first=4)
 
 
 def test_two_ranks_change_together_and_resume(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from conf.errors import UserError
 from lit_modules.freezing import Freezing
 from tests.conftest import TINY
-from tests.test_resume import COMPARED, RANDOM, assert_same, cut_off_after, load, table
+from tests.test_resume import COMPARED, RANDOM, assert_resumable_at_every_step, assert_same, cut_off_after, load, table
 
 UNFREEZING = (*TINY, *RANDOM, "lit_module.freeze=[blocks.0.*]", "lit_module.unfreeze_epoch=2", "trainer.max_epochs=4")
 
@@ -77,6 +77,10 @@ def test_block_learns_from_its_epoch_on_and_a_resumed_run_has_the_same_bits(
     for part in COMPARED:
         assert_same(ours[part], theirs[part], part)
     assert table(whole) == table(resumed)
+
+
+def test_run_resumed_at_any_step_has_the_same_bits(run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_resumable_at_every_step(run, monkeypatch, *UNFREEZING, "datamodule.batch_size=500", first=3)
 
 
 def test_two_ranks_unfreeze_as_one(
