@@ -28,8 +28,12 @@ class Freezing:
         self.net = net
         self.until = until
         self.frozen = [parameter for name, parameter in net.named_parameters() if name in names]
+        self.release()
+
+    def release(self) -> None:
+        """Lets an optimizer, or DDP, that is built now take in what learns later; `hold` comes before the next step."""
         for parameter in self.frozen:
-            parameter.requires_grad = until is not None  # the optimizer and DDP take in what learns later
+            parameter.requires_grad = self.until is not None
 
     def hold(self, epoch: int, world_size: int) -> None:
         """Freezes what is frozen in this epoch. A layer whose parameters all are is in eval mode: a frozen BatchNorm

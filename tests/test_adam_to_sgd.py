@@ -119,8 +119,9 @@ def test_change_is_made_once_when_the_rule_says_so(
         ("lit_module/scheduler=plateau", "lit_module.scheduler.patience=0", "monitor=train/loss", "mode=min"),
         ("lit_module/scheduler=constant", "callbacks=[default,ema,adam_to_sgd]", "callbacks.ema.decay=0.9"),
         ("lit_module/scheduler=step", "+lit_module.param_groups.head={pattern:head.*,lr:0.1,weight_decay:0.0}"),
+        ("lit_module.freeze=[blocks.0.*]", "lit_module.unfreeze_epoch=3", "lit_module.layer_decay=0.5"),
     ],
-    ids=["warmup_cosine", "plateau", "average", "step and groups"],
+    ids=["warmup_cosine", "plateau", "average", "step and groups", "frozen until later"],
 )
 @pytest.mark.parametrize("epoch", [1, 2], ids=["before", "after"])
 def test_resumed_run_has_the_same_bits(run: Callable[..., Path], choices: tuple[str, ...], epoch: int) -> None:
