@@ -25,8 +25,9 @@ CONF = Path(__file__).parent
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "pillow")
 
 
-# What a run keeps as long as it lives.
+# What a run keeps as long as it lives: sections, and parts of another.
 KEPT = ("seed", "monitor", "mode", "datamodule", "lit_module")
+KEPT_PARTS = ("callbacks.checkpoint.every_n_epochs", "callbacks.adam_to_sgd.")
 
 
 def base_config(arguments: list[str]) -> str:
@@ -139,7 +140,7 @@ def refuse_changes(folder: Path, cfg: DictConfig) -> None:
     saved, now = (flat(OmegaConf.to_container(each)) for each in (OmegaConf.load(folder / "config.yaml"), cfg))
     for key in sorted(saved.keys() | now.keys()):
         section, _, rest = key.partition(".")
-        kept = section in KEPT or key == "callbacks.checkpoint.every_n_epochs"
+        kept = section in KEPT or key.startswith(KEPT_PARTS)
         if kept and rest not in free and saved.get(key) != now.get(key):
             raise UserError(
                 f"{key}: this run has {saved.get(key)}, not {now.get(key)}, and a resumed run keeps it; "

@@ -1,7 +1,5 @@
 """LitClassifier: a network, its initialisation, loss, optimizer, schedule and scores as a LightningModule."""
 
-import inspect
-import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +11,13 @@ import torch.distributed as dist
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
-from conf.errors import UserError, nearest
+from conf.errors import UserError
+from lit_modules.checkpoint_io import read_weights, refuse_other_weights
+from lit_modules.freezing import Freezing
 from lit_modules.losses import build_loss, is_weighted, shares, weigh_classes
-from lit_modules.optimizers import freeze_, parameter_groups
+from lit_modules.optimizers import build_optimizer
+from lit_modules.schedules import build_scheduler, refuse_other_length
 from lit_modules.scores import Scores
-
-# The attributes by which torch's schedulers know how long they are; their saved state brings them back.
-LENGTHS = ("total_steps", "T_max")
 
 
 class Normalize(nn.Module):
@@ -52,7 +50,8 @@ class LitClassifier(LightningModule):
         class_weights: one number for each class; auto: inverse to its count, 1 on average; null: none.
         optimizer: called with the parameters.
         param_groups: see `optimizers.parameter_groups`.
-        freeze: see `optimizers.freeze_`. Names count from the network: `blocks.0.*`.
+        layer_decay: see `optimizers.build_optimizer`.
+        freeze, unfreeze_epoch: see `Freezing`.
         scheduler: called with the optimizer, and with `total_steps` if it has such a parameter; null: a constant rate.
         interval: whether the scheduler steps after each optimizer step or each epoch.
         monitor: the score that ReduceLROnPlateau watches.
@@ -73,7 +72,9 @@ class LitClassifier(LightningModule):
         class_weights: Literal["auto"] | list[float] | None,
         optimizer: Callable[..., torch.optim.Optimizer],
         param_groups: dict[str, dict[str, Any]],
+        layer_decay: float,
         freeze: list[str],
+        unfreeze_epoch: int | None,
         scheduler: Callable[..., Any] | None,
         interval: Literal["step", "epoch"],
         monitor: str,
@@ -86,11 +87,12 @@ class LitClassifier(LightningModule):
         self.net = net(input_shape=input_shape, num_classes=len(class_names))
         if init:
             init(self.net)
-        freeze_(self.net, freeze)
+        self.freezing = Freezing(self.net, freeze, unfreeze_epoch)
         weights = weigh_classes(class_weights, class_counts)
         self.loss, self.one_hot = build_loss(loss, weights, len(class_names))
         self.optimizer = optimizer
         self.param_groups = param_groups
+        self.layer_decay = layer_decay
         self.scheduler = scheduler
         self.interval = interval
         self.monitor = monitor
@@ -146,15 +148,17 @@ class LitClassifier(LightningModule):
             torch.manual_seed(seed)
 
     def on_train_start(self) -> None:
+        """For a run that is resumed within an epoch, whose start is over."""
         self._epoch_began = time.perf_counter()
-        for layer in self.net.modules():
-            own = list(layer.parameters(recurse=False))
-            if own and not any(parameter.requires_grad for parameter in own):
-                layer.eval()  # a frozen BatchNorm keeps its statistics, too; Lightning remembers each layer's mode
+        self.freezing.hold(self.current_epoch, self.trainer.world_size)
 
     def on_train_epoch_start(self) -> None:
         self.latest_val = {}
         self._epoch_began = time.perf_counter()
+        self.freezing.hold(self.current_epoch, self.trainer.world_size)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.freezing.drop_gradients(self.current_epoch)
 
     def on_train_epoch_end(self) -> None:
         row = self._end("train", self.train_scores) | self.latest_val
@@ -205,9 +209,7 @@ class LitClassifier(LightningModule):
         optimizer, scheduler = self._optimizer_and_scheduler(int(steps) if self.scheduler else 1)
         if scheduler is None:
             return optimizer
-        if (given := getattr(scheduler, "total_steps", steps)) < steps:
-            raise UserError(f"lit_module.scheduler.total_steps: {given} for a run of {steps} steps; leave it out")
-        self._refuse_other_length(scheduler)
+        refuse_other_length(scheduler, steps, self._saved_schedules)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {
@@ -219,26 +221,8 @@ class LitClassifier(LightningModule):
         }
 
     def _optimizer_and_scheduler(self, total_steps: int) -> tuple[torch.optim.Optimizer, Any]:
-        groups = [group for group in parameter_groups(self.net, self.param_groups) if group["params"]]
-        if not groups:
-            raise UserError("lit_module.freeze: leaves nothing to train; freeze less")
-        try:
-            optimizer = self.optimizer(groups)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"lit_module.optimizer: {error}; correct it or lit_module.param_groups") from error
-        for group, options in self.param_groups.items():
-            for option in options.keys() - {"pattern"} - optimizer.defaults.keys():
-                fix = nearest(option, optimizer.defaults)
-                raise UserError(f"lit_module.param_groups.{group}.{option}: the optimizer has no such option; {fix}")
-        if self.scheduler is None:
-            return optimizer, None
-        wants_length = "total_steps" in inspect.signature(self.scheduler).parameters
-        given = getattr(self.scheduler, "keywords", {})
-        length = {"total_steps": total_steps} if wants_length and "total_steps" not in given else {}
-        try:
-            return optimizer, self.scheduler(optimizer, **length)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"lit_module.scheduler: {error}; correct it") from error
+        optimizer = build_optimizer(self.net, self.optimizer, self.param_groups, self.layer_decay)
+        return optimizer, self.scheduler and build_scheduler(self.scheduler, optimizer, total_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["class_names"] = list(self.class_names)
@@ -265,29 +249,8 @@ class LitClassifier(LightningModule):
         Raises:
             UserError: the file cannot be read, or its network is another.
         """
-        try:
-            found = torch.load(file, map_location="cpu", weights_only=True)
-            weights = {name: value for name, value in found.get("state_dict", found).items() if name.startswith("net.")}
-        except (OSError, RuntimeError, EOFError, ValueError, AttributeError, pickle.UnpicklingError) as error:
-            raise UserError(f"init_from: {file} holds no weights that can be read; give a model.pt or .ckpt") from error
-        ours = {f"net.{name}": tuple(value.shape) for name, value in self.net.state_dict().items()}
-        theirs = {name: tuple(value.shape) for name, value in weights.items()}
-        for name in sorted(ours.keys() | theirs.keys()):
-            if ours.get(name) != theirs.get(name):
-                raise UserError(
-                    f"init_from: {name} is {theirs.get(name, 'missing')} in {file}, {ours.get(name, 'missing')} here; "
-                    "choose the same lit_module.net and classes"
-                )
+        ours = {name: value for name, value in self.state_dict().items() if name.startswith("net.")}
+        found = read_weights(file, "init_from")
+        weights = {name: value for name, value in found.items() if name.startswith("net.")}
+        refuse_other_weights(weights, ours, file, "init_from")
         self.load_state_dict(weights, strict=False)
-
-    def _refuse_other_length(self, scheduler: Any) -> None:
-        """A saved schedule would bring its own length back, and in silence."""
-        for state in self._saved_schedules:
-            for name in LENGTHS:
-                planned, wanted = state.get(name), getattr(scheduler, name, None)
-                if planned is not None and planned != wanted:
-                    kind = type(scheduler).__name__
-                    raise UserError(
-                        f"lit_module.scheduler: this run's {kind} was planned for {planned} steps, not {wanted}; "
-                        "resume with the same trainer.max_epochs, or choose WarmupCosineLR in a new run"
-                    )

@@ -1,22 +1,46 @@
 """Which parameters an optimizer gets, in which groups."""
 
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from conf.errors import UserError, nearest
 
 
-def freeze_(module: nn.Module, patterns: list[str]) -> None:
-    """Sets requires_grad to False for every parameter whose name fits a pattern (`*` stands for any text).
+def build_optimizer(
+    module: nn.Module, optimizer: Callable[..., Optimizer], groups: dict[str, dict[str, Any]], layer_decay: float
+) -> Optimizer:
+    """The optimizer of a module's trainable parameters, in groups as `parameter_groups` makes them.
+
+    Args:
+        module, groups: see there.
+        optimizer: called with the groups.
+        layer_decay: the rate of a layer as a share of that of the next one, counted from the output; 1: equal rates.
+            Clark et al., arXiv:2003.10555, for one. See `by_layer`.
 
     Raises:
-        UserError: a pattern fits no parameter.
+        UserError: there are none, or the optimizer refuses a value or has no such option.
     """
-    for pattern in patterns:
-        for name in _matching(module, pattern, "lit_module.freeze"):
-            module.get_parameter(name).requires_grad = False
+    if not 0 < layer_decay <= 1:
+        raise UserError(f"lit_module.layer_decay: must be above 0 and at most 1, not {layer_decay}; try 0.8")
+    chosen = parameter_groups(module, groups)
+    filled = [group for group in (by_layer(module, chosen) if layer_decay < 1 else chosen) if group["params"]]
+    if not filled:
+        raise UserError("lit_module.freeze: leaves nothing to train; freeze less")
+    try:
+        built = optimizer(filled)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"lit_module.optimizer: {error}; correct it or lit_module.param_groups") from error
+    for name, options in groups.items():
+        for option in options.keys() - {"pattern"} - built.defaults.keys():
+            fix = nearest(option, built.defaults)
+            raise UserError(f"lit_module.param_groups.{name}.{option}: the optimizer has no such option; {fix}")
+    for group in built.param_groups:
+        group["lr"] *= layer_decay ** group.pop("depth", 0)
+    return built
 
 
 def parameter_groups(module: nn.Module, groups: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -37,15 +61,37 @@ def parameter_groups(module: nn.Module, groups: dict[str, dict[str, Any]]) -> li
         if "pattern" not in options:
             raise UserError(f"{key}: has no pattern; add {key}.pattern=… with names such as '*.bias'")
         patterns = options["pattern"] if isinstance(options["pattern"], list) else [options["pattern"]]
-        names = {name for pattern in patterns for name in _matching(module, pattern, f"{key}.pattern")}
+        names = {name for pattern in patterns for name in matching(module, pattern, f"{key}.pattern")}
         chosen = [rest.pop(name) for name in list(rest) if name in names]
         found.append({"params": chosen, "name": group} | {k: v for k, v in options.items() if k != "pattern"})
     return [{"params": list(rest.values()), "name": "rest"}, *found]
 
 
-def _matching(module: nn.Module, pattern: str, key: str) -> list[str]:
+def by_layer(module: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The groups, each split by layers, with `depth`: 0 for the last layer, 1 for the one before it, …
+
+    A layer is a child of the network that has parameters; where that is a Sequential or a list, a child of that.
+    """
+    layers: dict[str, set[int]] = {}
+    for name, parameter in module.named_parameters():
+        child = name.split(".")[0]
+        deep = isinstance(getattr(module, child), nn.Sequential | nn.ModuleList)
+        layers.setdefault(".".join(name.split(".")[: 2 if deep else 1]), set()).add(id(parameter))
+    return [
+        group | {"params": [parameter for parameter in group["params"] if id(parameter) in ids], "depth": depth}
+        for depth, ids in enumerate(reversed(layers.values()))
+        for group in groups
+    ]
+
+
+def matching(module: nn.Module, pattern: str, key: str) -> list[str]:
+    """The names of a module's parameters that fit a pattern, in which `*` stands for any text.
+
+    Raises:
+        UserError: there are none; `key` gave the pattern.
+    """
     names = [name for name, _ in module.named_parameters()]
-    matching = [name for name in names if fnmatchcase(name, pattern)]
-    if not matching:
+    found = [name for name in names if fnmatchcase(name, pattern)]
+    if not found:
         raise UserError(f"{key}: '{pattern}' fits no parameter; {nearest(pattern, names)}")
-    return matching
+    return found

@@ -1,12 +1,17 @@
-"""Learning-rate schedules that depend on the step alone, so that a run may be resumed with more epochs."""
+"""Learning-rate schedules: our own, a function of the step alone, and how any of torch is built to the run's length."""
 
+import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import ChainedScheduler, CyclicLR, LambdaLR, OneCycleLR, SequentialLR
 
 from conf.errors import UserError
+
+# The attributes by which torch's schedulers know how long they are; their saved state brings them back.
+LENGTHS = ("total_steps", "T_max")
 
 
 def warmup_cosine(step: int, total_steps: int, warmup: float) -> float:
@@ -44,3 +49,52 @@ class WarmupCosineLR(LambdaLR):
         super().load_state_dict(state_dict)
         for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
             group["lr"] = base * factor(self.last_epoch)
+
+
+def build_scheduler(scheduler: Callable[..., Any], optimizer: Optimizer, total_steps: int) -> Any:
+    """The scheduler of an optimizer, told of the run's length if it has a parameter `total_steps` that is not given.
+
+    Raises:
+        UserError: it refuses a value.
+    """
+    wants_length = "total_steps" in inspect.signature(scheduler).parameters
+    given = getattr(scheduler, "keywords", {})
+    length = {"total_steps": total_steps} if wants_length and "total_steps" not in given else {}
+    try:
+        return scheduler(optimizer, **length)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"lit_module.scheduler: {error}; correct it") from error
+
+
+def refuse_other_length(scheduler: Any, steps: float, saved: list[dict[str, Any]]) -> None:
+    """Raises UserError if the schedule ends before the run of `steps`, or if a saved state would bring another length
+    back, which it would do in silence."""
+    if (given := getattr(scheduler, "total_steps", steps)) < steps:
+        raise UserError(f"lit_module.scheduler.total_steps: {given} for a run of {steps} steps; leave it out")
+    for state in saved:
+        for name in LENGTHS:
+            planned, wanted = state.get(name), getattr(scheduler, name, None)
+            if planned is not None and planned != wanted:
+                kind = type(scheduler).__name__
+                raise UserError(
+                    f"lit_module.scheduler: this run's {kind} was planned for {planned} steps, not {wanted}; "
+                    "resume with the same trainer.max_epochs, or choose WarmupCosineLR in a new run"
+                )
+
+
+def refuse_own_rates(scheduler: Any) -> None:
+    """Raises UserError for a schedule that does more than scale the base rates of one optimizer."""
+    if isinstance(scheduler, OneCycleLR | CyclicLR | SequentialLR | ChainedScheduler):
+        name = type(scheduler).__name__
+        raise UserError(f"lit_module.scheduler: {name} cannot go on with another optimizer; choose WarmupCosineLR")
+
+
+def hand_over(old: Optimizer, new: Optimizer, ratio: float, schedulers: list[Any]) -> None:
+    """Sets the rates of another optimizer of the same groups to `ratio` times the old ones, and has the schedules go on
+    with it: they multiply its rates from where they are."""
+    for ours, theirs in zip(new.param_groups, old.param_groups, strict=True):
+        ours |= {name: theirs[name] * ratio for name in ("lr", "initial_lr") if name in theirs}
+    for scheduler in schedulers:
+        scheduler.optimizer = new
+        if hasattr(scheduler, "base_lrs"):  # not ReduceLROnPlateau, which multiplies the present rates
+            scheduler.base_lrs = [group["initial_lr"] for group in new.param_groups]

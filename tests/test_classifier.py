@@ -65,6 +65,7 @@ def classifier(**choices: Any) -> LitClassifier:
         "std": [0.25, 0.5],
         "net": lambda **shape: CNN(
             **shape, channels=[4], kernel_size=3, pool=2, pool_type="max", norm="batch", activation="ReLU", dropout=0.0,
+            head_dropout=0.0,
             global_pool="none", hidden=[],
         ),
         "init": None,
@@ -72,7 +73,9 @@ def classifier(**choices: Any) -> LitClassifier:
         "class_weights": None,
         "optimizer": torch.optim.AdamW,
         "param_groups": {},
+        "layer_decay": 1.0,
         "freeze": [],
+        "unfreeze_epoch": None,
         "scheduler": None,
         "interval": "epoch",
         "monitor": "val/f1",

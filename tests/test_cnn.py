@@ -17,6 +17,7 @@ DEFAULTS: dict[str, Any] = {
     "norm": "none",
     "activation": "Tanh",
     "dropout": 0.0,
+    "head_dropout": 0.0,
     "global_pool": "none",
     "hidden": [],
 }

@@ -29,6 +29,11 @@ def complete(*overrides: str) -> DictConfig:
     return cfg
 
 
+def experiment_name(path: Path) -> str:
+    """What stands after +experiment=."""
+    return path.relative_to("experiment").with_suffix("").as_posix()
+
+
 def choice(path: Path) -> str:
     """The override that chooses a file."""
     group, name = path.parent.as_posix(), path.stem
@@ -64,9 +69,9 @@ def test_every_group_is_seen() -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=str)
 def test_an_experiment_is_complete_and_bears_its_name(path: Path) -> None:
-    cfg = complete(f"+experiment={path.stem}")
+    cfg = complete(f"+experiment={experiment_name(path)}")
     schema.check(cfg)
-    assert cfg.name == path.stem
+    assert cfg.name == experiment_name(path)
     assert f"/{path.stem}/" in cfg.run_dir
 
 
@@ -76,7 +81,7 @@ def test_an_experiment_is_short_and_begins_with_its_command(path: Path) -> None:
     assert len(lines) <= 20
     assert lines[0] == "# @package _global_"
     header = [line for line in lines if line.startswith("#")]
-    command = re.compile(rf"\bpython train\.py \+experiment={re.escape(path.stem)}\b")
+    command = re.compile(rf"\bpython train\.py \+experiment={re.escape(experiment_name(path))}\b")
     assert any(command.search(line) for line in header)
 
 
@@ -84,9 +89,11 @@ def test_an_experiment_is_short_and_begins_with_its_command(path: Path) -> None:
 def test_an_experiment_holds_only_what_differs(path: Path) -> None:
     experiment = OmegaConf.load(CONF / path)
     assert isinstance(experiment, DictConfig)
-    chosen = [(key, value) for entry in experiment.pop("defaults", []) for key, value in entry.items()]
+    defaults = experiment.pop("defaults", [])
+    bases = [f"+experiment={entry.removeprefix('/experiment/')}" for entry in defaults if isinstance(entry, str)]
+    chosen = [(key, value) for entry in defaults if not isinstance(entry, str) for key, value in entry.items()]
     groups = [f"{key.removeprefix('override /')}={value}".replace("'", "").replace(" ", "") for key, value in chosen]
-    without = complete(*groups)
+    without = complete(*bases, *groups)
     assert [key for key, value in leaves(experiment) if OmegaConf.select(without, key) == value] == []
 
 

@@ -1,12 +1,15 @@
-"""Parameters are frozen and grouped by patterns of their names."""
+"""Parameters are grouped by patterns of their names and by layers."""
 
 from typing import Any
 
 import pytest
+import torch
+import torchvision
 from torch import nn
 
 from conf.errors import UserError
-from lit_modules.optimizers import freeze_, parameter_groups
+from lit_modules.freezing import Freezing
+from lit_modules.optimizers import build_optimizer, by_layer, parameter_groups
 
 
 @pytest.fixture
@@ -18,17 +21,6 @@ def net() -> nn.Sequential:
 def names(net: nn.Module, group: dict[str, Any]) -> list[str]:
     known = {id(parameter): name for name, parameter in net.named_parameters()}
     return [known[id(parameter)] for parameter in group["params"]]
-
-
-def test_freeze_stops_what_fits_and_nothing_else(net: nn.Sequential) -> None:
-    freeze_(net, ["0.*", "*.bias"])
-    trainable = [name for name, parameter in net.named_parameters() if parameter.requires_grad]
-    assert trainable == ["1.weight", "2.weight"]
-
-
-def test_freeze_refuses_a_pattern_that_fits_nothing(net: nn.Sequential) -> None:
-    with pytest.raises(UserError, match=r"lit_module\.freeze: '0\.weigth' fits no parameter; did you mean '0\.weight'"):
-        freeze_(net, ["0.weigth"])
 
 
 def test_without_groups_every_parameter_is_in_the_rest(net: nn.Sequential) -> None:
@@ -54,7 +46,7 @@ def test_first_group_that_fits_gets_the_parameter(net: nn.Sequential) -> None:
 
 
 def test_frozen_parameters_are_in_no_group(net: nn.Sequential) -> None:
-    freeze_(net, ["0.*"])
+    Freezing(net, ["0.*"], until=None)
     groups = parameter_groups(net, {"bias": {"pattern": "*.bias", "lr": 0.1}})
     assert [names(net, group) for group in groups] == [["1.weight", "2.weight"], ["1.bias", "2.bias"]]
 
@@ -67,3 +59,35 @@ def test_group_without_pattern_is_refused(net: nn.Sequential) -> None:
 def test_group_whose_pattern_fits_nothing_is_refused(net: nn.Sequential) -> None:
     with pytest.raises(UserError, match=r"lit_module\.param_groups\.head\.pattern: 'haed' fits no parameter"):
         parameter_groups(net, {"head": {"pattern": "haed", "lr": 0.1}})
+
+
+def test_rate_of_a_layer_is_a_share_of_the_next_ones() -> None:
+    net = nn.Sequential(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3)), nn.ReLU(), nn.Linear(3, 2))
+    groups = {"bias": {"pattern": "*.bias", "lr": 0.5}}
+    optimizer = build_optimizer(net, lambda chosen: torch.optim.SGD(chosen, lr=1.0), groups, layer_decay=0.1)
+    rates = {names(net, group)[0]: group["lr"] for group in optimizer.param_groups}
+    assert optimizer.param_groups[0]["lr"] == 1.0  # the one that is logged
+    expected = {
+        "0.0.weight": 0.01,
+        "0.0.bias": 0.005,
+        "0.1.weight": 0.1,
+        "0.1.bias": 0.05,
+        "2.weight": 1,
+        "2.bias": 0.5,
+    }
+    assert rates == pytest.approx(expected)
+
+
+def test_layers_are_children_and_those_of_lists() -> None:
+    net = torchvision.models.resnet18()
+    layers = by_layer(net, parameter_groups(net, {}))
+    assert [group["depth"] for group in layers] == list(range(11))  # conv1, bn1, 4 × 2 blocks, fc
+    assert names(net, layers[0]) == ["fc.weight", "fc.bias"]
+    assert names(net, layers[-1]) == ["conv1.weight"]
+    assert sum(len(group["params"]) for group in layers) == len(list(net.parameters()))
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.5, -1.0])
+def test_impossible_layer_decay_is_refused(net: nn.Sequential, decay: float) -> None:
+    with pytest.raises(UserError, match=r"^lit_module\.layer_decay: must be above 0 and at most 1"):
+        build_optimizer(net, lambda chosen: torch.optim.SGD(chosen, lr=1.0), {}, layer_decay=decay)

@@ -39,6 +39,33 @@ def assert_same(ours: object, theirs: object, path: str = "") -> None:
         assert ours == theirs, path
 
 
+def assert_resumable_at_every_step(
+    run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, *choices: str, first: int = 0
+) -> None:
+    """Saves a checkpoint after every step of a run, and resumes from each of them, from the `first` on."""
+    saved: list[Path] = []
+    save = Trainer.save_checkpoint
+
+    def keep(trainer: Trainer, path: Path, *_: object) -> None:
+        save(trainer, path)
+        saved.append(Path(path).with_name(f"kept-{trainer.global_step}.ckpt"))
+        shutil.copy(path, saved[-1])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save_checkpoint", keep)
+        whole = run(*choices, "callbacks.mid_epoch_checkpoint.every_n_steps=1")
+    expected = {part: load(whole, "last.ckpt")[part] for part in COMPARED}
+    rows = table(whole)
+    assert len(saved) > first + 7
+
+    for checkpoint in saved[first:]:
+        shutil.copy(checkpoint, whole / "checkpoints" / "last.ckpt", follow_symlinks=False)
+        run(f"run={whole}")
+        final = load(whole, "last.ckpt")
+        assert_same(expected, {part: final[part] for part in COMPARED}, checkpoint.name)
+        assert table(whole) == rows
+
+
 @pytest.mark.parametrize(
     "choices",
     [
@@ -50,29 +77,9 @@ def assert_same(ours: object, theirs: object, path: str = "") -> None:
 def test_run_resumed_at_any_step_has_the_same_bits(
     run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, choices: tuple[str, ...]
 ) -> None:
-    saved: list[Path] = []
-
-    def keep(trainer: Trainer, path: Path) -> None:
-        Trainer.save_checkpoint_(trainer, path)
-        saved.append(Path(path).with_name(f"kept-{trainer.global_step}.ckpt"))
-        shutil.copy(path, saved[-1])
-
-    monkeypatch.setattr(Trainer, "save_checkpoint_", Trainer.save_checkpoint, raising=False)
-    monkeypatch.setattr(Trainer, "save_checkpoint", lambda trainer, path, *_: keep(trainer, path))
-    every_step = ("callbacks.mid_epoch_checkpoint.every_n_steps=1", "trainer.max_epochs=2", "datamodule.batch_size=160")
-    whole = run(*TINY, *RANDOM, *choices, *every_step)
-    monkeypatch.undo()
-    monkeypatch.setenv("LITMUS_STAMP", "now")
-    expected = {part: load(whole, "last.ckpt")[part] for part in COMPARED}
-    rows = table(whole)
-    assert len(saved) > 7
-
-    for checkpoint in saved:
-        shutil.copy(checkpoint, whole / "checkpoints" / "last.ckpt", follow_symlinks=False)
-        run(f"run={whole}")
-        final = load(whole, "last.ckpt")
-        assert_same(expected, {part: final[part] for part in COMPARED}, checkpoint.name)
-        assert table(whole) == rows
+    assert_resumable_at_every_step(
+        run, monkeypatch, *TINY, *RANDOM, *choices, "trainer.max_epochs=2", "datamodule.batch_size=160"
+    )
 
 
 def load(folder: Path, name: str) -> dict[str, object]:

@@ -2,6 +2,8 @@
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -27,7 +29,8 @@ class CNN(nn.Module):
         pool_type: max or avg.
         norm: batch, instance, or none.
         activation: the name of a class in `torch.nn`, such as ReLU, Tanh, GELU or SiLU.
-        dropout: probability that a channel is zeroed after a block, and a feature within the head.
+        dropout: probability that a channel is zeroed after a block.
+        head_dropout: probability that a feature is zeroed within the head.
         global_pool: avg or max over what is left of space; none flattens it instead.
         hidden: widths of fully connected layers between the features and the logits.
     """
@@ -44,6 +47,7 @@ class CNN(nn.Module):
         norm: Literal["batch", "instance", "none"],
         activation: str,
         dropout: float,
+        head_dropout: float,
         global_pool: Literal["avg", "max", "none"],
         hidden: list[int],
     ) -> None:
@@ -53,22 +57,23 @@ class CNN(nn.Module):
         if dimensions not in (1, 2, 3):
             raise UserError(f"lit_module.net: samples of shape {input_shape} have no 1, 2 or 3 spatial dimensions")
         pools = [pool] * len(channels) if isinstance(pool, int) else pool
-        _check(channels, kernel_size, pools, dropout, hidden)
+        _check(channels, kernel_size, pools, hidden)
+        check_probabilities(dropout=dropout, head_dropout=head_dropout)
         for stride in pools:
             size = [length // stride for length in size]
         if min(size) < 1:
             shape = "×".join(map(str, input_shape[1:]))
             raise UserError(f"lit_module.net.pool: {pools} leaves nothing of {shape}; pool less or use fewer blocks")
 
-        conv = _of_dimension("Conv", dimensions)
-        pooling = _of_dimension(f"{pool_type.title()}Pool", dimensions)
-        normalise = None if norm == "none" else _of_dimension(f"{norm.title()}Norm", dimensions)
-        drop = _of_dimension("Dropout", dimensions)
-        activate = _activation(activation)
+        conv = of_dimension("Conv", dimensions)
+        pooling = of_dimension(f"{pool_type.title()}Pool", dimensions)
+        normalise = None if norm == "none" else of_dimension(f"{norm.title()}Norm", dimensions)
+        drop = of_dimension("Dropout", dimensions)
+        activate = activation_named(activation)
 
         self.blocks = nn.Sequential()
         for out_channels, stride in zip(channels, pools, strict=True):
-            block = _sequential(
+            block = sequential(
                 conv=conv(in_channels, out_channels, kernel_size, padding="same", bias=normalise is None),
                 norm=normalise(out_channels) if normalise else None,
                 pool=pooling(stride) if stride > 1 else None,
@@ -83,17 +88,10 @@ class CNN(nn.Module):
         if global_pool == "none":
             features *= math.prod(size)
         else:
-            self.features.append(_of_dimension(f"Adaptive{global_pool.title()}Pool", dimensions)(1))
+            self.features.append(of_dimension(f"Adaptive{global_pool.title()}Pool", dimensions)(1))
         self.features.append(nn.Flatten())  # [N, C, *spatial] → [N, features], whatever the memory format
 
-        self.head = nn.Sequential()
-        for width in hidden:
-            drop_features = nn.Dropout(dropout) if dropout else None
-            self.head.append(
-                _sequential(linear=nn.Linear(features, width), activation=activate(), dropout=drop_features)
-            )
-            features = width
-        self.head.append(nn.Linear(features, num_classes))
+        self.head = fully_connected([features, *hidden, num_classes], activate, head_dropout)
 
         # Channels last in memory: the same shapes and values, and convolutions that are faster on CPU and GPU.
         self.memory_format = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)[dimensions - 1]
@@ -105,30 +103,50 @@ class CNN(nn.Module):
         return self.head(self.features(self.blocks(inputs)))
 
 
-def _sequential(**layers: nn.Module | None) -> nn.Sequential:
+def sequential(**layers: nn.Module | None) -> nn.Sequential:
     """The given layers by name, without those that are None."""
     return nn.Sequential(OrderedDict((name, layer) for name, layer in layers.items() if layer is not None))
 
 
-def _of_dimension(name: str, dimensions: int) -> Any:
+def fully_connected(widths: list[int], activate: Callable[[], nn.Module], dropout: float) -> nn.Sequential:
+    """Linear layers from each width to the next: float `[N, widths[0]]` → `[N, widths[-1]]`. Between them, activation
+    and dropout."""
+    head = nn.Sequential()
+    for features, width in pairwise(widths[:-1]):
+        head.append(
+            sequential(
+                linear=nn.Linear(features, width),
+                activation=activate(),
+                dropout=nn.Dropout(dropout) if dropout else None,
+            )
+        )
+    head.append(nn.Linear(widths[-2], widths[-1]))
+    return head
+
+
+def check_probabilities(**probabilities: float) -> None:
+    for key, value in probabilities.items():
+        if not 0 <= value < 1:
+            raise UserError(f"lit_module.net.{key}: must be at least 0 and below 1, not {value}; try 0.2")
+
+
+def of_dimension(name: str, dimensions: int) -> Any:
     return getattr(nn, f"{name}{dimensions}d")
 
 
-def _activation(name: str) -> type[nn.Module]:
+def activation_named(name: str) -> type[nn.Module]:
     known = set(nn.modules.activation.__all__) - NOT_BY_ELEMENT
     if name not in known:
         raise UserError(f"lit_module.net.activation: torch.nn has no activation {name}; {nearest(name, known)}")
     return getattr(nn, name)
 
 
-def _check(channels: list[int], kernel_size: int, pools: list[int], dropout: float, hidden: list[int]) -> None:
+def _check(channels: list[int], kernel_size: int, pools: list[int], hidden: list[int]) -> None:
     if not channels or min(channels) < 1:
         raise UserError(f"lit_module.net.channels: {channels} is not a list of channel counts; try [32,64]")
     if len(pools) != len(channels) or min(pools) < 1:
         raise UserError(f"lit_module.net.pool: {pools} does not fit {len(channels)} blocks; give one number for all")
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise UserError(f"lit_module.net.kernel_size: must be odd, not {kernel_size}; try 3")
-    if not 0 <= dropout < 1:
-        raise UserError(f"lit_module.net.dropout: must be at least 0 and below 1, not {dropout}; try 0.2")
     if hidden and min(hidden) < 1:
         raise UserError(f"lit_module.net.hidden: {hidden} is not a list of widths; try [64] or []")

@@ -1,0 +1,55 @@
+"""Freezing: which parameters do not learn, for the whole run or up to an epoch."""
+
+from torch import nn
+
+from conf.errors import UserError
+from lit_modules.optimizers import matching
+
+
+class Freezing:
+    """Sets requires_grad to False for every parameter whose name fits a pattern (`*` stands for any text).
+
+    What is frozen depends on the epoch alone, so that a resumed run needs no more than that. Parameters that will learn
+    later are in the optimizer from the start: without a gradient, it leaves them alone.
+
+    Args:
+        net: whose parameters; names count from it.
+        patterns: of names, such as `blocks.0.*`.
+        until: the epoch, from 0 on, in which all of them begin to learn; null: none.
+
+    Raises:
+        UserError: a pattern fits no parameter, or there is none to unfreeze.
+    """
+
+    def __init__(self, net: nn.Module, patterns: list[str], until: int | None) -> None:
+        names = {name for pattern in patterns for name in matching(net, pattern, "lit_module.freeze")}
+        if until is not None and not names:
+            raise UserError("lit_module.unfreeze_epoch: nothing is frozen; name what is by lit_module.freeze")
+        self.net = net
+        self.until = until
+        self.frozen = [parameter for name, parameter in net.named_parameters() if name in names]
+        self.release()
+
+    def release(self) -> None:
+        """Lets an optimizer, or DDP, that is built now take in what learns later; `hold` comes before the next step."""
+        for parameter in self.frozen:
+            parameter.requires_grad = self.until is not None
+
+    def hold(self, epoch: int, world_size: int) -> None:
+        """Freezes what is frozen in this epoch. A layer whose parameters all are is in eval mode: a frozen BatchNorm
+        keeps its statistics, too."""
+        held = {id(parameter) for parameter in self._held(epoch)}
+        for layer in self.net.modules():
+            if own := list(layer.parameters(recurse=False)):
+                layer.train(any(id(parameter) not in held for parameter in own))
+        if self.until is not None and world_size == 1:
+            for parameter in self.frozen:
+                parameter.requires_grad = not held
+
+    def drop_gradients(self, epoch: int) -> None:
+        """On several ranks DDP waits for the gradients that it was told of at the start: they are made, and dropped."""
+        for parameter in self._held(epoch):
+            parameter.grad = None
+
+    def _held(self, epoch: int) -> list[nn.Parameter]:
+        return self.frozen if self.until is None or epoch < self.until else []
