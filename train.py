@@ -6,6 +6,7 @@ python train.py run=logs/digits/2026-01-31_12-00-00 task=test
 
 import logging
 import os
+import shlex
 import sys
 import time
 import warnings
@@ -55,6 +56,7 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
         std=std,
         _convert_="all",
     )
+    module.files = datamodule.files
     callbacks = [instantiate(node, _convert_="all") for node in cfg.callbacks.values() if node]
     loggers = [instantiate(node, _convert_="all") for node in cfg.logger.values() if node]
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
@@ -63,6 +65,8 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
 
 def fit(cfg: DictConfig) -> float:
     """Trains, or goes on with the run `cfg.run`; then tests the best epoch once. Returns its monitored score."""
+    from pytorch_lightning.callbacks import WeightAveraging
+
     for part in ("callbacks.checkpoint", "logger.epoch_table"):
         if not OmegaConf.select(cfg, part):
             raise UserError(f"{part}: a run cannot do without it; leave it in")
@@ -86,37 +90,58 @@ def fit(cfg: DictConfig) -> float:
             logger.log_hyperparams({"seed": cfg.seed, **choices}, dict.fromkeys(HPARAMS_TAGS))
         trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
         load_best(module, folder)
-        trainer.test(module, datamodule, verbose=False)
-        scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        # It would bring its own last average in for each validation.
+        trainer.callbacks = [callback for callback in trainer.callbacks if not isinstance(callback, WeightAveraging)]
+        scores: dict[str, float] = {}
+        for score in (
+            (trainer.validate, trainer.test) if OmegaConf.select(cfg, "callbacks.predictions") else (trainer.test,)
+        ):
+            score(module, datamodule, verbose=False)
+            scores |= {name: float(value) for name, value in trainer.callback_metrics.items()}
         epochs = run_folder.read_metrics(folder)
         best_epoch = run_folder.best_epoch(folder)
         (best_row,) = [row for row in epochs if row["epoch"] == best_epoch]
         scores |= {name: value for name, value in best_row.items() if "/" in name}
         if trainer.is_global_zero:
-            facts = {"name": cfg.name, "seed": cfg.seed, "best_epoch": best_epoch}
+            facts = {"name": cfg.name, "seed": cfg.seed, "monitor": cfg.monitor, "best_epoch": best_epoch}
+            facts |= {f"samples/{split}": len(datamodule.files(split)) for split in ("train", "val", "test")}
             scores["seconds"] = sum(row["seconds"] for row in epochs)
-            report(folder, trainer, facts | scores | parameter_facts(module.net))
+            report(folder, trainer, facts | scores | parameter_facts(module.net), choices)
     return scores[cfg.monitor]
 
 
-def report(folder: Path, trainer: Any, facts: dict[str, Any]) -> None:
-    """Fills the HPARAMS tab, writes summary.json, and says where things lie."""
+def report(folder: Path, trainer: Any, facts: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Fills the HPARAMS tab, writes the run's summary and report, and says where things lie."""
+    from lit_modules.prediction_files import write_confusion, write_predictions
+    from lit_modules.report import print_scores, write_report
+
     best_epoch = facts["best_epoch"]
     best_scores = {f"val_best/{score}": facts[f"val/{score}"] for score in SCORES if f"val/{score}" in facts}
     for logger in trainer.loggers:
         logger.log_metrics(best_scores, step=best_epoch)
     run_folder.write_summary(folder, facts)
-    print(f"best: epoch {best_epoch + 1} → {folder / 'model.pt'}\nscores: {folder / 'summary.json'}")
+    places = {f"best, epoch {best_epoch + 1}": folder / "model.pt", "scores": folder / "summary.json"}
+    evaluations = trainer.lightning_module.evaluations
+    if evaluations:
+        write_predictions(folder / "predictions.csv", evaluations)
+        write_confusion(folder / "confusion.csv", evaluations)
+        write_report(folder, evaluations, settings, shlex.join(["python", *sys.argv]), trainer.strategy.root_device)
+        places |= {"predictions": folder / "predictions.csv", "report": folder / "report.md"}
+    print_scores(facts, places)
 
 
 def test(cfg: DictConfig) -> None:
     """Tests the best epoch of the run `cfg.run`."""
+    from lit_modules.report import print_scores
+
     run_folder.best_checkpoint(Path(cfg.run_dir))
     run_folder.refuse_changes(Path(cfg.run_dir), cfg)  # another split would test on pictures of the training
-    cfg.logger = {"epoch_table": cfg.logger.epoch_table}  # which prints; the dashboard stays that of the training
+    cfg.logger = {}  # the dashboard stays that of the training
     datamodule, module, trainer = build(cfg)
     load_best(module, Path(cfg.run_dir))
     trainer.test(module, datamodule, verbose=False)
+    if trainer.is_global_zero:
+        print_scores(trainer.callback_metrics, {})
 
 
 def load_best(module: Any, folder: Path) -> None:

@@ -1,0 +1,122 @@
+"""Dashboard: what the network gets, what it is made of and how it moves, in TensorBoard."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lit_modules.callbacks.model_table import describe
+from lit_modules.callbacks.pace import Pace
+from lit_modules.classifier import LitClassifier
+from lit_modules.tensorboard import TensorBoard, tensorboard_of
+
+SAMPLES = 32
+# Of larger weights every n-th value goes into the histogram.
+MOST_VALUES = 100_000
+
+
+class Dashboard(Callback):
+    """Draws, as often as `Pace` allows: a sample of the network's inputs, augmented in training and plain in
+    validation; the first layer's filters; feature maps; histograms of weights, and of the gradients of the epoch's
+    last step. Once: the network's table and the config. Each epoch: the norm of that last gradient, before clipping.
+
+    Args:
+        every_n_epochs, largest_share: see `Pace`.
+    """
+
+    def __init__(self, every_n_epochs: int, largest_share: float | None) -> None:
+        self.pace = Pace(every_n_epochs, largest_share)
+        self._board: TensorBoard | None = None
+        self._due: set[str] = set()  # what is still to be drawn in this epoch
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, LitClassifier)
+        self.pace.start()
+        self._board = tensorboard_of(trainer) if trainer.is_global_zero else None
+        if self._board and trainer.global_step == 0:
+            config = (Path(trainer.default_root_dir) / "config.yaml").read_text(encoding="utf-8")
+            self._board.log_text("run/network", _network_table(pl_module), 0)
+            self._board.log_text("run/config", "\n".join(f"    {line}" for line in config.splitlines()), 0)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        due = self.pace.due(trainer) and self._board
+        self._due = {"train", "val", "gradients", "weights"} if due else set()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if "train" in self._due:
+            self._draw_inputs(trainer, pl_module, "train", batch)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if "val" in self._due:
+            self._draw_inputs(trainer, pl_module, "val", batch)
+            self._draw_feature_maps(trainer, pl_module, batch.inputs[:1])
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if self._board and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            with self.pace.spending():
+                found = {name: value.grad for name, value in pl_module.named_parameters() if value.grad is not None}
+                norm = float(torch.nn.utils.get_total_norm(list(found.values())))
+                self._board.log_metrics({"gradient_norm": norm}, step=trainer.current_epoch)
+                if "gradients" in self._due:
+                    self._draw_histograms(trainer, "gradients", found)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, LitClassifier)
+        if "weights" in self._due:
+            from lit_modules.pictures import filter_grid
+
+            with self.pace.spending():
+                self._draw_histograms(trainer, "weights", dict(pl_module.named_parameters()))
+                if figure := filter_grid(pl_module.net):
+                    self._draw(trainer, "network/filters", figure)
+
+    def _draw_inputs(self, trainer: Trainer, pl_module: LightningModule, split: str, batch: Any) -> None:
+        """The first samples of the first batch that this process sees in the epoch."""
+        from lit_modules.pictures import grid
+
+        assert isinstance(pl_module, LitClassifier)
+        self._due.remove(split)
+        with self.pace.spending():
+            samples = batch.inputs[:SAMPLES].float().cpu().numpy()
+            captions = [pl_module.class_names[label] for label in batch.labels[:SAMPLES].tolist()]
+            kind = "augmented, in training" if split == "train" else "plain, in validation"
+            self._draw(trainer, f"inputs/{split}", grid(samples, captions, f"What the network gets ({kind})"))
+
+    def _draw_feature_maps(self, trainer: Trainer, pl_module: LightningModule, sample: Tensor) -> None:
+        from lit_modules.pictures import feature_map_grid
+
+        assert isinstance(pl_module, LitClassifier)
+        with self.pace.spending():
+            if figure := feature_map_grid(pl_module, pl_module.net, sample):
+                self._draw(trainer, "network/feature_maps", figure)
+
+    def _draw(self, trainer: Trainer, tag: str, figure: Any) -> None:
+        from lit_modules.figures import png  # matplotlib: a run without figures does not import it
+
+        assert self._board
+        self._board.log_picture(tag, png(figure), trainer.current_epoch)
+
+    def _draw_histograms(self, trainer: Trainer, group: str, tensors: dict[str, Tensor]) -> None:
+        assert self._board
+        for name, tensor in tensors.items():
+            values = tensor.detach().flatten()
+            values = values[:: -(-len(values) // MOST_VALUES)].float()
+            finite = values[values.isfinite()]  # 16-mixed passes over steps whose gradients are not
+            if len(finite):
+                self._board.log_histogram(f"{group}/{name}", finite.cpu().numpy(), trainer.current_epoch)
+
+
+def _network_table(module: LitClassifier) -> str:
+    """Markdown of what ModelTable prints."""
+    lines = ["| layer | type | output | parameters |", "|---|---|---|--:|"]
+    for layer in describe(module, module.input_shape):
+        frozen = " frozen" if layer.trainable < layer.parameters else ""
+        shape = "×".join(map(str, layer.output_shape))
+        lines.append(f"| {layer.name} | {layer.kind} | {shape} | {layer.parameters:,}{frozen} |")
+    return "\n".join(lines)
