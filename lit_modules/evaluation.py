@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lit_modules import figures
+from lit_modules.pictures import grid
 from lit_modules.predictions import Predictions
 
 BINS = 15  # of confidence, as in Guo et al.
@@ -107,9 +109,24 @@ class Evaluation:
     @cached_property
     def pictures(self) -> dict[str, bytes]:
         """The figures by name, as PNG files."""
-        from lit_modules.figures import evaluation_figures  # matplotlib: a run without figures does not import it
-
-        return evaluation_figures(self)
+        names = [figures.short(name) for name in self.class_names]
+        index, true, predicted, probabilities, rows, inputs = self.predictions
+        captions = []
+        for row in rows.tolist():
+            file = figures.short(self.files[index[row]], keep_end=True)
+            probability = probabilities[row, predicted[row]]
+            captions.append(f"{names[true[row]]} → {names[predicted[row]]}\n{probability:.3f}  {file}")
+        drawn = {
+            "confusion": figures.confusion(self.confusion, names),
+            "classes": figures.classes(self.classes, self.lowest_first, names),
+            "reliability": figures.reliability(self.calibration),
+            "roc": figures.roc(self.curves, names),
+            "precision_recall": figures.precision_recall(self.curves, names),
+            "mistakes": grid(list(inputs), captions, "Worst mistakes: true → predicted, probability, file", columns=6),
+        }
+        if len(names) == 2:
+            drawn["threshold"] = figures.threshold(self.curves[1], names[1])
+        return {name: figures.png(figure) for name, figure in drawn.items()}
 
 
 def confusion_matrix(true: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
-    from lit_modules.evaluation import Calibration, Curve, Evaluation
+    from lit_modules.evaluation import Calibration, Curve
 
 # Safe for the colour-blind: Okabe and Ito, "Color universal design" (2008), without the yellow that is faint on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -70,32 +70,6 @@ def png(figure: Figure) -> bytes:
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # then a box stands for it
         figure.savefig(file, format="png", dpi=DPI, facecolor="white")
     return file.getvalue()
-
-
-def evaluation_figures(evaluation: "Evaluation") -> dict[str, bytes]:
-    """All figures of a split by name, as PNG files."""
-    from lit_modules.pictures import grid
-
-    names = [short(name) for name in evaluation.class_names]
-    true, predicted, probabilities, rows, inputs = evaluation.predictions[1:]
-    captions = [
-        f"{names[true[row]]} → {names[predicted[row]]}\n{probabilities[row, predicted[row]]:.3f}  "
-        f"{short(evaluation.files[evaluation.predictions.index[row]], keep_end=True)}"
-        for row in rows
-    ]
-    figures = {
-        "confusion": confusion(evaluation.confusion, names),
-        "classes": classes(evaluation.classes, evaluation.lowest_first, names),
-        "reliability": reliability(evaluation.calibration),
-        "roc": roc(evaluation.curves, names),
-        "precision_recall": precision_recall(evaluation.curves, names),
-        "mistakes": grid(
-            list(inputs), captions, "Worst mistakes: true → predicted class, probability, file", columns=6
-        ),
-    }
-    if len(names) == 2:
-        figures["threshold"] = threshold(evaluation.curves[1], names[1])
-    return {name: png(figure) for name, figure in figures.items()}
 
 
 def short(name: str, keep_end: bool = False) -> str:

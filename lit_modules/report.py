@@ -14,6 +14,7 @@ from rich.table import Table
 from lit_modules.checkpoint_io import write_durably
 from lit_modules.epoch_table import read_rows
 from lit_modules.evaluation import Evaluation
+from lit_modules.figures import history, png
 from lit_modules.tensorboard import flatten
 
 SCORES = {
@@ -66,8 +67,6 @@ def write_report(
         command: by which the run was started.
         device: on which it trained.
     """
-    from lit_modules.figures import history, png
-
     facts = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     epochs = [{name: float(value) for name, value in row.items() if value} for row in read_rows(folder / "metrics.csv")]
     test = evaluations["test"]

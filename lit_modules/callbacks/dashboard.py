@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lit_modules.callbacks.model_table import describe
 from lit_modules.callbacks.pace import Pace
 from lit_modules.classifier import LitClassifier
+from lit_modules.figures import png
+from lit_modules.pictures import feature_map_grid, filter_grid, grid
 from lit_modules.tensorboard import TensorBoard, tensorboard_of
 
 SAMPLES = 32
@@ -69,8 +72,6 @@ class Dashboard(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LitClassifier)
         if "weights" in self._due:
-            from lit_modules.pictures import filter_grid
-
             with self.pace.spending():
                 self._draw_histograms(trainer, "weights", dict(pl_module.named_parameters()))
                 if figure := filter_grid(pl_module.net):
@@ -78,8 +79,6 @@ class Dashboard(Callback):
 
     def _draw_inputs(self, trainer: Trainer, pl_module: LightningModule, split: str, batch: Any) -> None:
         """The first samples of the first batch that this process sees in the epoch."""
-        from lit_modules.pictures import grid
-
         assert isinstance(pl_module, LitClassifier)
         self._due.remove(split)
         with self.pace.spending():
@@ -89,16 +88,12 @@ class Dashboard(Callback):
             self._draw(trainer, f"inputs/{split}", grid(samples, captions, f"What the network gets ({kind})"))
 
     def _draw_feature_maps(self, trainer: Trainer, pl_module: LightningModule, sample: Tensor) -> None:
-        from lit_modules.pictures import feature_map_grid
-
         assert isinstance(pl_module, LitClassifier)
         with self.pace.spending():
             if figure := feature_map_grid(pl_module, pl_module.net, sample):
                 self._draw(trainer, "network/feature_maps", figure)
 
-    def _draw(self, trainer: Trainer, tag: str, figure: Any) -> None:
-        from lit_modules.figures import png  # matplotlib: a run without figures does not import it
-
+    def _draw(self, trainer: Trainer, tag: str, figure: Figure) -> None:
         assert self._board
         self._board.log_picture(tag, png(figure), trainer.current_epoch)
 
