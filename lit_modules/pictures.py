@@ -23,7 +23,7 @@ def grid(samples: Sequence[np.ndarray], captions: Sequence[str], title: str, col
     columns = min(columns, max(len(samples), 4))
     rows = max(1, -(-len(samples) // columns))
     lines = max((caption.count("\n") + 1 for caption in captions if caption), default=0)
-    width = max(1.1, 9.6 / columns) if lines < 2 else 1.75
+    width = 9.6 / max(columns, 8) if lines < 2 else 1.75
     height = width + CAPTION * lines
     size = (columns * width + 0.2, rows * height + 0.5)
     figure = Figure(figsize=size)

@@ -69,6 +69,13 @@ class Collector:
         )
 
 
+def spread(wanted: int, batch_idx: int, batch_size: int, num_batches: int) -> slice:
+    """Which rows of a batch to keep, so that about `wanted` of all come from all over a split, whose samples may be
+    in the order of their classes."""
+    stride = max(1, num_batches * batch_size // wanted)
+    return slice(-batch_idx * batch_size % stride, None, stride)
+
+
 def _highest(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The rows in which the first part is highest, at most 24."""
     kept = parts[0].topk(min(MISTAKES, len(parts[0]))).indices

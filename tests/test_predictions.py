@@ -15,7 +15,7 @@ from torch import Tensor
 
 import train
 from datamodules.loader import BatchLoader, Split
-from lit_modules.predictions import MISTAKES, Collector, Predictions
+from lit_modules.predictions import MISTAKES, Collector, Predictions, spread
 from tests.conftest import DRAWN, configure
 
 CLASSES = 3
@@ -130,3 +130,12 @@ def test_two_ranks_write_the_predictions_of_one(command: Callable[..., object], 
         assert [row[name] for row in one] == [row[name] for row in two]
     ours, theirs = (np.array([[float(row[f"p/{i}"]) for i in range(10)] for row in rows]) for rows in (one, two))
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize(("samples", "batch_size"), [(5000, 128), (100, 64), (33, 64), (10, 4), (1, 4)])
+def test_spread_rows_come_from_all_over_the_split(samples: int, batch_size: int) -> None:
+    batches = torch.arange(samples).split(batch_size)
+    size = len(batches[0])
+    rows = torch.cat([batch[spread(32, i, size, len(batches))] for i, batch in enumerate(batches)])
+    assert len(rows) >= min(samples, 32) / 2 and len(rows.unique()) == len(rows)
+    assert len(rows.diff().unique()) <= 1 and rows[0] == 0

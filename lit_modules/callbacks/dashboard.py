@@ -13,6 +13,7 @@ from lit_modules.callbacks.pace import Pace
 from lit_modules.classifier import LitClassifier
 from lit_modules.figures import png
 from lit_modules.pictures import feature_map_grid, filter_grid, grid
+from lit_modules.predictions import spread
 from lit_modules.tensorboard import TensorBoard, tensorboard_of
 
 SAMPLES = 32
@@ -33,6 +34,8 @@ class Dashboard(Callback):
         self.pace = Pace(every_n_epochs, largest_share)
         self._board: TensorBoard | None = None
         self._due: set[str] = set()  # what is still to be drawn in this epoch
+        self._samples: list[tuple[Tensor, Tensor]] = []  # inputs and labels, of validation
+        self._size = 0  # of the first batch of validation
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LitClassifier)
@@ -48,15 +51,27 @@ class Dashboard(Callback):
         self._due = {"train", "val", "gradients", "weights"} if due else set()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Draws the first samples of the first batch that this process sees in the epoch."""
         if "train" in self._due:
-            self._draw_inputs(trainer, pl_module, "train", batch)
+            self._due.remove("train")
+            self._draw_inputs(trainer, pl_module, "train", batch.inputs[:SAMPLES], batch.labels[:SAMPLES])
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if "val" in self._due:
-            self._draw_inputs(trainer, pl_module, "val", batch)
+        if "val" not in self._due:
+            return
+        if batch_idx == 0:
             self._draw_feature_maps(trainer, pl_module, batch.inputs[:1])
+            self._samples, self._size = [], len(batch.labels)
+        kept = spread(SAMPLES, batch_idx, self._size, int(trainer.num_val_batches[dataloader_idx]))
+        self._samples.append((batch.inputs[kept], batch.labels[kept]))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if "val" in self._due:
+            self._due.remove("val")
+            inputs, labels = (torch.cat(parts)[:SAMPLES] for parts in zip(*self._samples, strict=True))
+            self._draw_inputs(trainer, pl_module, "val", inputs, labels)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
@@ -76,16 +91,17 @@ class Dashboard(Callback):
                 self._draw_histograms(trainer, "weights", dict(pl_module.named_parameters()))
                 if figure := filter_grid(pl_module.net):
                     self._draw(trainer, "network/filters", figure)
+        self._due = set()  # the best epoch's validation, after training, draws nothing
 
-    def _draw_inputs(self, trainer: Trainer, pl_module: LightningModule, split: str, batch: Any) -> None:
-        """The first samples of the first batch that this process sees in the epoch."""
+    def _draw_inputs(
+        self, trainer: Trainer, pl_module: LightningModule, split: str, inputs: Tensor, labels: Tensor
+    ) -> None:
         assert isinstance(pl_module, LitClassifier)
-        self._due.remove(split)
         with self.pace.spending():
-            samples = batch.inputs[:SAMPLES].float().cpu().numpy()
-            captions = [pl_module.class_names[label] for label in batch.labels[:SAMPLES].tolist()]
+            captions = [pl_module.class_names[label] for label in labels.tolist()]
             kind = "augmented, in training" if split == "train" else "plain, in validation"
-            self._draw(trainer, f"inputs/{split}", grid(samples, captions, f"What the network gets ({kind})"))
+            figure = grid(list(inputs.float().cpu().numpy()), captions, f"What the network gets ({kind})")
+            self._draw(trainer, f"inputs/{split}", figure)
 
     def _draw_feature_maps(self, trainer: Trainer, pl_module: LightningModule, sample: Tensor) -> None:
         assert isinstance(pl_module, LitClassifier)

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
+from lit_modules.predictions import spread
 from lit_modules.tensorboard import tensorboard_of
 
 
 class Projector(Callback):
     """Args:
-    samples: of the test split, as many as the first rank has of them.
+    samples: of the test split, from all over the first rank's share of it.
     """
 
     def __init__(self, samples: int) -> None:
@@ -22,13 +23,14 @@ class Projector(Callback):
         self.samples = samples
         self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
         self._features = torch.empty(0)
+        self._size = 0  # of the first batch
         self._handle: Any = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LitClassifier)
         layers = [layer for layer in pl_module.net.modules() if isinstance(layer, nn.Linear)]
         if layers and trainer.is_global_zero and tensorboard_of(trainer):
-            self._kept = []
+            self._kept, self._size = [], 0
             self._handle = layers[-1].register_forward_pre_hook(self._keep)
 
     def _keep(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -43,8 +45,10 @@ class Projector(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self._handle and sum(len(labels) for _, labels, _ in self._kept) < self.samples:
-            self._kept.append((self._features, batch.labels, batch.inputs))
+        if self._handle:
+            self._size = self._size or len(batch.labels)
+            kept = spread(self.samples, batch_idx, self._size, int(trainer.num_test_batches[dataloader_idx]))
+            self._kept.append((self._features[kept], batch.labels[kept], batch.inputs[kept]))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LitClassifier)
