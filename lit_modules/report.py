@@ -70,9 +70,8 @@ def write_report(
     facts = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     epochs = [{name: float(value) for name, value in row.items() if value} for row in read_rows(folder / "metrics.csv")]
     test = evaluations["test"]
-    (folder / "report").mkdir(exist_ok=True)
     for name, content in {"epochs": png(history(epochs, facts["best_epoch"])), **test.pictures}.items():
-        (folder / "report" / f"{name}.png").write_bytes(content)
+        _write(folder / "report" / f"{name}.png", content)
 
     flat = flatten(settings)
     samples = [f"{facts[f'samples/{split}']:,} for {use}" for split, use in USES.items()]
@@ -97,7 +96,7 @@ def write_report(
         _table(
             ("", *(split for split in ("val", "test") if split in evaluations)),
             (
-                (label, *(_number(facts[f"{split}/{score}"]) for split in evaluations))
+                (label, *(_number(facts.get(f"{split}/{score}")) for split in evaluations))
                 for score, label in SCORES.items()
             ),
         ),
@@ -122,8 +121,11 @@ def write_report(
         _table(("setting", "value"), flat.items()),
         "</details>",
     ]
-    text = "\n\n".join(parts) + "\n"
-    write_durably(folder / "report.md", lambda file: file.write(text.encode("utf-8", "replace")))
+    _write(folder / "report.md", ("\n\n".join(parts) + "\n").encode("utf-8", "replace"))
+
+
+def _write(path: Path, content: bytes) -> None:
+    write_durably(path, lambda file: file.write(content))
 
 
 def _mistakes(test: Evaluation) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +91,19 @@ def test_run_of_two_classes_has_a_threshold(run: Callable[..., Path], pictures: 
     report = (folder / "report.md").read_text(encoding="utf-8")
     assert "report/threshold.png" in report and (folder / "report" / "threshold.png").is_file()
     assert "| a\\|b &lt;i> |" in report
+
+
+def test_score_that_does_not_exist_is_left_out(run: Callable[..., Path], pictures: Path) -> None:
+    shutil.move(pictures, pictures.with_name("all"))
+    for split, names in {"train": ("dark", "light"), "val": ("dark", "light"), "test": ("light",)}.items():
+        for name in names:
+            shutil.copytree(pictures.with_name("all") / name, pictures / split / name)
+    data = ("datamodule=image_folder", f"datamodule.root={pictures}")
+    folder = run(*DRAWN, *data, "callbacks.dashboard=null")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert "val/auc" in summary and "test/auc" not in summary and summary["test/ece"] >= 0
+    report = (folder / "report.md").read_text()
+    assert f"| {summary['val/auc']:.4f} | – |" in report and "| dark | 0 |" in report
 
 
 def test_scores_are_printed_with_where_things_lie(capsys: pytest.CaptureFixture[str]) -> None:

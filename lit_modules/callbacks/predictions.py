@@ -67,7 +67,7 @@ class CollectPredictions(Callback):
             if predictions is None:
                 return
             evaluation = Evaluation(pl_module.class_names, pl_module.files(split), predictions)
-            scores = {f"{split}/{name}": value for name, value in evaluation.scores.items()}
+            scores = {f"{split}/{name}": value for name, value in evaluation.scores.items() if value == value}
             if trainer.state.fn != TrainerFn.FITTING:
                 pl_module.evaluations[split] = evaluation
                 pl_module.log_dict(scores, logger=False, rank_zero_only=True)
