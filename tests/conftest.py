@@ -19,7 +19,7 @@ from conf import run_folder, schema
 # Two threads in each of several processes fight over two cores; and the bits of a sum depend on their number.
 os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).parent.parent
-# Without what draws, which takes longer than such a run; what tests it leaves TINY's last two out.
+# Without what draws, which takes longer than such a run; its own tests take DRAWN.
 TINY = (
     "devices=cpu",
     "lit_module.net.channels=[4,8]",

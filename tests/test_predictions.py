@@ -130,6 +130,9 @@ def test_two_ranks_write_the_predictions_of_one(command: Callable[..., object], 
         assert [row[name] for row in one] == [row[name] for row in two]
     ours, theirs = (np.array([[float(row[f"p/{i}"]) for i in range(10)] for row in rows]) for rows in (one, two))
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    one, two = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two"))
+    for score in ("val/ece", "val/auc", "test/ece", "test/auc", "test/ap"):
+        assert one[score] == pytest.approx(two[score], abs=1e-3), score
 
 
 @pytest.mark.parametrize(("samples", "batch_size"), [(5000, 128), (100, 64), (33, 64), (10, 4), (1, 4)])

@@ -33,8 +33,8 @@ class Dashboard(Callback):
     def __init__(self, every_n_epochs: int, largest_share: float | None) -> None:
         self.pace = Pace(every_n_epochs, largest_share)
         self._board: TensorBoard | None = None
-        self._due: set[str] = set()  # what is still to be drawn in this epoch
-        self._samples: list[tuple[Tensor, Tensor]] = []  # inputs and labels, of validation
+        self._due = False  # whether to draw in this epoch
+        self._samples: dict[str, list[tuple[Tensor, Tensor]]] = {}  # inputs and labels, by split
         self._size = 0  # of the first batch of validation
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -47,31 +47,26 @@ class Dashboard(Callback):
             self._board.log_text("run/config", "\n".join(f"    {line}" for line in config.splitlines()), 0)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        due = self.pace.due(trainer) and self._board
-        self._due = {"train", "val", "gradients", "weights"} if due else set()
+        self._due = self.pace.due(trainer) and self._board is not None
+        self._samples = {"train": [], "val": []}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Draws the first samples of the first batch that this process sees in the epoch."""
-        if "train" in self._due:
-            self._due.remove("train")
-            self._draw_inputs(trainer, pl_module, "train", batch.inputs[:SAMPLES], batch.labels[:SAMPLES])
+        if self._due and not self._samples["train"]:  # the first batch that this process sees in the epoch
+            self._samples["train"].append((batch.inputs[:SAMPLES].clone(), batch.labels[:SAMPLES].clone()))
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if "val" not in self._due:
+        if not self._due:
             return
-        if batch_idx == 0:
-            self._draw_feature_maps(trainer, pl_module, batch.inputs[:1])
-            self._samples, self._size = [], len(batch.labels)
+        if not self._samples["val"]:
+            assert isinstance(pl_module, LitClassifier)
+            self._size = len(batch.labels)
+            with self.pace.spending():
+                if figure := feature_map_grid(pl_module, pl_module.net, batch.inputs[:1]):
+                    self._draw(trainer, "network/feature_maps", figure)
         kept = spread(SAMPLES, batch_idx, self._size, int(trainer.num_val_batches[dataloader_idx]))
-        self._samples.append((batch.inputs[kept], batch.labels[kept]))
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if "val" in self._due:
-            self._due.remove("val")
-            inputs, labels = (torch.cat(parts)[:SAMPLES] for parts in zip(*self._samples, strict=True))
-            self._draw_inputs(trainer, pl_module, "val", inputs, labels)
+        self._samples["val"].append((batch.inputs[kept].clone(), batch.labels[kept].clone()))
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
@@ -81,33 +76,25 @@ class Dashboard(Callback):
                 found = {name: value.grad for name, value in pl_module.named_parameters() if value.grad is not None}
                 norm = float(torch.nn.utils.get_total_norm(list(found.values())))
                 self._board.log_metrics({"gradient_norm": norm}, step=trainer.current_epoch)
-                if "gradients" in self._due:
+                if self._due:
                     self._draw_histograms(trainer, "gradients", found)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LitClassifier)
-        if "weights" in self._due:
+        if self._due:
             with self.pace.spending():
                 self._draw_histograms(trainer, "weights", dict(pl_module.named_parameters()))
                 if figure := filter_grid(pl_module.net):
                     self._draw(trainer, "network/filters", figure)
-        self._due = set()  # the best epoch's validation, after training, draws nothing
+                for split, kind in (("train", "augmented, in training"), ("val", "plain, in validation")):
+                    if self._samples[split]:
+                        self._draw_inputs(trainer, pl_module, split, f"What the network gets ({kind})")
+        self._due = False  # the best epoch's validation, after training, draws nothing
 
-    def _draw_inputs(
-        self, trainer: Trainer, pl_module: LightningModule, split: str, inputs: Tensor, labels: Tensor
-    ) -> None:
-        assert isinstance(pl_module, LitClassifier)
-        with self.pace.spending():
-            captions = [pl_module.class_names[label] for label in labels.tolist()]
-            kind = "augmented, in training" if split == "train" else "plain, in validation"
-            figure = grid(list(inputs.float().cpu().numpy()), captions, f"What the network gets ({kind})")
-            self._draw(trainer, f"inputs/{split}", figure)
-
-    def _draw_feature_maps(self, trainer: Trainer, pl_module: LightningModule, sample: Tensor) -> None:
-        assert isinstance(pl_module, LitClassifier)
-        with self.pace.spending():
-            if figure := feature_map_grid(pl_module, pl_module.net, sample):
-                self._draw(trainer, "network/feature_maps", figure)
+    def _draw_inputs(self, trainer: Trainer, module: LitClassifier, split: str, title: str) -> None:
+        inputs, labels = (torch.cat(parts)[:SAMPLES] for parts in zip(*self._samples[split], strict=True))
+        captions = [module.class_names[label] for label in labels.tolist()]
+        self._draw(trainer, f"inputs/{split}", grid(list(inputs.float().cpu().numpy()), captions, title))
 
     def _draw(self, trainer: Trainer, tag: str, figure: Figure) -> None:
         assert self._board

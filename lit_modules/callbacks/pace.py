@@ -26,7 +26,8 @@ class Pace:
         self.every_n_epochs = every_n_epochs
         self.largest_share = largest_share
         self.spent = 0.0
-        self._latest = 1.0  # seconds; a guess before the first time
+        self._cost = 1.0  # seconds that one epoch's drawing takes; a guess before the first
+        self._before: float | None = None  # what was spent when the latest one began
         self._began = time.perf_counter()
 
     def start(self) -> None:
@@ -42,13 +43,17 @@ class Pace:
             return False
         if self.largest_share is None:
             return True
-        affordable = self.spent + self._latest <= self.largest_share * (time.perf_counter() - self._began)
-        return trainer.strategy.reduce_boolean_decision(affordable and trainer.is_global_zero, all=False)
+        if self._before is not None:
+            self._cost, self._before = self.spent - self._before, None
+        affordable = self.spent + self._cost <= self.largest_share * (time.perf_counter() - self._began)
+        due = trainer.strategy.reduce_boolean_decision(affordable and trainer.is_global_zero, all=False)
+        if due:
+            self._before = self.spent
+        return due
 
     @contextmanager
     def spending(self) -> Iterator[None]:
         """Counts the time of the block."""
         began = time.perf_counter()
         yield
-        self._latest = time.perf_counter() - began
-        self.spent += self._latest
+        self.spent += time.perf_counter() - began
