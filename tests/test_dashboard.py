@@ -1,5 +1,6 @@
 """TensorBoard shows what the network gets and what it is made of, as often as asked and no more."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,6 +153,26 @@ def test_epochs_that_were_not_asked_for_are_not_drawn(run: Callable[..., Path]) 
     events = read(run(*DRAWN, *FEW, *ALWAYS, *every, "trainer.max_epochs=5"))
     assert steps(events, "Images", "inputs/train") == [1, 3, 4]
     assert steps(events, "Images", "val/confusion") == [2, 4]
+
+
+def test_epoch_resumed_in_its_middle_is_drawn_once(run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def keep(trainer: Trainer, path: Path) -> None:
+        Trainer.save_checkpoint_(trainer, path)
+        if trainer.global_step == 5:  # of six in two epochs
+            shutil.copy(path, Path(path).with_name("kept.ckpt"))
+
+    monkeypatch.setattr(Trainer, "save_checkpoint_", Trainer.save_checkpoint, raising=False)
+    monkeypatch.setattr(Trainer, "save_checkpoint", lambda trainer, path, *_: keep(trainer, path))
+    folder = run(*DRAWN, *FEW, *ALWAYS, "callbacks.mid_epoch_checkpoint.every_n_steps=1", "trainer.max_epochs=2")
+    monkeypatch.undo()
+    monkeypatch.setenv("LITMUS_STAMP", "now")
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    (folder / "checkpoints" / "kept.ckpt").rename(folder / "checkpoints" / "last.ckpt")
+    run(f"run={folder}", "trainer.max_epochs=3")
+    events = read(folder)
+    for tag in ("inputs/train", "inputs/val", "network/filters"):
+        assert steps(events, "Images", tag) == [0, 1, 2], tag
+    assert steps(events, "Scalars", "images_per_second") == [0, 1, 2]
 
 
 def test_nothing_runs_without_the_callbacks(run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ class Dashboard(Callback):
     def __init__(self, every_n_epochs: int, largest_share: float | None) -> None:
         self.pace = Pace(every_n_epochs, largest_share)
         self._board: TensorBoard | None = None
+        self._epoch = -1
         self._due = False  # whether to draw in this epoch
         self._samples: dict[str, list[tuple[Tensor, Tensor]]] = {}  # inputs and labels, by split
         self._size = 0  # of the first batch of validation
@@ -40,19 +41,20 @@ class Dashboard(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LitClassifier)
         self.pace.start()
+        self._epoch = -1
         self._board = tensorboard_of(trainer) if trainer.is_global_zero else None
         if self._board and trainer.global_step == 0:
             config = (Path(trainer.default_root_dir) / "config.yaml").read_text(encoding="utf-8")
             self._board.log_text("run/network", _network_table(pl_module), 0)
             self._board.log_text("run/config", "\n".join(f"    {line}" for line in config.splitlines()), 0)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._due = self.pace.due(trainer) and self._board is not None
-        self._samples = {"train": [], "val": []}
-
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._due and not self._samples["train"]:  # the first batch that this process sees in the epoch
-            self._samples["train"].append((batch.inputs[:SAMPLES].clone(), batch.labels[:SAMPLES].clone()))
+        if self._epoch == trainer.current_epoch:
+            return
+        self._epoch = trainer.current_epoch  # its first batch in this process, perhaps in its middle
+        self._due = self.pace.due(trainer) and self._board is not None
+        if self._due:
+            self._samples = {"train": [(batch.inputs[:SAMPLES].clone(), batch.labels[:SAMPLES].clone())], "val": []}
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0

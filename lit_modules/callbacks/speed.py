@@ -18,6 +18,8 @@ class Speed(Callback):
         self._waited = 0.0
         self._samples = 0
 
+    on_train_start = on_train_epoch_start  # for a run resumed within an epoch, whose start is not called again
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._waited += time.perf_counter() - self._latest
         self._samples += batch.size
