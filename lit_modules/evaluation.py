@@ -113,7 +113,7 @@ class Evaluation:
         index, true, predicted, probabilities, rows, inputs = self.predictions
         captions = []
         for row in rows.tolist():
-            file = figures.short(self.files[index[row]], keep_end=True)
+            file = figures.short(self.files[index[row]], 18, keep_end=True)
             probability = probabilities[row, predicted[row]]
             captions.append(f"{names[true[row]]} → {names[predicted[row]]}\n{probability:.3f}  {file}")
         drawn = {

@@ -72,11 +72,11 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def short(name: str, keep_end: bool = False) -> str:
-    """A name of at most 22 characters."""
-    if len(name) <= LONGEST_NAME:
+def short(name: str, length: int = LONGEST_NAME, keep_end: bool = False) -> str:
+    """A name of at most so many characters."""
+    if len(name) <= length:
         return name
-    return f"…{name[1 - LONGEST_NAME :]}" if keep_end else f"{name[: LONGEST_NAME - 1]}…"
+    return f"…{name[1 - length :]}" if keep_end else f"{name[: length - 1]}…"
 
 
 @styled
@@ -87,23 +87,23 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
         matrix: int64 `[true, predicted]`
     """
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    title = "Share of each true class (row) by predicted class (column)"
+    title = "Confusion: true (row), predicted (column)"
     shown = np.arange(len(names))
     if len(names) > MOST_CLASSES_IN_MATRIX:
         wrong = shares - np.diag(shares.diagonal())
         shown = np.sort(np.argsort(-wrong.sum(0) - wrong.sum(1), kind="stable")[:CLASSES_OF_A_PART])
         title += f"\na part: the {len(shown)} of {len(names):,} classes that are confused most"
     part, names = shares[np.ix_(shown, shown)], [names[i] for i in shown.tolist()]
-    cell = min(max(0.09, 6 / len(part)), 0.8)  # inches
+    cell = min(max(0.09, 4.6 / len(part)), 1.2)  # inches
     labels = 0.08 * max(map(len, names)) * min(1.0, 5 * cell) + 0.5
     side = cell * len(part)
-    margin = 2.9  # of the list on the right
-    width, height = labels + side + 0.4 + margin, max(labels + side + 0.7, 4.2)
+    numbers = len(part) <= MOST_CELLS_WITH_NUMBERS
+    margin = 0.0 if numbers else 2.9  # for a list on the right
+    width, height = max(labels + side, 4.8) + 0.2 + margin, labels + side + 0.7
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((labels / width, 1 - (side + 0.6) / height, side / width, side / height))
-    axes.imshow(
-        part, cmap="Blues", norm=PowerNorm(0.4, 0, 1), aspect="auto", interpolation="nearest"
-    )  # few errors show
+    few_show = PowerNorm(0.4, 0, 1)
+    axes.imshow(part, cmap="Blues", norm=few_show, aspect="auto", interpolation="nearest")
     size = min(10.0, 60 * cell)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
     axes.set_yticks(range(len(names)), names, fontsize=size)
@@ -111,18 +111,24 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.set_title(title)
-    if len(part) <= MOST_CELLS_WITH_NUMBERS:
+    if numbers:
         for row, column in np.argwhere(part > 0):
             value = part[row, column]
             number = f"{value:.2f}".lstrip("0") if value >= 0.005 else "·"
             color = "white" if value > 0.3 else "black"
-            axes.text(column, row, number, ha="center", va="center", fontsize=min(9, 30 * cell), color=color)
-    off = np.where(np.eye(len(part), dtype=bool), 0, part)
-    worst = [divmod(int(i), len(part)) for i in np.argsort(-off, axis=None, kind="stable")[:12]]
-    lines = [f"{off[i, j]:6.1%}  {names[i]} → {names[j]}" for i, j in worst if off[i, j] > 0]
-    text = "\n".join(["Most confused", "", *lines] if lines else ["No mistakes"])
-    figure.text((labels + side + 0.3) / width, 1 - 0.6 / height, text, va="top", fontsize=8.5, linespacing=1.5)
+            axes.text(column, row, number, ha="center", va="center", fontsize=min(10, 28 * cell), color=color)
+    else:
+        place = ((labels + side + 0.3) / width, 1 - 0.6 / height)
+        figure.text(*place, _most_confused(part, names), va="top", fontsize=8.5, linespacing=1.5)
     return figure
+
+
+def _most_confused(shares: np.ndarray, names: Sequence[str]) -> str:
+    """The twelve largest shares that lie off the diagonal."""
+    off = shares - np.diag(shares.diagonal())
+    worst = [divmod(int(i), len(off)) for i in np.argsort(-off, axis=None, kind="stable")[:12]]
+    lines = [f"{off[i, j]:6.1%}  {names[i]} → {names[j]}" for i, j in worst if off[i, j] > 0]
+    return "\n".join(["Most confused", "", *lines] if lines else ["No mistakes"])
 
 
 @styled

@@ -20,10 +20,10 @@ MAPS = 8
 def grid(samples: Sequence[np.ndarray], captions: Sequence[str], title: str, columns: int = 8) -> Figure:
     """Samples `[C, *spatial]` in rows, a caption below each. Series are drawn as lines, one a channel; of a volume the
     middle slice; of channels other than 1 or 3 the first. What leaves [0, 1] is scaled into it."""
-    columns = min(columns, max(len(samples), 4))
+    columns = min(columns, max(len(samples), 5))
     rows = max(1, -(-len(samples) // columns))
     lines = max((caption.count("\n") + 1 for caption in captions if caption), default=0)
-    width = 9.6 / max(columns, 8) if lines < 2 else 1.75
+    width = 6.8 / max(columns, 8) if lines < 2 else 1.45
     height = width + CAPTION * lines
     size = (columns * width + 0.2, rows * height + 0.5)
     figure = Figure(figsize=size)
@@ -32,7 +32,12 @@ def grid(samples: Sequence[np.ndarray], captions: Sequence[str], title: str, col
         x, y = (i % columns) * width, -(i // columns) * height
         _tile(axes, sample, x + 0.04, y, width - 0.08)
         axes.text(
-            x + 0.04, y - width + 0.04, caption if lines > 1 else short(caption), va="top", fontsize=7.5, clip_on=True
+            x + 0.04,
+            y - width + 0.04,
+            caption if lines > 1 else short(caption, int(width * 15)),
+            va="top",
+            fontsize=7,
+            clip_on=True,
         )
     axes.set(xlim=(0, columns * width), ylim=(-rows * height, 0), aspect="equal")
     axes.axis("off")
