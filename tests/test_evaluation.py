@@ -98,6 +98,11 @@ def test_calibration_of_a_few_predictions_by_hand() -> None:
     assert found.error == pytest.approx(0.5 * 0 + 0.5 * 0.475)
 
 
+def test_bin_holds_its_upper_edge() -> None:
+    found = calibrate(np.append(np.linspace(0, 1, BINS + 1), 0.01), np.ones(BINS + 2, bool))
+    assert found.counts.tolist() == [3] + [1] * (BINS - 1)
+
+
 def test_curve_has_the_points_of_scikit_learn() -> None:
     found = evaluation(3, decimals=2)
     positive, probability = found.predictions.true == 1, found.predictions.probabilities[:, 1]
