@@ -8,6 +8,7 @@ Exit codes: 0 done; 2 the input is wrong; 3 some pictures to predict could not b
 
 import logging
 import os
+import shlex
 import sys
 import time
 import warnings
@@ -24,10 +25,6 @@ from conf import run_folder, schema
 from conf.errors import UserError, one_line_errors
 
 # torch and Lightning are imported inside the tasks, so that --help, --cfg job and wrong keys are answered at once.
-
-# What the HPARAMS tab of TensorBoard compares runs by: the best epoch's scores.
-SCORES = ("loss", "acc", "f1", "likelihood")
-HPARAMS_TAGS = [f"{split}/{score}" for split in ("val_best", "test") for score in SCORES]
 
 # What turns the settings of a Trainer into those of one process on one device.
 ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}
@@ -48,6 +45,7 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
         std=std,
         _convert_="all",
     )
+    module.files = datamodule.files
     return datamodule, module, build_trainer(cfg)
 
 
@@ -86,6 +84,10 @@ def quieten() -> None:
 
 def fit(cfg: DictConfig) -> float:
     """Trains, or goes on with the run `cfg.run`; then tests the best epoch once. Returns its monitored score."""
+    from pytorch_lightning.callbacks import WeightAveraging
+
+    from lit_modules.report import HPARAMS_TAGS, finish
+
     for part in ("callbacks.checkpoint", "logger.epoch_table"):
         if not OmegaConf.select(cfg, part):
             raise UserError(f"{part}: a run cannot do without it; leave it in")
@@ -109,42 +111,42 @@ def fit(cfg: DictConfig) -> float:
             logger.log_hyperparams({"seed": cfg.seed, **choices}, dict.fromkeys(HPARAMS_TAGS))
         trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
         load_best(module, folder)
-        trainer.test(module, datamodule, verbose=False)
-        scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        epochs = run_folder.read_metrics(folder)
-        best_epoch = run_folder.best_epoch(folder)
+        # It would bring its own last average in for each validation.
+        trainer.callbacks = [callback for callback in trainer.callbacks if not isinstance(callback, WeightAveraging)]
+        # The predictions of the best epoch on both splits; without them the epoch's own scores are enough.
+        scores: dict[str, float] = {}
+        for score in [trainer.validate] * bool(cfg.callbacks.get("predictions")) + [trainer.test]:
+            score(module, datamodule, verbose=False)
+            scores |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+        epochs, best_epoch = run_folder.read_metrics(folder), run_folder.best_epoch(folder)
         (best_row,) = [row for row in epochs if row["epoch"] == best_epoch]
         scores |= {name: value for name, value in best_row.items() if "/" in name}
         if trainer.is_global_zero:
-            facts = {"name": cfg.name, "seed": cfg.seed, "best_epoch": best_epoch}
             scores["seconds"] = sum(row["seconds"] for row in epochs)
-            report(folder, trainer, facts | scores | parameter_facts(module.net))
+            facts = {"name": cfg.name, "seed": cfg.seed, "monitor": cfg.monitor, "best_epoch": best_epoch}
+            facts |= {f"samples/{split}": len(datamodule.files(split)) for split in ("train", "val", "test")}
+            finish(folder, trainer, facts | scores, choices, shlex.join(["python", *sys.argv]))
     return scores[cfg.monitor]
-
-
-def report(folder: Path, trainer: Any, facts: dict[str, Any]) -> None:
-    """Fills the HPARAMS tab, writes summary.json, and says where things lie."""
-    best_epoch = facts["best_epoch"]
-    best_scores = {f"val_best/{score}": facts[f"val/{score}"] for score in SCORES if f"val/{score}" in facts}
-    for logger in trainer.loggers:
-        logger.log_metrics(best_scores, step=best_epoch)
-    run_folder.write_summary(folder, facts)
-    print(f"best: epoch {best_epoch + 1} → {folder / 'model.pt'}\nscores: {folder / 'summary.json'}")
 
 
 def test(cfg: DictConfig) -> None:
     """Tests the best epoch of the run `cfg.run`, on its own data or others of the same classes."""
+    from lit_modules.report import print_scores
+
     run_folder.best_checkpoint(Path(cfg.run_dir))
     run_folder.refuse_changes(Path(cfg.run_dir), cfg)  # another split would test on pictures of the training
-    cfg.logger = {"epoch_table": cfg.logger.epoch_table}  # which prints; the dashboard stays that of the training
+    cfg.logger = {}  # the dashboard stays that of the training
     module = best_network(cfg)
     fit_size(cfg, module)
     datamodule = read_data(cfg, "test")
     datamodule.adopt(module.class_names)
+    module.files = datamodule.files
     trainer = build_trainer(cfg)
     if trainer.is_global_zero:
         print(f"testing {cfg.run} on {len(datamodule.files('test'))} samples", flush=True)
     trainer.test(module, datamodule, verbose=False)
+    if trainer.is_global_zero:
+        print_scores(trainer.callback_metrics, {})
 
 
 def predict(cfg: DictConfig) -> None:
@@ -251,15 +253,6 @@ def load_best(module: Any, folder: Path) -> None:
     checkpoint = torch.load(run_folder.best_checkpoint(folder), map_location="cpu", weights_only=True)
     module.refuse_other_data(checkpoint)
     module.load_state_dict(checkpoint["state_dict"])
-
-
-def parameter_facts(net: Any) -> dict[str, Any]:
-    """Counts and shapes of a network's parameters, as summary.json has them."""
-    parameters = dict(net.named_parameters())
-    return {
-        "params/total": sum(parameter.numel() for parameter in parameters.values()),
-        "params/trainable": sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad),
-    } | {f"params/shape/{name}": list(parameter.shape) for name, parameter in parameters.items()}
 
 
 def compare(cfg: DictConfig) -> None:

@@ -1,7 +1,7 @@
 """LitClassifier: a network, its initialisation, loss, optimizer, schedule and scores as a LightningModule."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from conf.errors import UserError
 from lit_modules.checkpoint_io import read_weights, refuse_other_weights
+from lit_modules.evaluation import Evaluation
 from lit_modules.freezing import Freezing
 from lit_modules.losses import build_loss, is_weighted, shares, weigh_classes
 from lit_modules.optimizers import build_optimizer
@@ -99,6 +100,9 @@ class LitClassifier(LightningModule):
         self.seed = seed
         self.train_scores, self.val_scores, self.test_scores = (Scores(len(class_names)) for _ in range(3))
         self.latest_val: dict[str, float] = {}
+        self.speed: dict[str, float] = {}  # of the latest epoch, by callbacks/speed.py
+        self.files: Callable[[str], Sequence[str]]  # the names of a split's samples; train.py knows them
+        self.evaluations: dict[str, Evaluation] = {}  # of the best epoch, by callbacks/predictions.py
         self._saved_schedules: list[dict[str, Any]] = []
         self._optimizer_and_scheduler(total_steps=100)  # refuses what does not fit before anything is written
 
@@ -107,7 +111,7 @@ class LitClassifier(LightningModule):
         return self.net(self.normalize(inputs))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = self._score(batch, self.train_scores)
+        loss, _ = self._score(batch, self.train_scores)
         if self.trainer.world_size > 1:
             # Ranks are averaged with equal weight, though their shares of the mean may differ.
             share = shares(self.loss, batch.labels)
@@ -117,18 +121,18 @@ class LitClassifier(LightningModule):
             loss = loss * share * self.trainer.world_size / total
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._score(batch, self.val_scores)
+    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self._score(batch, self.val_scores)[1]
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._score(batch, self.test_scores)
+    def test_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self._score(batch, self.test_scores)[1]
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Class probabilities `[N, num_classes]`"""
         return self(batch.inputs).float().softmax(1)
 
-    def _score(self, batch: Any, scores: Scores) -> Tensor:
-        """The mean loss of a batch, which is also added to the scores of its split."""
+    def _score(self, batch: Any, scores: Scores) -> tuple[Tensor, Tensor]:
+        """The mean loss of a batch, which is also added to the scores of its split, and the logits."""
         logits = self(batch.inputs)
         targets = batch.labels
         if self.one_hot:
@@ -136,7 +140,7 @@ class LitClassifier(LightningModule):
         loss = self.loss(logits, targets)
         if len(batch.labels):  # a rank's share of a small split may be empty, and its mean not a number
             scores.update(logits.detach(), batch.labels, loss.detach(), shares(self.loss, batch.labels))
-        return loss
+        return loss, logits.detach()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout is drawn from (seed, epoch, step, rank), so that a resumed run needs no generator's state."""
@@ -161,7 +165,7 @@ class LitClassifier(LightningModule):
         self.freezing.drop_gradients(self.current_epoch)
 
     def on_train_epoch_end(self) -> None:
-        row = self._end("train", self.train_scores) | self.latest_val
+        row = self._end("train", self.train_scores) | self.latest_val | self.speed
         row["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         row["seconds"] = time.perf_counter() - self._epoch_began
         for logger in self.loggers:

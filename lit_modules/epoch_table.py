@@ -41,17 +41,16 @@ class EpochTable(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Scores of an epoch (`step`); those of the test are only printed."""
+        """Scores of an epoch (`step`)."""
         scores = {name: value for name, value in metrics.items() if "_likelihood/" not in name}
         if "train/loss" not in scores:
-            if "test/loss" in scores:
-                _print(_splits(scores).strip())
             return
         assert step is not None
         rows = [row for row in read_rows(self.path) if int(row["epoch"]) < step]
         self._write([*rows, {"epoch": step, **scores}])
         total = f"/{self.max_epochs}" if self.max_epochs and self.max_epochs > 0 else ""
-        _print(f"epoch {step + 1}{total}{_splits(scores)}  lr {scores['lr']:.2g}  {scores['seconds']:.1f} s")
+        speed = f"  img/s {scores['images_per_second']:,.0f}" if "images_per_second" in scores else ""
+        _print(f"epoch {step + 1}{total}{_splits(scores)}  lr {scores['lr']:.2g}{speed}  {scores['seconds']:.1f} s")
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         text = io.StringIO(newline="")
@@ -78,7 +77,7 @@ def _print(line: str) -> None:
 def _splits(scores: dict[str, float]) -> str:
     """`  train loss 0.1234  f1 0.9876  acc 0.9876  val …`"""
     parts = []
-    for split in ("train", "val", "test"):
+    for split in ("train", "val"):
         named = [(name, scores.get(f"{split}/{name}")) for name in ("loss", "f1", "acc", "likelihood")]
         values = [f"{name} {value:.4f}" for name, value in named if value is not None]
         if values:

@@ -19,7 +19,15 @@ from conf import run_folder, schema
 # Two threads in each of several processes fight over two cores; and the bits of a sum depend on their number.
 os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).parent.parent
-TINY = ("devices=cpu", "lit_module.net.channels=[4,8]", "trainer.max_epochs=1")
+# Without what draws, which takes longer than such a run; its own tests take DRAWN.
+TINY = (
+    "devices=cpu",
+    "lit_module.net.channels=[4,8]",
+    "trainer.max_epochs=1",
+    "++callbacks.predictions=null",
+    "++callbacks.dashboard=null",
+)
+DRAWN = TINY[:3]
 
 
 @pytest.fixture(autouse=True)

@@ -640,4 +640,4 @@ def test_averaged_run_can_be_tested_later(
 ) -> None:
     folder, expected = averaged
     run(f"run={folder}", "task=test")
-    assert f"\ntest loss {expected:.4f}" in capsys.readouterr().out
+    assert f"test  {expected:.4f}  " in capsys.readouterr().out

@@ -76,12 +76,14 @@ def test_console_names_no_end_where_there_is_none(
     assert capsys.readouterr().out.startswith("epoch 1  train loss")
 
 
-def test_test_scores_are_printed_and_are_no_row(
-    table: EpochTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_test_scores_are_no_row(table: EpochTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table.log_metrics({"test/loss": 0.25, "test/acc": 0.75, "test_likelihood/cat": 0.5}, step=3)
-    assert capsys.readouterr().out == "test loss 0.2500 acc 0.7500\n"
-    assert not (tmp_path / "run").exists()
+    assert capsys.readouterr().out == "" and not (tmp_path / "run").exists()
+
+
+def test_line_holds_the_speed_where_it_was_measured(table: EpochTable, capsys: pytest.CaptureFixture[str]) -> None:
+    table.log_metrics({**scores(0, "train"), "images_per_second": 1234.5, "data_wait": 0.1}, step=0)
+    assert capsys.readouterr().out.endswith("  lr 0.001  img/s 1,234  1.2 s\n")
 
 
 def test_hyperparameters_and_other_metrics_are_passed_over(

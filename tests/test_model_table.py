@@ -16,7 +16,7 @@ def network(norm: str = "none", dropout: float = 0.0) -> CNN:
     """The network of Deep Learning with PyTorch, section 8.3, with 2 classes."""
     return CNN(
         (3, 32, 32), 2, channels=[16, 8], kernel_size=3, pool=2, pool_type="max", norm=norm, activation="Tanh",
-        dropout=dropout, global_pool="none", hidden=[32],
+        dropout=dropout, head_dropout=0.0, global_pool="none", hidden=[32],
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from lit_modules.epoch_table import read_rows
 from tests.conftest import TINY
 
 EPOCHS = 4
+CLOCK = ("seconds", "images_per_second", "data_wait")
 COMPARED = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
 RANDOM = (
     "lit_module.net.dropout=0.3",
@@ -87,8 +88,9 @@ def load(folder: Path, name: str) -> dict[str, object]:
 
 
 def table(folder: Path) -> list[dict[str, str]]:
-    """metrics.csv without the one column that may differ."""
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(folder / "metrics.csv")]
+    """metrics.csv without the columns that are measured by the clock."""
+    rows = read_rows(folder / "metrics.csv")
+    return [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]
 
 
 def cut_off_after(folder: Path, epoch: int) -> None:

@@ -1,9 +1,11 @@
 """TensorBoard shows every score once an epoch, and compares runs by their hyperparameters."""
 
 import math
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -34,7 +36,7 @@ def events(folder: Path) -> EventAccumulator:
 
 
 def read(folder: Path) -> EventAccumulator:
-    return EventAccumulator(str(folder)).Reload()
+    return EventAccumulator(str(folder), size_guidance={"images": 0, "histograms": 0}).Reload()
 
 
 def hyperparameters(events: EventAccumulator) -> HParamsPluginData:
@@ -112,6 +114,26 @@ def test_run_that_is_cut_off_is_listed_without_scores(logger: TensorBoard, tmp_p
     events = read(tmp_path / "run")
     assert events.Tags()["scalars"] == []
     assert hyperparameters(events).session_start_info.hparams["lr"].number_value == 0.5
+
+
+@pytest.mark.parametrize("kind", ["picture", "histogram", "metrics"])
+def test_whatever_a_resumed_run_writes_first_withdraws_what_was_later(tmp_path: Path, kind: str) -> None:
+    def write(logger: TensorBoard, step: int) -> None:
+        png = b"\x89PNG" + bytes(12) + struct.pack(">II", 4, 3)
+        values = {"picture": png, "histogram": np.ones(3)}
+        if kind == "metrics":
+            logger.log_metrics({"tag": 1.0}, step)
+        else:
+            getattr(logger, f"log_{kind}")("tag", values[kind], step)
+
+    for steps in ((0, 1, 2), (1, 2)):  # killed in its third epoch, and resumed in its second
+        logger = TensorBoard(str(tmp_path))
+        for step in steps:
+            write(logger, step)
+        logger.finalize("success")
+    events = read(tmp_path)
+    kinds = {"picture": "Images", "histogram": "Histograms", "metrics": "Scalars"}
+    assert [event.step for event in getattr(events, kinds[kind])("tag")] == [0, 1, 2]
 
 
 def test_nested_choices_become_dotted_keys() -> None:

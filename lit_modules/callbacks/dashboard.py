@@ -1,0 +1,122 @@
+"""Dashboard: what the network gets, what it is made of and how it moves, in TensorBoard."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lit_modules.callbacks.model_table import describe
+from lit_modules.callbacks.pace import Pace
+from lit_modules.classifier import LitClassifier
+from lit_modules.figures import png
+from lit_modules.pictures import feature_map_grid, filter_grid, grid
+from lit_modules.predictions import spread
+from lit_modules.tensorboard import TensorBoard, tensorboard_of
+
+SAMPLES = 32
+# Of larger weights every n-th value goes into the histogram.
+MOST_VALUES = 100_000
+
+
+class Dashboard(Callback):
+    """Draws, as often as `Pace` allows: a sample of the network's inputs, augmented in training and plain in
+    validation; the first layer's filters; feature maps; histograms of weights, and of the gradients of the epoch's
+    last step. Once: the network's table and the config. Each epoch: the norm of that last gradient, before clipping.
+
+    Args:
+        every_n_epochs, largest_share: see `Pace`.
+    """
+
+    def __init__(self, every_n_epochs: int, largest_share: float | None) -> None:
+        self.pace = Pace(every_n_epochs, largest_share)
+        self._board: TensorBoard | None = None
+        self._epoch = -1
+        self._due = False  # whether to draw in this epoch
+        self._samples: dict[str, list[tuple[Tensor, Tensor]]] = {}  # inputs and labels, by split
+        self._size = 0  # of the first batch of validation
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, LitClassifier)
+        self.pace.start()
+        self._epoch = -1
+        self._board = tensorboard_of(trainer) if trainer.is_global_zero else None
+        if self._board and trainer.global_step == 0:
+            config = (Path(trainer.default_root_dir) / "config.yaml").read_text(encoding="utf-8")
+            self._board.log_text("run/network", _network_table(pl_module), 0)
+            self._board.log_text("run/config", "\n".join(f"    {line}" for line in config.splitlines()), 0)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._epoch == trainer.current_epoch:
+            return
+        self._epoch = trainer.current_epoch  # its first batch in this process, perhaps in its middle
+        self._due = self.pace.due(trainer) and self._board is not None
+        if self._due:
+            self._samples = {"train": [(batch.inputs[:SAMPLES].clone(), batch.labels[:SAMPLES].clone())], "val": []}
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if not self._due:
+            return
+        if not self._samples["val"]:
+            assert isinstance(pl_module, LitClassifier)
+            self._size = len(batch.labels)
+            with self.pace.spending():
+                if figure := feature_map_grid(pl_module, pl_module.net, batch.inputs[:1]):
+                    self._draw(trainer, "network/feature_maps", figure)
+        kept = spread(SAMPLES, batch_idx, self._size, int(trainer.num_val_batches[dataloader_idx]))
+        self._samples["val"].append((batch.inputs[kept].clone(), batch.labels[kept].clone()))
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if self._board and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            with self.pace.spending():
+                found = {name: value.grad for name, value in pl_module.named_parameters() if value.grad is not None}
+                norm = float(torch.nn.utils.get_total_norm(list(found.values())))
+                self._board.log_metrics({"gradient_norm": norm}, step=trainer.current_epoch)
+                if self._due:
+                    self._draw_histograms(trainer, "gradients", found)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, LitClassifier)
+        if self._due:
+            with self.pace.spending():
+                self._draw_histograms(trainer, "weights", dict(pl_module.named_parameters()))
+                if figure := filter_grid(pl_module.net):
+                    self._draw(trainer, "network/filters", figure)
+                for split, kind in (("train", "augmented, in training"), ("val", "plain, in validation")):
+                    if self._samples[split]:
+                        self._draw_inputs(trainer, pl_module, split, f"What the network gets ({kind})")
+        self._due = False  # the best epoch's validation, after training, draws nothing
+
+    def _draw_inputs(self, trainer: Trainer, module: LitClassifier, split: str, title: str) -> None:
+        inputs, labels = (torch.cat(parts)[:SAMPLES] for parts in zip(*self._samples[split], strict=True))
+        captions = [module.class_names[label] for label in labels.tolist()]
+        self._draw(trainer, f"inputs/{split}", grid(list(inputs.float().cpu().numpy()), captions, title))
+
+    def _draw(self, trainer: Trainer, tag: str, figure: Figure) -> None:
+        assert self._board
+        self._board.log_picture(tag, png(figure), trainer.current_epoch)
+
+    def _draw_histograms(self, trainer: Trainer, group: str, tensors: dict[str, Tensor]) -> None:
+        assert self._board
+        for name, tensor in tensors.items():
+            values = tensor.detach().flatten()
+            values = values[:: -(-len(values) // MOST_VALUES)].float()
+            finite = values[values.isfinite()]  # 16-mixed passes over steps whose gradients are not
+            if len(finite):
+                self._board.log_histogram(f"{group}/{name}", finite.cpu().numpy(), trainer.current_epoch)
+
+
+def _network_table(module: LitClassifier) -> str:
+    """Markdown of what ModelTable prints."""
+    lines = ["| layer | type | output | parameters |", "|---|---|---|--:|"]
+    for layer in describe(module, module.input_shape):
+        frozen = " frozen" if layer.trainable < layer.parameters else ""
+        shape = "×".join(map(str, layer.output_shape))
+        lines.append(f"| {layer.name} | {layer.kind} | {shape} | {layer.parameters:,}{frozen} |")
+    return "\n".join(lines)

@@ -1,0 +1,78 @@
+"""CollectPredictions: the predictions of a split, what they are worth, and the figures of it in TensorBoard."""
+
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
+
+from lit_modules.callbacks.pace import Pace
+from lit_modules.classifier import LitClassifier
+from lit_modules.evaluation import Evaluation
+from lit_modules.predictions import Collector
+from lit_modules.tensorboard import tensorboard_of
+
+
+class CollectPredictions(Callback):
+    """In training, draws what the validation split shows. Outside of it, in `trainer.validate` and `trainer.test`,
+    also logs `ece`, `auc` and `ap` for the run's summary, and leaves the whole in `LitClassifier.evaluations`.
+
+    Args:
+        every_n_epochs, largest_share: see `Pace`. An epoch that is left out collects nothing.
+    """
+
+    def __init__(self, every_n_epochs: int, largest_share: float | None) -> None:
+        self.pace = Pace(every_n_epochs, largest_share)
+        self._collector: Collector | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.pace.start()
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        if not trainer.sanity_checking and (not fitting or self.pace.due(trainer)):
+            self._collector = Collector()
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._collector = Collector()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._collector is not None:
+            assert isinstance(outputs, Tensor)
+            self._collector.add(batch, outputs)
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer, pl_module, "test")
+
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
+        collector, self._collector = self._collector, None
+        if collector is None:
+            return
+        assert isinstance(pl_module, LitClassifier)
+        with self.pace.spending():
+            predictions = collector.gather()
+            if predictions is None:
+                return
+            evaluation = Evaluation(pl_module.class_names, pl_module.files(split), predictions)
+            scores = {f"{split}/{name}": value for name, value in evaluation.scores.items() if value == value}
+            if trainer.state.fn != TrainerFn.FITTING:
+                pl_module.evaluations[split] = evaluation
+                pl_module.log_dict(scores, logger=False, rank_zero_only=True)
+            board = tensorboard_of(trainer)
+            if board and trainer.state.fn != TrainerFn.VALIDATING:  # the best epoch's again, for the report alone
+                board.log_metrics(scores, step=trainer.current_epoch)
+                for name, picture in evaluation.pictures.items():
+                    board.log_picture(f"{split}/{name}", picture, trainer.current_epoch)

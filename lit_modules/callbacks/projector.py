@@ -1,0 +1,63 @@
+"""Projector: what the last layer gets of each test sample, as points in TensorBoard's projector."""
+
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from conf.errors import UserError
+from lit_modules.classifier import LitClassifier
+from lit_modules.predictions import spread
+from lit_modules.tensorboard import tensorboard_of
+
+
+class Projector(Callback):
+    """Args:
+    samples: of the test split, from all over the first rank's share of it.
+    """
+
+    def __init__(self, samples: int) -> None:
+        if samples < 1:
+            raise UserError(f"samples: must be 1 or more, not {samples}; leave the callback out instead")
+        self.samples = samples
+        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._features = torch.empty(0)
+        self._size = 0  # of the first batch
+        self._handle: Any = None
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, LitClassifier)
+        layers = [layer for layer in pl_module.net.modules() if isinstance(layer, nn.Linear)]
+        if layers and trainer.is_global_zero and tensorboard_of(trainer):
+            self._kept, self._size = [], 0
+            self._handle = layers[-1].register_forward_pre_hook(self._keep)
+
+    def _keep(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._features = inputs[0].detach().float()
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._handle:
+            self._size = self._size or len(batch.labels)
+            kept = spread(self.samples, batch_idx, self._size, int(trainer.num_test_batches[dataloader_idx]))
+            self._kept.append((self._features[kept], batch.labels[kept], batch.inputs[kept]))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, LitClassifier)
+        board = tensorboard_of(trainer)
+        if not self._handle or board is None:
+            return
+        self._handle.remove()
+        self._handle = None
+        features, labels, inputs = (torch.cat(parts)[: self.samples].cpu() for parts in zip(*self._kept, strict=True))
+        names = [pl_module.class_names[label] for label in labels.tolist()]
+        pictures = inputs.float().expand(-1, 3, -1, -1) if inputs.ndim == 4 and inputs.shape[1] in (1, 3) else None
+        board.log_embedding("test", features.flatten(1), names, pictures, trainer.current_epoch)
