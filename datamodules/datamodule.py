@@ -1,5 +1,6 @@
 """DataModule: splits, order, scaling and augmentation of samples of classes, wherever they come from."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -165,7 +166,8 @@ class DataModule(LightningDataModule):
         shift: Tensor | None = None  # near the mean, so that no digits are lost between two large sums
         total = squares = torch.zeros(())
         values = 0
-        for part in train.read(np.array_split(evenly, -(-count // 256))):
+        at_once = max(1, 2**22 // math.prod(self.input_shape))  # 32 MiB as double
+        for part in train.read(np.array_split(evenly, -(-count // at_once))):
             scale = 255 if part.dtype == torch.uint8 else 1
             each = part.transpose(0, 1).flatten(1).double() / scale  # [C, values]
             shift = each.mean(1, keepdim=True) if shift is None else shift
