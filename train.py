@@ -84,6 +84,7 @@ def quieten() -> None:
 
 def fit(cfg: DictConfig) -> float:
     """Trains, or goes on with the run `cfg.run`; then tests the best epoch once. Returns its monitored score."""
+    import torch
     from pytorch_lightning.callbacks import WeightAveraging
 
     from lit_modules.report import HPARAMS_TAGS, finish
@@ -97,6 +98,8 @@ def fit(cfg: DictConfig) -> float:
         run_folder.refuse_changes(folder, cfg)
         resume_from = run_folder.newest_checkpoint(folder)
     datamodule, module, trainer = build(cfg)
+    if resume_from:
+        module.refuse_other_data(torch.load(resume_from, map_location="cpu", weights_only=True, mmap=True))
     if trainer.world_size > 1 and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         # Lightning starts the other ranks with this same command line, so that each would run a sweep of its own.
         raise UserError("devices: the runs of a sweep take one device each; use devices=gpu, or start them one by one")

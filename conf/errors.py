@@ -39,6 +39,10 @@ def one_line_errors() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning ends with 1 where it tests or validates
+            raise SystemExit(130) from None
+        raise
     except Exception as error:
         line = _line(error)
         if line is None:
@@ -62,9 +66,9 @@ def _line(error: BaseException) -> str | None:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: {error.problem}; correct the YAML"
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, whose import takes seconds
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):  # torch's, two devices'
         return (
-            "datamodule.batch_size: the device's memory is full; halve it, with trainer.accumulate_grad_batches=2, or "
+            "datamodule.batch_size: the memory is full; halve it, with trainer.accumulate_grad_batches=2, or "
             "set trainer.precision=bf16-mixed; checkpoints are kept: go on by run=…"
         )
     if _misconfigured(error):
@@ -78,6 +82,9 @@ def _line(error: BaseException) -> str | None:
             return _from_omegaconf(cause)
     if found := re.search(r"In '(\S+)': \w+ raised while composing config:\n(.+)\n\s*full_key: (\S+)", str(error)):
         return _from_config_file(*found.groups())
+    if (found := re.search(r"Could not override '(\S+/\S+)'", str(error))) and (CONF / found[1]).is_dir():
+        key = found[1].replace("/", ".")
+        return f"{found[1]}: a saved run has no files to choose from; change a value, as {key}.…=…, or leave out run="
     fix = "write +experiment=…" if "'experiment'" in str(error) else "see python train.py --help"
     return f"command line: {_first_line(error)}; {fix}"
 

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def claim(folder: Path, cfg: DictConfig) -> Iterator[None]:
     config = folder / "config.yaml"
     if config.exists() and not cfg.run:
         raise UserError(f"run_dir: {folder} holds a run already; go on with it by run={folder} or choose another")
-    made = not folder.exists()
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     before = config.read_text() if config.exists() else None
     checkpoints = _times(folder)
     saved = cfg.copy()
@@ -119,6 +119,9 @@ def claim(folder: Path, cfg: DictConfig) -> Iterator[None]:
                 write_text(config, before)
             elif made:
                 shutil.rmtree(folder)
+                with suppress(OSError):  # another run may have come into one of them
+                    for parent in made[1:]:
+                        parent.rmdir()
             else:
                 config.unlink(missing_ok=True)
         raise

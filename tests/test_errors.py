@@ -1,6 +1,7 @@
 """Every mistake of the user's is one line that names the key and the fix; every mistake of ours is a traceback."""
 
 import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -181,6 +182,15 @@ def test_a_block_without_mistakes_says_nothing(capsys: pytest.CaptureFixture[str
 def test_an_interrupt_ends_without_a_traceback() -> None:
     with pytest.raises(SystemExit) as caught, one_line_errors():
         raise KeyboardInterrupt
+    assert caught.value.code == 130
+
+
+def test_an_interrupt_that_lightning_answers_ends_as_any_other() -> None:
+    with pytest.raises(SystemExit) as caught, one_line_errors():
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
     assert caught.value.code == 130
 
 
