@@ -195,3 +195,20 @@ def test_test_pictures_get_what_the_test_gave_them(run: Callable[..., Path], tmp
     assert [row["file"].removeprefix(f"{tmp_path / 'data'}/") for row in rows] == list(datamodule.files("test"))
     found = torch.tensor([[float(row[f"p/{name}"]) for name in datamodule.class_names] for row in rows])
     assert torch.equal(found, expected)
+
+
+def test_predictions_are_those_of_the_run(run: Callable[..., Path], pictures: Path, tmp_path: Path) -> None:
+    choices = ("devices=cpu", "lit_module.net.channels=[4,8]", "lit_module.net.pool=2", "++callbacks.dashboard=null")
+    folder = run("+experiment=image_folder", *choices, "trainer.max_epochs=2", f"datamodule.root={pictures}")
+    with open(folder / "predictions.csv", newline="") as file:
+        expected = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    table = pictures / "test.csv"
+    table.write_text("\n".join(["file", *(row["file"] for row in expected)]))
+    run(f"run={folder}", "task=predict", f"input={table}", f"output={tmp_path / 'out'}")
+    with open(tmp_path / "out" / "predictions.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    assert len(expected) == len(found) > 3
+    for one, other in zip(expected, found, strict=True):
+        assert one["predicted"] == other["predicted"] and other["file"] == str(pictures / one["file"])
+        for name in ("p/dark", "p/light"):
+            assert float(one[name]) == pytest.approx(float(other[name]), abs=1e-6)
