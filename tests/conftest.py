@@ -58,11 +58,11 @@ def run(tmp_path: Path) -> Callable[..., Path]:
     """Runs a task in this process, by overrides, and returns the run's folder."""
 
     def run(*overrides: str) -> Path:
-        placed = any(override.startswith(("run=", "run_dir=")) for override in overrides)
+        placed = any(override.startswith(("run=", "run_dir=", "task=compare")) for override in overrides)
         cfg = configure(*overrides, *([] if placed else [f"run_dir={tmp_path / 'run'}"]))
         schema.check(cfg)
         train.TASKS[cfg.task](cfg)
-        return Path(cfg.run_dir)
+        return Path(cfg.get("run_dir", tmp_path))
 
     return run
 

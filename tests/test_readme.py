@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, TINY
+from tests.conftest import DRAWN, ROOT, TINY
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
@@ -21,8 +21,14 @@ OWN_PROCESS = [line for line in TRAINING if {"-m", "--cfg", "devices=ddp"} & set
 
 
 def words(line: str, run_folder: Path, pictures: Path) -> list[str]:
-    folders = {"run=DIR": f"run={run_folder}", "datamodule.root=DIR": f"datamodule.root={pictures}"}
-    return [folders.get(word, word) for word in shlex.split(line)[2:]]
+    places = {
+        "run=DIR": f"run={run_folder}",
+        "datamodule.root=DIR": f"datamodule.root={pictures}",
+        "datamodule.root=OTHER": f"datamodule.root={pictures}",
+        "input=PICTURES": f"input={pictures}",
+        "runs=logs/digits/*": f"runs={run_folder}*",
+    }
+    return [places.get(word, word) for word in shlex.split(line)[2:]]
 
 
 def test_every_block_is_covered() -> None:
@@ -34,11 +40,21 @@ def test_every_block_is_covered() -> None:
 
 @pytest.mark.parametrize("line", [line for line in TRAINING if line not in OWN_PROCESS])
 def test_command_runs(run: Callable[..., Path], pictures: Path, tmp_path: Path, line: str) -> None:
-    folder = run(*TINY, f"run_dir={tmp_path / 'earlier'}") if "run=DIR" in line else Path()
+    folder = tmp_path / "earlier"
+    if "run=DIR" in line or "task=compare" in line:
+        for i in range(8):  # mistakes, for without any no temperature can be fitted
+            (pictures / "dark" / f"{i:03d}.png").rename(pictures / "light" / f"dark{i}.png")
+        small = (*DRAWN, "++callbacks.dashboard=null", "lit_module.net.pool=2")
+        run("+experiment=image_folder", f"datamodule.root={pictures}", *small, f"run_dir={folder}")
     arguments = words(line, folder, pictures)
-    if not any(argument.startswith("task=") for argument in arguments):
+    if "task=" not in line:
         arguments.append(f"trainer.max_epochs={2 if 'epochs=60' in line else 1}")
-    assert (run(*arguments) / "summary.json").is_file()
+    if "finetune" in line:
+        arguments.append("trainer.limit_train_batches=2")
+    found = run(*arguments)
+    made = {"task=predict": "predictions/now/contact_sheet.png", "task=export": "export/model.onnx"}
+    expected = next((made[word] for word in line.split() if word in made), "summary.json")
+    assert "task=compare" in line or (found / expected).is_file(), [str(path) for path in found.rglob("*")]
 
 
 @pytest.mark.parametrize("line", OWN_PROCESS)
