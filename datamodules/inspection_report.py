@@ -82,16 +82,13 @@ def _names(files: list[dict[str, str]]) -> Text:
 
 
 def _remark(group: dict[str, Any]) -> Text:
-    text = Text()
-    if group["label_conflict"]:
-        text.append("several classes ", "bold red")
-    if group["across_splits"]:
-        text.append("across splits ", "yellow")
-    if group.get("byte_identical"):
-        text.append("copied files ")
-    if "likeness" in group:
-        text.append(f"{group['likeness']:.3f}")
-    return text
+    lines = [
+        Text("several classes", "bold red") if group["label_conflict"] else None,
+        Text("across splits", "yellow") if group["across_splits"] else None,
+        Text("copied files") if group.get("byte_identical") else None,
+        Text(f"likeness {group['likeness']:.3f}") if "likeness" in group else None,
+    ]
+    return Text("\n").join(line for line in lines if line)
 
 
 def _facts(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
