@@ -15,7 +15,8 @@ from datamodules.inputs import Split
 
 # On the console; inspection.json holds all.
 MOST = 10
-# Of the contact sheet: pictures of a class and split, and in pixels.
+# Of the contact sheet: classes, pictures of a class and split, and what follows in pixels.
+CLASSES = 200
 SAMPLES = 3
 TILE = 64
 MARGIN = 8
@@ -119,40 +120,42 @@ def _size(count: float) -> str:
 
 
 def draw_sheet(splits: dict[str, Split], class_names: Sequence[str], path: Path) -> None:
-    """A strip a class, in about as many columns of strips as make the sheet square; in it up to three pictures of each
-    split, spread evenly over those of the class, with the name above."""
+    """A strip for each of the first 200 classes, in as many columns of strips as make the sheet about square; in it up
+    to three pictures of each split, spread evenly over those of the class."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    class_names = class_names[:CLASSES]
     part = SAMPLES * TILE + MARGIN
-    strip = (TILE + HEADING + MARGIN, len(splits) * part + 2 * MARGIN)
-    columns = max(1, round(np.sqrt(len(class_names) * strip[0] / strip[1])))
-    rows = -(-len(class_names) // columns)
-    canvas = np.full((HEADING + rows * strip[0], columns * strip[1], 3), 255, np.uint8)
-    figure = Figure(figsize=(canvas.shape[1] / 100, canvas.shape[0] / 100))
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0, 0, 1, 1))
-    for number, (split, samples) in enumerate(splits.items()):
-        members = [np.flatnonzero(samples.labels.numpy() == label) for label in range(len(class_names))]
-        chosen = [each[np.unique(np.linspace(0, len(each) - 1, SAMPLES).astype(int))] for each in members]
-        for label, pictures in enumerate(samples.read(chosen)):
-            top, left = (
-                HEADING + label // columns * strip[0] + HEADING,
-                MARGIN + label % columns * strip[1] + number * part,
-            )
+    height, width = TILE + HEADING + MARGIN, len(splits) * part + 2 * MARGIN  # of a strip
+    columns = max(1, round(np.sqrt(len(class_names) * height / width)))
+    corners = [(label // columns * height + 2 * HEADING, label % columns * width) for label in range(len(class_names))]
+    size = columns * width, -(-len(class_names) // columns) * height + HEADING
+    figure = Figure(figsize=(size[0] / 100, size[1] / 100), dpi=100)
+    agg = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, size[0]), ylim=(size[1], 0))
+    axes.axis("off")
+    for name, (top, left) in zip(class_names, corners, strict=True):
+        axes.text(left + MARGIN, top - 4, name, fontsize=9, parse_math=False)
+    for number, split in enumerate(splits):
+        for _, left in corners[:columns]:
+            axes.text(left + MARGIN + number * part, HEADING - 4, split, fontsize=8, color="#777777")
+    with warnings.catch_warnings(action="ignore"):  # of letters that its font lacks
+        agg.draw()
+    sheet = np.array(agg.buffer_rgba())[:, :, :3]
+    for number, samples in enumerate(splits.values()):
+        labels = samples.labels.numpy()
+        members = {label: np.flatnonzero(labels == label) for label in range(len(class_names))}
+        chosen = {
+            label: rows[:: max(1, len(rows) // SAMPLES)][:SAMPLES] for label, rows in members.items() if len(rows)
+        }
+        for label, pictures in zip(chosen, samples.read(chosen.values()), strict=True):
+            top, left = corners[label]
             for i, picture in enumerate(pictures.numpy()):
                 tile = _tile(picture)
-                x = left + i * TILE
-                canvas[top : top + tile.shape[0], x : x + tile.shape[1]] = tile
-        for column in range(columns):
-            axes.text(MARGIN + column * strip[1] + number * part, HEADING - 4, split, fontsize=8, color="#777777")
-    for label, name in enumerate(class_names):
-        top, left = HEADING + label // columns * strip[0] + HEADING - 4, MARGIN + label % columns * strip[1]
-        axes.text(left, top, name, fontsize=9, clip_on=True, parse_math=False)
-    axes.imshow(canvas, extent=(0, canvas.shape[1], canvas.shape[0], 0), interpolation="nearest")
-    axes.axis("off")
-    with warnings.catch_warnings(action="ignore"):  # of letters that its font lacks
-        figure.savefig(path, dpi=100)
+                x = left + MARGIN + number * part + i * TILE
+                sheet[top : top + tile.shape[0], x : x + tile.shape[1]] = tile
+    Image.fromarray(sheet).save(path)
 
 
 def _tile(picture: np.ndarray) -> np.ndarray:
