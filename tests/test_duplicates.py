@@ -105,6 +105,13 @@ def test_every_changed_copy_is_found_and_no_other_picture(change: Callable[[Imag
     np.testing.assert_array_equal(alike, np.stack([np.arange(count), np.arange(count) + count], 1))
 
 
+def test_pictures_that_share_much_are_not_nearly_the_same() -> None:
+    here = pixels(photographs()).astype(np.float32)
+    mixed = 0.65 * here + 0.35 * np.roll(here, 1, axis=0)  # a correlation of about 0.88
+    found = likeness(spectrum(here), spectrum(mixed))
+    assert 0.7 < np.median(found) < LEAST
+
+
 def test_likeness_is_a_correlation() -> None:
     one, other = spectrum(pixels(photographs()[:2]))
     np.testing.assert_allclose(likeness(one[None], 0.5 * one[None]), [1], rtol=1e-6)

@@ -153,4 +153,4 @@ def test_contact_sheet_shows_each_class_and_split(tmp_path: Path, classes: int, 
     assert max(sheet.shape) <= limit
     shown = sheet[(sheet[:, :, 2] == 50) & np.isin(sheet[:, :, 1], [100, 101])]  # letters are grey
     area = np.bincount(shown[:, 0] + 256 * (shown[:, 1] - 100), minlength=2 * classes)
-    np.testing.assert_array_equal(area, 62 * 62 * np.where((0 < number) & (number < classes), 2, 1))
+    np.testing.assert_array_equal(area, 62 * 62 * np.where((number > 0) & (number < classes), 2, 1))
