@@ -1,4 +1,4 @@
-"""Litmus: trains, resumes, tests, uses, exports and compares CNN classifiers.
+"""Litmus: trains, resumes, tests, uses, exports and compares CNN classifiers, and inspects their data.
 
 python train.py +experiment=digits
 python train.py run=logs/digits/2026-01-31_12-00-00 task=test
@@ -259,6 +259,14 @@ def load_best(module: Any, folder: Path) -> None:
     module.load_state_dict(checkpoint["state_dict"])
 
 
+def inspect(cfg: DictConfig) -> None:
+    """Looks at the data and says what is wrong with them."""
+    from datamodules.inspection import inspect
+
+    cfg.datamodule.on_bad = "skip"  # what cannot be read is reported
+    inspect(read_data(cfg, "inspect"), Path(cfg.output))
+
+
 def compare(cfg: DictConfig) -> None:
     """Tells finished runs apart."""
     from lit_modules.comparison import compare
@@ -266,7 +274,7 @@ def compare(cfg: DictConfig) -> None:
     compare(cfg.runs, Path(cfg.output) if cfg.output else None)
 
 
-TASKS = {"fit": fit, "test": test, "predict": predict, "export": export, "compare": compare}
+TASKS = {"fit": fit, "test": test, "predict": predict, "export": export, "inspect": inspect, "compare": compare}
 
 
 def main(cfg: DictConfig) -> Any:

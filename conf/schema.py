@@ -108,6 +108,14 @@ class Export(Fit):
 
 
 @dataclass
+class Inspect(Fit):
+    """Look at the data and train nothing."""
+
+    task: str = "inspect"
+    output: str = "${logs_dir}/inspect/${oc.env:LITMUS_STAMP}"
+
+
+@dataclass
 class Compare:
     """Tell finished runs apart: scores, their intervals, what differs. `runs`: a list of folders, or one glob."""
 
@@ -116,7 +124,14 @@ class Compare:
     output: str | None = None
 
 
-TASKS: dict[str, type] = {"fit": Fit, "test": Test, "predict": Predict, "export": Export, "compare": Compare}
+TASKS: dict[str, type] = {
+    "fit": Fit,
+    "test": Test,
+    "predict": Predict,
+    "export": Export,
+    "inspect": Inspect,
+    "compare": Compare,
+}
 
 
 @dataclass

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,18 @@ from datamodules.splits import Samples, keep_classes, take_split
 
 # Mean and standard deviation are those of so many training samples at most.
 MEASURED = 20_000
+
+
+class Found(NamedTuple):
+    """What an inspection looks at."""
+
+    items: Sequence[Any]
+    """Of all splits, those that cannot be read too: paths, PIL images, rows of an array"""
+    files: Sequence[str]
+    """A name for each"""
+    loaded: Loaded
+    splits: dict[str, Split]
+    """Of what can be read"""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -89,7 +101,8 @@ class DataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Reads all splits; the second call does nothing. For the stage `test` that split alone is read, if the form
-        of its samples, which is the training split's, is known."""
+        of its samples, which is the training split's, is known. For the stage `inspect` nothing that cannot be read, or
+        is there twice, is answered: what was found is kept in `found`."""
         if self._splits:
             return
         alone = stage == "test" and self.form_is_known
@@ -109,10 +122,13 @@ class DataModule(LightningDataModule):
         loaded = self.load(items, files, len(splits["train"].labels) if "train" in splits else 0)
         ends = accumulate(len(samples.labels) for samples in splits.values())
         rows = {name: np.arange(end - len(splits[name].labels), end) for name, end in zip(splits, ends, strict=True)}
-        answer_bad(loaded.bad, self.on_bad, files, rows)
-        if loaded.bad and "train" in rows:
-            sound = np.flatnonzero(~np.isin(rows["train"], list(loaded.bad)))
-            rows["train"], splits["train"] = rows["train"][sound], splits["train"].take(sound)
+        if stage == "inspect":
+            self.found = Found(items, files, loaded, self._splits)
+        else:
+            answer_bad(loaded.bad, self.on_bad, files, rows)
+        for name in rows if loaded.bad else ():
+            sound = np.flatnonzero(~np.isin(rows[name], list(loaded.bad)))
+            rows[name], splits[name] = rows[name][sound], splits[name].take(sound)
         for name, fraction in (("test", self.test_fraction), ("val", self.val_fraction)):
             if name not in splits and "train" in splits:
                 whole = splits["train"]
@@ -121,9 +137,10 @@ class DataModule(LightningDataModule):
                 rows["train"], rows[name] = rows["train"][kept], rows["train"][taken]
         if alone:
             splits = {"test": splits["test"]}
-        for name, samples in splits.items():
-            self._splits[name] = Split(loaded.inputs, rows[name], torch.from_numpy(samples.labels), samples.files)
-        if loaded.digests is not None:
+        for name in (name for name in ("train", "val", "test") if name in splits):
+            labels = torch.from_numpy(splits[name].labels)
+            self._splits[name] = Split(loaded.inputs, rows[name], labels, splits[name].files)
+        if loaded.digests is not None and stage != "inspect":
             warn_of_duplicates(self._splits, loaded.digests)
 
     @property

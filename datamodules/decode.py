@@ -95,6 +95,29 @@ def probe_all(items: Sequence[str | Image.Image]) -> list[Probe | str]:
     return [probe(item) for item in items]
 
 
+class Header(NamedTuple):
+    """What a picture file is, before anything is done to it but EXIF rotation."""
+
+    format: str | None
+    """As Pillow calls it; None of a picture in memory"""
+    mode: str
+    height: int
+    width: int
+
+
+def headers(items: Sequence[str | Image.Image]) -> list[Header | None]:
+    """What many pictures are; None for those whose header cannot be read."""
+    found: list[Header | None] = []
+    for item in items:
+        try:
+            with open_picture(item) as picture:
+                size = _probe(picture)
+                found.append(Header(picture.format, picture.mode, size.height, size.width))
+        except DAMAGE:
+            found.append(None)
+    return found
+
+
 class Decoded(NamedTuple):
     """Some pictures, one after another."""
 
