@@ -230,7 +230,8 @@ def common_size(probes: list[Probe]) -> tuple[int, int]:
     sizes = {(item.height, item.width) for item in probes}
     if len(sizes) == 1 and max(next(iter(sizes))) <= LARGEST_FIXED_SIZE:
         return sizes.pop()
-    side = min(DEFAULT_SIDE, int(np.median([min(item.height, item.width) for item in probes])))
+    shorter = [min(item.height, item.width) for item in probes] or [DEFAULT_SIDE]  # none: what is damaged is said later
+    side = min(DEFAULT_SIDE, int(np.median(shorter)))
     return side, side
 
 

@@ -320,3 +320,7 @@ def test_large_or_mixed_pictures_get_a_square_of_the_median_shorter_side() -> No
     assert common_size([Probe(False, 257, 100)]) == (100, 100)
     assert common_size([Probe(False, 40, 90), Probe(False, 70, 60), Probe(False, 50, 500)]) == (50, 50)
     assert common_size([Probe(False, 4000, 3000)] * 2 + [Probe(False, 30, 40)]) == (224, 224)
+
+
+def test_without_a_readable_picture_there_is_a_size_all_the_same() -> None:
+    assert common_size([]) == (224, 224)

@@ -51,8 +51,14 @@ def test_command_runs(run: Callable[..., Path], pictures: Path, tmp_path: Path, 
         arguments.append(f"trainer.max_epochs={2 if 'epochs=60' in line else 1}")
     if "finetune" in line:
         arguments.append("trainer.limit_train_batches=2")
+    if "task=inspect" in line:
+        arguments.append(f"output={tmp_path / 'run' / 'inspection'}")
+    made = {
+        "task=predict": "predictions/now/contact_sheet.png",
+        "task=export": "export/model.onnx",
+        "task=inspect": "inspection/inspection.json",
+    }
     found = run(*arguments)
-    made = {"task=predict": "predictions/now/contact_sheet.png", "task=export": "export/model.onnx"}
     expected = next((made[word] for word in line.split() if word in made), "summary.json")
     assert "task=compare" in line or (found / expected).is_file(), [str(path) for path in found.rglob("*")]
 
