@@ -168,7 +168,8 @@ def test_a_run_learns_from_a_table_and_is_tested_on_another(
         write_pictures(tmp_path / name, 40, level=level)
         rows += [f"{name}/{i:03d}.png,{name}" for i in range(40)]
     table = write(tmp_path / "t.csv", "\n".join(["path,label", *rows]))
-    folder = run(*TINY, "trainer.max_epochs=4", "datamodule=image_table", f"datamodule.root={table}")
+    choices = ("trainer.max_epochs=4", "datamodule=image_table", "datamodule.batch_size=8")
+    folder = run(*TINY, *choices, "lit_module.optimizer.lr=0.01", f"datamodule.root={table}")
     with open(folder / "metrics.csv", newline="") as file:
         assert float(list(csv.DictReader(file))[-1]["val/acc"]) == 1
     other = write(tmp_path / "other.csv", "\n".join(["path,label,split", *(f"{row},test" for row in rows[:40])]))
