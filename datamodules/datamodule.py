@@ -23,6 +23,8 @@ from datamodules.splits import Samples, keep_classes, take_split
 
 # Mean and standard deviation are those of so many training samples at most.
 MEASURED = 20_000
+# Of large samples fewer than 256 are measured at once, in so many bytes.
+MEASURED_BYTES = 2**26
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -168,7 +170,8 @@ class DataModule(LightningDataModule):
         shift: Tensor | None = None  # near the mean, so that no digits are lost between two large sums
         total = squares = torch.zeros(())
         values = 0
-        for part in train.read(np.array_split(evenly, -(-count // 256))):
+        at_once = max(1, min(256, MEASURED_BYTES // train.inputs.sample_bytes))
+        for part in train.read(np.array_split(evenly, -(-count // at_once))):
             scale = 255 if part.dtype == torch.uint8 else 1
             each = part.transpose(0, 1).flatten(1).double() / scale  # [C, values]
             shift = each.mean(1, keepdim=True) if shift is None else shift
