@@ -57,7 +57,7 @@ class SeriesDataModule(SyntheticDataModule):
     """128 points with a short chirp in each half, whose pitch rises or falls: `[1, 128]`. Place and phase of each are
     random. A rising and a falling chirp have the same power spectrum: one is the other, seen from its end."""
 
-    CLASSES: ClassVar[list[str]] = ["fall, fall", "fall, rise", "rise, fall", "rise, rise"]
+    CLASSES: ClassVar[list[str]] = ["fall-fall", "fall-rise", "rise-fall", "rise-rise"]
 
     def draw(self, labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         drawn = np.zeros((len(labels), 128))
