@@ -26,16 +26,30 @@ def answer_bad(
     Raises:
         UserError: it is not to be passed over.
     """
+    if not bad:
+        return
     scored = [position for name, positions in rows.items() if name != "train" for position in positions.tolist()]
     fatal = sorted(bad if on_bad == "error" else bad.keys() & scored)
     if fatal:
         what = _named([f"{files[i]} ({bad[i]})" for i in fatal], most=10)
-        count = "1 picture" if len(fatal) == 1 else f"{len(fatal)} pictures"
+        count = "1 sample" if len(fatal) == 1 else f"{len(fatal)} samples"
         fix = ", or set datamodule.on_bad=skip" if on_bad == "error" else ": no score may leave them out"
         raise UserError(f"{what}: {count} cannot be read; repair or remove what is named{fix}")
-    if bad:
-        what = _named([f"{files[i]} ({bad[i]})" for i in sorted(bad)], most=10)
-        _warn(f"passed over: {what}: {len(bad)} of {len(files)} pictures cannot be read")
+    what = _named([f"{files[i]} ({bad[i]})" for i in sorted(bad)], most=10)
+    _warn(f"passed over: {what}: {len(bad)} of {len(files)} samples cannot be read")
+
+
+def refuse_unlearned_classes(splits: dict[str, Samples], class_names: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: a class is in another split of the source's own, but not in the training split.
+    """
+    learned = np.bincount(splits["train"].labels, minlength=len(class_names)) > 0
+    for name, samples in splits.items():
+        if len(unlearned := np.flatnonzero(~learned[samples.labels])):
+            first = unlearned[0]
+            label = class_names[samples.labels[first]]
+            raise UserError(f"class {label}: {samples.files[first]} is in {name}, but none in train; put some there")
 
 
 def refuse_parted_groups(splits: dict[str, Samples]) -> None:
@@ -60,8 +74,8 @@ def warn_of_duplicates(splits: dict[str, Split], digests: np.ndarray) -> None:
         found, at, there = np.intersect1d(digests[one.rows], digests[other.rows], return_indices=True)
         if len(found):
             pairs = _named([f"{one.files[i]} = {other.files[j]}" for i, j in zip(at, there, strict=True)], most=3)
-            what = "1 picture" if len(found) == 1 else f"{len(found)} pictures"
-            _warn(f"{what} of {first} in {second} too, pixel for pixel: {pairs}")
+            what = "1 sample" if len(found) == 1 else f"{len(found)} samples"
+            _warn(f"{what} of {first} in {second} too, bit for bit: {pairs}")
 
 
 def _named(things: Sequence[str], most: int) -> str:

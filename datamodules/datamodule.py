@@ -16,7 +16,7 @@ from torch.utils.data import ConcatDataset
 
 from conf.errors import UserError, nearest
 from datamodules.augment import as_augmentation, augment, uniform
-from datamodules.checks import answer_bad, refuse_parted_groups, warn_of_duplicates
+from datamodules.checks import answer_bad, refuse_parted_groups, refuse_unlearned_classes, warn_of_duplicates
 from datamodules.inputs import Loaded, Split, resident
 from datamodules.loader import Batch, BatchLoader
 from datamodules.mixing import Mixing, soft_targets
@@ -110,11 +110,13 @@ class DataModule(LightningDataModule):
         if self.classes is not None:
             splits, self.class_names = keep_classes(splits, self.class_names, self.classes)
         if "train" not in splits and not alone:
-            raise UserError("datamodule.root: holds no training split, only one to test on; add root/train")
+            raise UserError("datamodule.root: holds no training split, only one to test on; add one named train")
         if "train" in splits and len(self.class_names) < 2:
             raise UserError(f"datamodule: found only the class {', '.join(self.class_names)}; a classifier needs two")
         if alone and "test" in splits:
             splits = {"test": splits["test"]}
+        if "train" in splits:
+            refuse_unlearned_classes(splits, self.class_names)
         refuse_parted_groups(splits)
         splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
         files = [name for samples in splits.values() for name in samples.files]
@@ -129,6 +131,8 @@ class DataModule(LightningDataModule):
         for name in rows if loaded.bad else ():
             sound = np.flatnonzero(~np.isin(rows[name], list(loaded.bad)))
             rows[name], splits[name] = rows[name][sound], splits[name].take(sound)
+        if loaded.bad and "train" in rows and stage != "inspect":
+            refuse_unlearned_classes(splits, self.class_names)
         for name, fraction in (("test", self.test_fraction), ("val", self.val_fraction)):
             if name not in splits and "train" in splits:
                 whole = splits["train"]

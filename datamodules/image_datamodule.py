@@ -86,7 +86,10 @@ class ImageDataModule(DataModule):
         found = [each for part in looks for each in part]
         sound = [each for each in found if isinstance(each, Probe)]
         channels = self.channels if self.channels != "auto" else 1 if all(each.grey for each in sound) else 3
-        size = size or common_size([each for each in found[:train_count] if isinstance(each, Probe)])
+        learned = [each for each in found[:train_count] if isinstance(each, Probe)]
+        if not learned:
+            raise UserError(f"{items[0]}: {found[0]}, and so is all there is to learn from; are the paths right?")
+        size = size or common_size(learned)
         bad = {position: each for position, each in enumerate(found) if isinstance(each, str)}
         return Form(channels, size, self.resize, self.draft), bad
 

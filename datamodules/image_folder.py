@@ -12,10 +12,8 @@ from PIL import Image
 
 from conf.errors import UserError, nearest
 from datamodules.image_datamodule import ImageDataModule
-from datamodules.splits import Samples
+from datamodules.splits import SPLIT_NAMES, SPLIT_WORDS, Samples
 
-SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-SPLIT_WORDS = {word for words in SPLIT_NAMES.values() for word in words}
 # Pillow hands EPS to another program, and what is left cannot be opened by it, or holds no pixels.
 NO_PICTURES = {"EPS", "PDF", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS"}
 

@@ -7,6 +7,10 @@ import numpy as np
 
 from conf.errors import UserError, nearest
 
+# What the splits of a source may be called.
+SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SPLIT_WORDS = {word: name for name, words in SPLIT_NAMES.items() for word in words}
+
 
 class Samples(NamedTuple):
     """The samples of one split of a source."""
@@ -25,6 +29,12 @@ class Samples(NamedTuple):
         positions = index.tolist()
         items, files = ([part[i] for i in positions] for part in (self.items, self.files))
         return Samples(items, self.labels[index], files, None if self.groups is None else self.groups[index])
+
+
+def by_split(whole: Samples, names: np.ndarray) -> dict[str, Samples]:
+    """The samples of each split that there is, by its name for each sample, str `[N]`."""
+    positions = {name: np.flatnonzero(names == name) for name in SPLIT_NAMES}
+    return {name: whole.take(index) for name, index in positions.items() if len(index)}
 
 
 def keep_classes(
@@ -63,8 +73,9 @@ def take_split(
     generator = np.random.default_rng(seed)
     taken = np.zeros(len(labels), bool)
     if groups is None:
-        for label, name in enumerate(class_names):
-            members = np.flatnonzero(labels == label)
+        counts = np.bincount(labels, minlength=len(class_names))
+        of_class = np.split(np.argsort(labels, kind="stable"), counts.cumsum()[:-1])
+        for name, members in zip(class_names, of_class, strict=True):
             if len(members) < 2:
                 raise UserError(f"class {name}: too few samples ({len(members)}) to split; add some or name the splits")
             count = min(max(1, round(len(members) * fraction)), len(members) - 1)
@@ -85,15 +96,21 @@ def _take_groups(
     names, member = np.unique(groups, return_inverse=True)
     if len(names) < 2:
         raise UserError("group: there is only one, which cannot be parted; name the splits instead")
-    counts = np.zeros((len(names), num_classes), np.int64)
-    np.add.at(counts, (member, labels), 1)
-    left, missing = counts.sum(0), counts.sum(0) * fraction
+    left = np.bincount(labels, minlength=num_classes).tolist()
+    missing = [count * fraction for count in left]
+    # The classes of each group and their counts. Most groups hold few of many classes.
+    pairs, counts = np.unique(member * num_classes + labels, return_counts=True)
+    held: list[list[tuple[int, int]]] = [[] for _ in names]
+    for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
+        held[pair // num_classes].append((pair % num_classes, count))
     taken = np.zeros(len(names), bool)
-    order = generator.permutation(len(names))
-    for group in order:
-        rest = missing - counts[group]
-        if rest @ rest < missing @ missing and not ((left > 0) & (left == counts[group])).any():
-            missing, left = rest, left - counts[group]
+    for group in generator.permutation(len(names)).tolist():
+        # The squared distance to the wanted counts would change by this much.
+        change = sum(count * (count - 2 * missing[label]) for label, count in held[group])
+        if change < 0 and all(count < left[label] for label, count in held[group]):
+            for label, count in held[group]:
+                missing[label] -= count
+                left[label] -= count
             taken[group] = True
     if not taken.any():
         raise UserError("group: the groups are too large to take a split of that size from; name the splits instead")

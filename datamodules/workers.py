@@ -88,9 +88,9 @@ def chunks(items: Sequence[T]) -> Iterator[list[T]]:
 
 
 def progress(found: Iterable[R], total: int, description: str, size: Callable[[R], int]) -> Iterator[R]:
-    """Passes results on; on a terminal, a bar shows how many pictures they hold and the time that is left."""
+    """Passes results on; on a terminal, a bar shows how many samples they hold and the time that is left."""
     with tqdm(
-        desc=description, total=total, delay=1, leave=False, disable=not sys.stderr.isatty(), unit=" pictures"
+        desc=description, total=total, delay=1, leave=False, disable=not sys.stderr.isatty(), unit=" samples"
     ) as bar:
         for each in found:
             yield each

@@ -81,7 +81,7 @@ def test_a_damaged_picture_is_passed_over_if_asked(
             module = folder(pictures, "datamodule.cache=off")
             [inputs_of(module, split) for split in ("train", "val", "test")]
     else:
-        with pytest.raises(UserError, match=r"^dark/004.png \(.*: 1 picture cannot be read; .*on_bad=skip$"):
+        with pytest.raises(UserError, match=r"^dark/004.png \(.*: 1 sample cannot be read; .*on_bad=skip$"):
             folder(pictures, f"datamodule.cache={cache}")
 
 
@@ -90,7 +90,7 @@ def test_a_damaged_picture_is_never_passed_over_in_a_test(tmp_path: Path) -> Non
         for name in ("ant", "bee"):
             write_pictures(tmp_path / split / name, 4, level=90)
     (tmp_path / "test" / "bee" / "001.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"^test/bee/001.png \(the file is empty\): 1 picture .* no score may leave"):
+    with pytest.raises(UserError, match=r"^test/bee/001.png \(the file is empty\): 1 sample .* no score may leave"):
         folder(tmp_path, "datamodule.on_bad=skip")
 
 
@@ -104,7 +104,7 @@ def test_pictures_in_two_splits_are_named(tmp_path: Path, capsys: pytest.Capture
     copy = (tmp_path / "train" / "ant" / "002.png").read_bytes()
     (tmp_path / "test" / "bee" / "planted.png").write_bytes(copy)
     folder(tmp_path)
-    line = "warning: 1 picture of train in test too, pixel for pixel: train/ant/002.png = test/bee/planted.png\n"
+    line = "warning: 1 sample of train in test too, bit for bit: train/ant/002.png = test/bee/planted.png\n"
     assert capsys.readouterr().err == line
 
 

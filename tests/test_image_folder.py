@@ -124,7 +124,7 @@ def test_a_broken_link_is_named(tmp_path: Path) -> None:
     for name in ("ant", "bee"):
         put(tmp_path / name, *numbered(6))
     (tmp_path / "bee" / "lost.png").symlink_to(tmp_path / "gone.png")
-    assert refusal(tmp_path).startswith("bee/lost.png (no such file or directory): 1 picture cannot be read")
+    assert refusal(tmp_path).startswith("bee/lost.png (no such file or directory): 1 sample cannot be read")
 
 
 @pytest.mark.parametrize("split", ["", "train", "val", "test"])
@@ -134,7 +134,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, split: str) -> None:
             put(tmp_path / part / name, *numbered(6))
     (tmp_path / split / "ant" / "3.png").write_bytes(b"<html>not here</html>")
     name = f"{split}/ant/3.png".lstrip("/")
-    assert refusal(tmp_path).startswith(f"{name} (not a picture): 1 picture cannot be read")
+    assert refusal(tmp_path).startswith(f"{name} (not a picture): 1 sample cannot be read")
 
 
 def test_a_missing_root_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import DRAWN, ROOT, TINY
@@ -25,6 +26,8 @@ def words(line: str, run_folder: Path, pictures: Path) -> list[str]:
         "run=DIR": f"run={run_folder}",
         "datamodule.root=DIR": f"datamodule.root={pictures}",
         "datamodule.root=OTHER": f"datamodule.root={pictures}",
+        "datamodule.root=TABLE": f"datamodule.root={pictures / 'table.csv'}",
+        "datamodule.root=ARRAYS": f"datamodule.root={pictures / 'arrays.npz'}",
         "input=PICTURES": f"input={pictures}",
         "runs=logs/digits/*": f"runs={run_folder}*",
     }
@@ -46,6 +49,12 @@ def test_command_runs(run: Callable[..., Path], pictures: Path, tmp_path: Path, 
             (pictures / "dark" / f"{i:03d}.png").rename(pictures / "light" / f"dark{i}.png")
         small = (*DRAWN, "++callbacks.dashboard=null", "lit_module.net.pool=2")
         run("+experiment=image_folder", f"datamodule.root={pictures}", *small, f"run_dir={folder}")
+    files = sorted(path for path in pictures.rglob("*") if path.is_file())
+    if "TABLE" in line:
+        rows = [f"{path.relative_to(pictures)},{path.parent.name}" for path in files]
+        (pictures / "table.csv").write_text("\n".join(["path,label", *rows]))
+    if "ARRAYS" in line:
+        np.savez(pictures / "arrays.npz", inputs=np.random.rand(60, 3, 20), labels=np.arange(60) % 3)
     arguments = words(line, folder, pictures)
     if "task=" not in line:
         arguments.append(f"trainer.max_epochs={2 if 'epochs=60' in line else 1}")

@@ -1,0 +1,129 @@
+"""A CSV table of pictures and their classes, with or without splits and groups."""
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from conf.errors import UserError, nearest
+from datamodules.decode import reason
+from datamodules.image_datamodule import ImageDataModule
+from datamodules.splits import SPLIT_WORDS, Samples, by_split
+
+COLUMNS = ("path", "label", "split", "group")
+WHAT = "give a CSV table with the columns path and label"
+
+
+class Row(NamedTuple):
+    """A picture."""
+
+    number: int
+    """As a spreadsheet counts: the header is 1"""
+    path: str
+    label: str
+    split: str | None
+    """train, val or test; None without that column"""
+    group: str | None
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ImageTableDataModule(ImageDataModule):
+    """A CSV table in UTF-8 whose header names the columns `path`, `label` and, where wanted, `split` and `group`, in
+    any order; others are passed over. Pictures of one group are never parted. The classes are the labels, sorted.
+
+    The whole table is held in memory, some 300 bytes a row. Where `channels` or `image_size` are not given, all
+    pictures are opened to find them.
+
+    Args:
+        root: the table. Its paths are absolute, begin with `~`, or are taken from the table's folder on.
+    """
+
+    root: str
+
+    def read(self) -> tuple[dict[str, Samples], list[str]]:
+        table = Path(self.root).expanduser()
+        folder = str(table.parent)
+        names: dict[str, int] = {}  # class → number, by first appearance
+        groups: dict[str | None, tuple[int, str | None]] = {}  # group → number and split
+        seen: dict[str, int] = {}  # path → row
+        labels, members, splits = [], [], []
+        for row in _rows(table):
+            if (first := seen.setdefault(row.path, row.number)) != row.number:
+                # It could be learned from and scored on, or be of two classes.
+                where = f"{table}: row {row.number}: {row.path}"
+                raise UserError(f"{where} stands in row {first} already; keep one of the two")
+            labels.append(names.setdefault(row.label, len(names)))
+            splits.append(row.split)
+            number, split = groups.setdefault(row.group, (len(groups), row.split))
+            if split != row.split and row.group is not None:
+                where = f"{table}: row {row.number}: group '{row.group}' is in {row.split}"
+                raise UserError(f"{where}, and before in {split}; keep each group in one split")
+            members.append(number)
+        if not seen:
+            raise UserError(f"{table}: holds no row below its header; add some")
+        files = list(seen)
+        items = [os.path.join(folder, os.path.expanduser(path)) for path in files]  # noqa: PTH111, PTH118  # a million
+        class_names = sorted(names)
+        order = {name: position for position, name in enumerate(class_names)}
+        label_of = np.array([order[name] for name in names])[labels]
+        whole = Samples(items, label_of, files, np.array(members) if None not in groups else None)
+        if splits[0] is None:
+            return {"train": whole}, class_names
+        return by_split(whole, np.array(splits)), class_names
+
+
+def _rows(table: Path) -> Iterator[Row]:
+    """
+    Raises:
+        UserError: the table cannot be read, or a row of it is wrong.
+    """
+    number = 1
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file, strict=True)
+            header = [word.strip().lower() for word in next(rows, [])]
+            _check_header(table, header)
+            at = [header.index(column) if column in header else None for column in COLUMNS]
+            path_at, label_at, split_at, group_at = at
+            assert path_at is not None and label_at is not None
+            for number, row in zip(count(2), rows):
+                if not row:
+                    continue
+                if len(row) != len(header):
+                    problem = f"has {len(row)} fields, the header {len(header)}"
+                    raise UserError(f"{table}: row {number}: {problem}; put what holds a comma in double quotes")
+                path, label = row[path_at], row[label_at].strip()
+                split = None if split_at is None else row[split_at].strip()
+                group = None if group_at is None else row[group_at].strip()
+                if not (path and label and group != ""):
+                    column = "path" if not path else "label" if not label else "group"
+                    raise UserError(f"{table}: row {number}: {column} is empty; fill it or remove the row")
+                if split is not None and split not in SPLIT_WORDS:
+                    hint = nearest(split, SPLIT_WORDS)
+                    raise UserError(f"{table}: row {number}: '{split}' is no split; {hint}")
+                yield Row(number, path, label, split and SPLIT_WORDS[split], group)
+    except OSError as error:
+        raise UserError(f"datamodule.root: {table}: {reason(error)}; {WHAT}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{table}: row {number + 1} or later: is not UTF-8; save the table as UTF-8") from error
+    except csv.Error as error:
+        raise UserError(f"{table}: row {number + 1}: is no CSV ({error}); correct its quotes") from error
+
+
+def _check_header(table: Path, header: list[str]) -> None:
+    for column in ("path", "label"):
+        if column not in header:
+            there = [word for word in header if word and word not in COLUMNS]
+            hint = nearest(column, there) if there else "write it first"
+            raise UserError(f"{table}: row 1: there is no column '{column}'; {hint}")
+    for word in header:
+        if word in COLUMNS and header.count(word) > 1:
+            raise UserError(f"{table}: row 1: column '{word}' stands there twice; remove one")
+        if word not in COLUMNS and get_close_matches(word, COLUMNS, 1, cutoff=0.75):
+            raise UserError(f"{table}: row 1: there is no column '{word}'; {nearest(word, COLUMNS)}")

@@ -1,0 +1,85 @@
+"""Series and volumes that the project draws itself, of classes that no linear model can tell apart."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from conf.errors import UserError
+from datamodules.datamodule import DataModule
+from datamodules.decode import digests
+from datamodules.inputs import InMemory, Loaded
+from datamodules.splits import Samples
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SyntheticDataModule(DataModule):
+    """A function of (split_seed, count, noise). In each class a sample and its negative are equally likely: the classes
+    have the same mean, and a linear model is about as good as chance.
+
+    Args:
+        count: samples in all, the same number of each class.
+        noise: standard deviation of white noise; what is to be found in it is at most 1.
+    """
+
+    CLASSES: ClassVar[list[str]]
+
+    count: int
+    noise: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.count < 10 * len(self.CLASSES):
+            raise UserError(f"datamodule.count: must be {10 * len(self.CLASSES)} or more, not {self.count}; try 4000")
+        if self.noise < 0:
+            raise UserError(f"datamodule.noise: must be 0 or more, not {self.noise}; try 0.5")
+
+    @abstractmethod
+    def draw(self, labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """int64 `[N]` → samples without noise `[N, *spatial]`"""
+
+    def read(self) -> tuple[dict[str, Samples], list[str]]:
+        generator = np.random.default_rng(self.split_seed)
+        labels = np.arange(self.count) % len(self.CLASSES)
+        clean = self.draw(labels, generator)
+        inputs = (clean + self.noise * generator.standard_normal(clean.shape)).astype(np.float32)[:, None]
+        files = [f"{self.CLASSES[label]} {i}" for i, label in enumerate(labels.tolist())]
+        return {"train": Samples(inputs, labels, files)}, list(self.CLASSES)
+
+    def load(self, items: Sequence[Any], files: Sequence[str], train_count: int) -> Loaded:
+        inputs = np.stack(list(items))
+        return Loaded(InMemory(inputs), digests(inputs), {})
+
+
+class SeriesDataModule(SyntheticDataModule):
+    """128 points with a short chirp in each half, whose pitch rises or falls: `[1, 128]`. Place and phase of each are
+    random. A rising and a falling chirp have the same power spectrum: one is the other, seen from its end."""
+
+    CLASSES: ClassVar[list[str]] = ["fall-fall", "fall-rise", "rise-fall", "rise-rise"]
+
+    def draw(self, labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        drawn = np.zeros((len(labels), 128))
+        for half, rises in enumerate((labels // 2, labels % 2)):
+            place = generator.uniform(64 * half + 14, 64 * half + 50, (len(labels), 1))
+            phase = generator.uniform(0, 2 * np.pi, (len(labels), 1))
+            time = np.arange(128) - place
+            cycles = 0.15 * time + np.where(rises, 0.002, -0.002)[:, None] * time**2
+            drawn += np.exp(-((time / 10) ** 2)) * np.cos(2 * np.pi * cycles + phase)
+        return drawn
+
+
+class VolumesDataModule(SyntheticDataModule):
+    """A solid of about 200 voxels, lighter or darker than what is around it, somewhere in `[1, 16, 16, 16]`."""
+
+    CLASSES: ClassVar[list[str]] = ["ball", "cross", "cube", "shell"]
+
+    def draw(self, labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        centre = generator.uniform(4.5, 10.5, (len(labels), 3, 1, 1, 1)).astype(np.float32)
+        axes = np.abs(np.indices((16, 16, 16), np.float32) - centre)  # [N, 3, D, H, W]: distances from the centre
+        distance, largest = np.sqrt((axes**2).sum(1)), axes.max(1)
+        middle = axes.sum(1) - largest - axes.min(1)
+        solids = [distance < 3.6, (largest < 4.6) & (middle < 1.5), largest < 2.9, (distance > 3.4) & (distance < 4.4)]
+        contrast = generator.choice([-1.0, 1.0], (len(labels), 1, 1, 1))
+        return np.choose(labels[:, None, None, None], solids) * contrast

@@ -1,0 +1,226 @@
+"""Arrays are read as they are, from a file or mapped from a folder, and mistakes in them answered by their keys."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conf.errors import UserError
+from datamodules.arrays import ArraysDataModule
+from datamodules.datamodule import to_float
+from tests.conftest import DRAWN, PLAIN, TINY, inputs_of
+
+LABELS = np.arange(24) % 3
+
+
+def module_of(root: Path, **changes: Any) -> ArraysDataModule:
+    taken = {key: PLAIN[key] for key in ArraysDataModule.__dataclass_fields__ if key in PLAIN}
+    return ArraysDataModule(**taken | changes, root=str(root))
+
+
+def noise(*shape: int, dtype: str = "float32") -> np.ndarray:
+    return (np.random.default_rng(0).normal(100, 30, shape)).astype(dtype)
+
+
+def save(root: Path, **arrays: Any) -> Path:
+    """As .npz, or by a folder's name as .npy files."""
+    if root.suffix == ".npz":
+        np.savez(root, **arrays)
+    else:
+        root.mkdir()
+        for key, array in arrays.items():
+            np.save(root / f"{key}.npy", array)
+    return root
+
+
+def positions(module: ArraysDataModule, split: str) -> list[int]:
+    return [int(file.removeprefix("inputs[").removesuffix("]")) for file in module.files(split)]
+
+
+@pytest.mark.parametrize("name", ["a.npz", "folder"])
+@pytest.mark.parametrize("shape", [(2, 9), (3, 6, 5), (1, 4, 5, 6)], ids=len)
+@pytest.mark.parametrize("dtype", ["uint8", "float32", ">f8", "int16", "float16", "bool"])
+def test_samples_are_those_of_the_array(tmp_path: Path, name: str, shape: tuple[int, ...], dtype: str) -> None:
+    inputs = noise(24, *shape, dtype=dtype)
+    module = module_of(save(tmp_path / name, inputs=inputs, labels=LABELS))
+    module.setup()
+    assert module.input_shape == shape and module.class_names == ["0", "1", "2"]
+    seen = []
+    for split in ("train", "val", "test"):
+        rows = positions(module, split)
+        found = inputs_of(module, split).numpy()
+        assert found.dtype == (np.uint8 if dtype == "uint8" else np.float32)
+        assert np.array_equal(found, inputs[rows].astype(found.dtype))
+        assert module._splits[split].labels.tolist() == LABELS[rows].tolist()
+        seen += rows
+    assert sorted(seen) == list(range(24))
+
+
+def test_mean_and_deviation_are_those_of_the_network_inputs(tmp_path: Path) -> None:
+    for dtype, scale in (("float64", 1), ("uint8", 255)):
+        inputs = noise(24, 2, 9, dtype=dtype)
+        module = module_of(save(tmp_path / f"{dtype}.npz", inputs=inputs, labels=LABELS))
+        module.setup()
+        train = inputs[positions(module, "train")] / scale
+        mean, std = module.mean_std
+        assert np.allclose(mean, train.mean((0, 2))) and np.allclose(std, train.std((0, 2)))
+        raw, scaled = next(module.batches("val"))
+        assert torch.equal(scaled, to_float(raw)) and scaled.dtype == torch.float32
+
+
+def test_a_folder_is_mapped_not_read(tmp_path: Path) -> None:
+    module = module_of(save(tmp_path / "folder", inputs=noise(24, 2, 9), labels=LABELS))
+    module.read()
+    assert isinstance(module._inputs, np.memmap) and not module._inputs.flags.writeable
+
+
+@pytest.mark.parametrize("given", [None, ["cat", "ant", "bee"]])
+def test_strings_are_classes(tmp_path: Path, given: list[str] | None) -> None:
+    labels = np.array(["cat", "bee", "ant"])[LABELS]
+    names = {} if given is None else {"class_names": np.array(given)}
+    module = module_of(save(tmp_path / "a.npz", inputs=noise(24, 2, 9), labels=labels, **names))
+    module.setup()
+    assert module.class_names == (given or ["ant", "bee", "cat"])
+    found = [module.class_names[label] for label in module._splits["val"].labels.tolist()]
+    assert found == labels[positions(module, "val")].tolist()
+
+
+def test_splits_and_groups_are_kept(tmp_path: Path) -> None:
+    split = np.array(["train", "train", "train", "valid", "valid", "valid"] * 4)
+    group = np.arange(24) // 3
+    root = save(tmp_path / "a.npz", inputs=noise(24, 2, 9), labels=LABELS, split=split, group=group)
+    module = module_of(root)
+    module.setup()
+    assert positions(module, "val") == np.flatnonzero(split == "valid").tolist()
+    assert not set(group[positions(module, "train")]) & set(group[positions(module, "test")])
+
+
+def test_duplicates_across_splits_are_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    inputs = noise(24, 2, 9)
+    inputs[20] = inputs[3]
+    split = np.array(["train"] * 18 + ["val"] * 6)
+    module_of(save(tmp_path / "a.npz", inputs=inputs, labels=LABELS, split=split)).setup()
+    assert "warning: 1 sample of train in val too, bit for bit: inputs[3] = inputs[20]" in capfd.readouterr().err
+
+
+def with_nan(dtype: str = "float32") -> np.ndarray:
+    inputs = noise(24, 2, 9, dtype=dtype)
+    inputs[7, 1, 3] = np.nan if dtype == "float32" else 1e300
+    return inputs
+
+
+SOUND = {"inputs": noise(24, 2, 9), "labels": LABELS}
+HALVES = np.array(["train", "test"] * 12)
+MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
+    "no_labels": ({"inputs": SOUND["inputs"]}, ": holds no 'labels'; add it"),
+    "other_key": (SOUND | {"groups": LABELS}, ": 'groups' is no key; did you mean 'group'?"),
+    "no_channels": (SOUND | {"inputs": noise(24, 9)}, ": inputs have the shape (24, 9); give [N, C, L], "),
+    "no_samples": ({"inputs": noise(0, 2, 9), "labels": LABELS[:0]}, ": inputs have the shape (0, 2, 9), and so no"),
+    "complex": (SOUND | {"inputs": noise(24, 2, 9) * 1j}, ": inputs are of type complex64; give numbers"),
+    "short_labels": (SOUND | {"labels": LABELS[:20]}, ": labels have the shape (20,), inputs (24, 2, 9); give one for"),
+    "one_hot": (SOUND | {"labels": np.eye(24)}, ": labels have the shape (24, 24), "),
+    "short_group": (SOUND | {"group": LABELS[:1]}, ": group have the shape (1,), "),
+    "fractions": (SOUND | {"labels": LABELS / 2}, ": labels are of type float64; give whole numbers from 0 on"),
+    "negative": (SOUND | {"labels": LABELS - 1}, ": labels[0] is -1; number the classes from 0 on"),
+    "from_one": (SOUND | {"labels": LABELS + 1}, ": labels: none is 0, though the highest is 3; "),
+    "gap": (SOUND | {"labels": np.where(LABELS == 2, 255, LABELS)}, ": labels: none is 2, though the highest is 255; "),
+    "too_large": (SOUND | {"class_names": np.array(["a", "b"])}, ": labels[2] is 2; number the classes from 0 on"),
+    "other_name": (
+        SOUND | {"labels": np.array(["ant", "bee"])[LABELS % 2], "class_names": np.array(["ant", "bees"])},
+        ": labels: 'bee' is not among class_names; did you mean 'bees'?",
+    ),
+    "names_twice": (SOUND | {"class_names": np.array(["a", "b", "a"])}, ": class_names are no list of different"),
+    "other_split": (SOUND | {"split": np.array(["train", "tset"] * 12)}, ": split[1] is 'tset'; did you mean 'test'?"),
+    "split_numbers": (SOUND | {"split": LABELS}, ": split[0] is 0; choose from "),
+    "objects": (SOUND | {"labels": LABELS.astype(object)}, ": labels: cannot be read (Object arrays cannot be loaded"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_named(tmp_path: Path, name: str) -> None:
+    arrays, line = MISTAKES[name]
+    root = save(tmp_path / "a.npz", **arrays)
+    with pytest.raises(UserError) as caught:
+        module_of(root).setup()
+    assert str(caught.value).startswith(f"{root}{line}") and "; " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "line"),
+    [
+        (SOUND | {"inputs": with_nan()}, "inputs[7] (holds a number that is not finite): 1 sample cannot be read"),
+        (SOUND | {"inputs": with_nan("float64")}, "inputs[7] (holds a number that is not finite): 1 sample cannot"),
+        (SOUND | {"labels": LABELS * 0}, "datamodule: found only the class 0"),
+        (SOUND | {"split": HALVES, "group": LABELS}, "group 0: stands in train and in test"),
+        (SOUND | {"split": np.where(LABELS, "train", "test")}, "class 0: inputs[0] is in test, but none in train"),
+    ],
+    ids=["nan", "too_large_for_float32", "one_class", "parted_group", "class_not_learned"],
+)
+def test_what_cannot_be_learned_from_is_refused(tmp_path: Path, arrays: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        module_of(save(tmp_path / "a.npz", **arrays)).setup()
+    assert str(caught.value).startswith(line)
+
+
+def test_a_sample_that_is_not_finite_can_be_passed_over(tmp_path: Path) -> None:
+    module = module_of(save(tmp_path / "a.npz", **SOUND | {"inputs": with_nan()}), on_bad="skip")
+    module.setup()
+    seen = {position for split in ("train", "val", "test") for position in positions(module, split)}
+    assert seen == set(range(24)) - {7}
+
+
+def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
+    whole = save(tmp_path / "a.npz", **SOUND).read_bytes()
+    array = io.BytesIO()
+    np.save(array, LABELS)
+    save(tmp_path / "folder", **SOUND | {"labels": LABELS.astype(object)})
+    for root, content, line in (
+        (tmp_path / "half.npz", whole[: len(whole) // 2], "half.npz: cannot be read ("),
+        (tmp_path / "empty.npz", b"", "empty.npz: cannot be read ("),
+        (tmp_path / "text.npz", b"no array", "text.npz: cannot be read ("),
+        (tmp_path / "one.npz", array.getvalue(), "one.npz: cannot be read ("),
+        (tmp_path / "gone.npz", None, "gone.npz: cannot be read (no such file or directory)"),
+        (tmp_path / "folder", None, "folder/labels.npy: cannot be read ("),
+    ):
+        if content is not None:
+            root.write_bytes(content)
+        with pytest.raises(UserError) as caught:
+            module_of(root).setup()
+        assert str(caught.value).startswith(f"{tmp_path}/{line}")
+    for name in ("a.npy", "gone"):
+        with pytest.raises(UserError, match=r"^datamodule.root: .* is neither an .npz file nor a folder"):
+            module_of(tmp_path / name).setup()
+
+
+def test_every_task_takes_a_run_on_arrays(
+    run: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    labels = np.arange(60) % 2
+    inputs = noise(60, 2, 16) + 60 * labels[:, None, None]
+    root = save(tmp_path / "series", inputs=inputs, labels=labels)
+    choices = ("datamodule=arrays", "datamodule.batch_size=8", "lit_module.optimizer.lr=0.01")
+    folder = run(*DRAWN, *choices, "trainer.max_epochs=4", f"datamodule.root={root}")
+    assert json.loads((folder / "summary.json").read_text())["test/acc"] == 1
+    with open(folder / "predictions.csv", newline="") as file:
+        assert {row["file"] for row in csv.DictReader(file)} <= {f"inputs[{i}]" for i in range(60)}
+    other = save(tmp_path / "other.npz", inputs=inputs[:9], labels=labels[:9], split=np.array(["test"] * 9))
+    run(f"run={folder}", "task=test", f"datamodule.root={other}")
+    assert "on 9 samples" in capfd.readouterr().out
+    run(f"run={folder}", "task=export", "format=torch_export", f"output={tmp_path / 'export'}")
+    assert "validation samples" in capfd.readouterr().out
+    with pytest.raises(UserError, match=r"^input: .* learned from arrays, not from pictures; "):
+        run(f"run={folder}", "task=predict", f"input={tmp_path / 'export' / 'example_torch_export.py'}")
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 5), (1, 6, 5, 4)], ids=["pictures", "volumes"])
+def test_bytes_of_any_dimension_are_learned_from(run: Callable[..., Path], tmp_path: Path, shape: Any) -> None:
+    inputs = noise(24, *shape, dtype="uint8")
+    root = save(tmp_path / "a.npz", inputs=inputs, labels=LABELS)
+    choices = ("datamodule=arrays", "datamodule.val_fraction=0.3", "datamodule.test_fraction=0.3")
+    assert (run(*TINY, *choices, f"datamodule.root={root}") / "summary.json").is_file()

@@ -1,0 +1,86 @@
+"""What the project draws itself: a linear model finds nothing in it, a short run of a CNN does."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.linear_model import RidgeClassifier
+
+from conf.errors import UserError
+from datamodules.synthetic import SeriesDataModule, SyntheticDataModule, VolumesDataModule
+from tests.conftest import PLAIN, TINY, inputs_of
+
+BOTH = pytest.mark.parametrize("kind", [SeriesDataModule, VolumesDataModule])
+
+
+def module_of(kind: type[SyntheticDataModule], **changes: Any) -> SyntheticDataModule:
+    taken = {key: PLAIN[key] for key in kind.__dataclass_fields__ if key in PLAIN}
+    module = kind(**taken | {"count": 400, "noise": 0.3} | changes)
+    module.setup()
+    return module
+
+
+def linear_accuracy(inputs: np.ndarray, labels: np.ndarray) -> float:
+    """On the second half, after learning from the first."""
+    half = len(labels) // 2
+    flat = inputs.reshape(len(labels), -1)
+    model = RidgeClassifier().fit(flat[:half], labels[:half])
+    return float(model.score(flat[half:], labels[half:]))
+
+
+def drawn(kind: type[SyntheticDataModule], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Samples without noise `[N, *spatial]`, and their classes."""
+    labels = np.arange(count) % 4
+    return module_of(kind, count=40).draw(labels, np.random.default_rng(1)), labels
+
+
+@BOTH
+def test_a_linear_model_is_about_at_chance(kind: type[SyntheticDataModule]) -> None:
+    inputs, labels = drawn(kind, 1600)
+    noisy = inputs + 0.3 * np.random.default_rng(2).standard_normal(inputs.shape)
+    assert linear_accuracy(noisy, labels) == pytest.approx(0.25, abs=0.06)  # 4 standard deviations
+
+
+def test_a_chirp_rises_where_its_class_says_so() -> None:
+    inputs, labels = drawn(SeriesDataModule, 200)
+    for half, rises in enumerate((labels // 2, labels % 2)):
+        part = inputs[:, 64 * half : 64 * half + 64]
+        middle = (np.arange(64) * part**2).sum(1) / (part**2).sum(1)
+        before, after = (
+            np.abs(np.fft.rfft(np.where(side, part, 0), 512)).argmax(1)
+            for side in (np.arange(64) < middle[:, None], np.arange(64) > middle[:, None])
+        )
+        assert np.array_equal(after > before, rises.astype(bool))
+
+
+def test_solids_have_one_size_and_both_contrasts() -> None:
+    inputs, labels = drawn(VolumesDataModule, 400)
+    voxels = np.abs(inputs).sum((1, 2, 3))
+    assert all(180 < voxels[labels == label].mean() < 220 for label in range(4))
+    assert set(np.unique(inputs)) == {-1, 0, 1}
+
+
+@BOTH
+def test_samples_depend_on_the_split_seed_alone(kind: type[SyntheticDataModule]) -> None:
+    first, same, other = module_of(kind), module_of(kind, seed=5), module_of(kind, split_seed=1)
+    assert np.array_equal(inputs_of(first, "val"), inputs_of(same, "val"))
+    assert not np.array_equal(inputs_of(first, "val"), inputs_of(other, "val"))
+    assert np.array_equal(np.bincount(first._splits["test"].labels), [25] * 4)
+
+
+@BOTH
+def test_too_few_and_negative_noise_are_refused(kind: type[SyntheticDataModule]) -> None:
+    for change, line in (({"count": 39}, "count: must be 40 or more"), ({"noise": -1.0}, "noise: must be 0 or more")):
+        with pytest.raises(UserError, match=rf"^datamodule.{line}"):
+            module_of(kind, **change)
+
+
+@pytest.mark.parametrize("name", ["series", "volumes"])
+def test_a_short_run_learns(run: Callable[..., Path], name: str) -> None:
+    easy = ("datamodule.noise=0", "datamodule.count=400", "datamodule.batch_size=8", "lit_module.optimizer.lr=0.01")
+    small = ("lit_module.net.channels=[8,16,16]", "trainer.max_epochs=3")
+    folder = run(f"+experiment={name}", "devices=cpu", *TINY[3:], *easy, *small)
+    assert json.loads((folder / "summary.json").read_text())["test/acc"] > 0.5
