@@ -142,7 +142,7 @@ def test(cfg: DictConfig) -> None:
     module = best_network(cfg)
     fit_size(cfg, module)
     datamodule = read_data(cfg, "test")
-    datamodule.adopt(module.class_names)
+    datamodule.adopt(module.class_names, module.input_shape)
     module.files = datamodule.files
     trainer = build_trainer(cfg)
     if trainer.is_global_zero:

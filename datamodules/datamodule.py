@@ -152,13 +152,18 @@ class DataModule(LightningDataModule):
         """Whether the shape of a sample does not depend on the training split."""
         return False
 
-    def adopt(self, class_names: Sequence[str]) -> None:
+    def adopt(self, class_names: Sequence[str], input_shape: Sequence[int]) -> None:
         """Labels the test split by the classes of a network, by name: they may be more, and in another order.
 
         Raises:
-            UserError: a sample is of a class that the network does not know.
+            UserError: a sample is of a class that the network does not know, or of another shape than it takes.
         """
         test = self._splits["test"]
+        if tuple(test.inputs.shape) != tuple(input_shape):
+            shapes = "×".join(map(str, test.inputs.shape)), "×".join(map(str, input_shape))
+            raise UserError(
+                f"datamodule.root: samples of {shapes[0]}, where the run learned from {shapes[1]}; reshape them"
+            )
         for label in test.labels.unique().tolist():
             if (name := self.class_names[label]) not in class_names:
                 raise UserError(f"datamodule.root: the run has no class '{name}'; {nearest(name, class_names)}")

@@ -92,7 +92,7 @@ def test_labels_follow_the_names_of_a_networks_classes() -> None:
     module.setup("test")
     names, labels = module.class_names, module._splits["test"].labels
     before = [names[label] for label in labels.tolist()]
-    module.adopt(["another", *reversed(names)])
+    module.adopt(["another", *reversed(names)], (1, 6, 5))
     assert [module.class_names[label] for label in module._splits["test"].labels.tolist()] == before
 
 

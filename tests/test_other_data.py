@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
@@ -75,3 +76,12 @@ def test_a_test_split_alone_is_nothing_to_train_on(run: Callable[..., Path], tmp
         write_pictures(tmp_path / "other" / "test" / name, 3, level=190)
     with pytest.raises(UserError, match=r"^datamodule.root: holds no training split, only one to test on; "):
         run(*CHOICES, f"datamodule.root={tmp_path / 'other'}")
+
+
+def test_samples_of_another_shape_are_refused(run: Callable[..., Path], tmp_path: Path) -> None:
+    for name, length in (("one", 20), ("other", 21)):
+        inputs = np.random.default_rng(0).random((60, 3, length), np.float32)
+        np.savez(tmp_path / f"{name}.npz", inputs=inputs, labels=np.arange(60) % 2)
+    folder = run("datamodule=arrays", f"datamodule.root={tmp_path / 'one.npz'}", *TINY)
+    with pytest.raises(UserError, match=r"^datamodule.root: samples of 3×21, where the run learned from 3×20; "):
+        run(f"run={folder}", "task=test", f"datamodule.root={tmp_path / 'other.npz'}")
