@@ -10,7 +10,6 @@ import logging
 import os
 import shlex
 import sys
-import time
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -80,6 +79,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", "ReduceLROnPlateau conditioned on metric")  # LitClassifier steps it
     warnings.filterwarnings("ignore", "The ``compute`` method of metric Scores was called before")  # an empty share
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # as it must on resume
+    warnings.filterwarnings("ignore", "The `srun` command is available")  # on a cluster's login node, too
 
 
 def fit(cfg: DictConfig) -> float:
@@ -92,10 +92,7 @@ def fit(cfg: DictConfig) -> float:
         if not OmegaConf.select(cfg, part):
             raise UserError(f"{part}: a run cannot do without it; leave it in")
     folder = Path(cfg.run_dir)
-    resume_from = None
-    if cfg.run:
-        run_folder.refuse_changes(folder, cfg)
-        resume_from = run_folder.newest_checkpoint(folder)
+    resume_from = run_folder.resume_from(cfg)
     datamodule, module, trainer = build(cfg)
     if trainer.world_size > 1 and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         # Lightning starts the other ranks with this same command line, so that each would run a sweep of its own.
@@ -104,7 +101,8 @@ def fit(cfg: DictConfig) -> float:
         module.load_network(Path(cfg.init_from))
     with run_folder.claim(folder, cfg) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
-            print(f"{cfg.name} → {folder}\nwatch: tensorboard --logdir {cfg.logs_dir}", flush=True)
+            going_on = f", going on from {resume_from.name}" if resume_from else ""
+            print(f"{cfg.name} → {folder}{going_on}\nwatch: tensorboard --logdir {cfg.logs_dir}", flush=True)
         sections = ("datamodule", "lit_module", "trainer")
         choices = {section: OmegaConf.to_container(cfg[section], resolve=True) for section in sections}
         for logger in trainer.loggers:
@@ -276,8 +274,8 @@ def main(cfg: DictConfig) -> Any:
 
 if __name__ == "__main__":
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    os.environ.setdefault("LITMUS_STAMP", time.strftime("%Y-%m-%d_%H-%M-%S"))
     schema.register()
     with one_line_errors():
+        os.environ.setdefault("LITMUS_STAMP", run_folder.stamp())
         # Not as a decorator, for the base depends on run=…; but Hydra's shell completion looks for "@hydra.main".
         hydra.main(version_base="1.3", config_path="conf", config_name=run_folder.base_config(sys.argv[1:]))(main)()

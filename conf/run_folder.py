@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -24,10 +25,27 @@ from conf.errors import UserError
 CONF = Path(__file__).parent
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "pillow")
 
+# By any of these a process knows that it may have been started again, for the same run.
+RESTARTERS = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "LITMUS_TRIAL")
 
 # What a run keeps as long as it lives: sections, and parts of another.
 KEPT = ("seed", "monitor", "mode", "datamodule", "lit_module")
 KEPT_PARTS = ("callbacks.checkpoint.every_n_epochs", "callbacks.adam_to_sgd.")
+
+
+def stamp() -> str:
+    """What a new run's folder is called: the time, or the job's name where torchrun or srun starts the processes. Those
+    have no parent that could hand them one time, and a job that is started again must find its folder.
+
+    Raises:
+        UserError: the job has no name.
+    """
+    job = os.environ.get("TORCHELASTIC_RUN_ID")
+    if job == "none":
+        raise UserError("torchrun: the run needs a name, by which it is found after a restart; add --rdzv-id=NAME")
+    if job is None and "SLURM_STEP_ID" in os.environ:
+        job = f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
+    return job or time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
 def base_config(arguments: list[str]) -> str:
@@ -86,7 +104,7 @@ def claim(folder: Path, cfg: DictConfig) -> Iterator[None]:
         UserError: the folder belongs to another run, is in use, or cannot be written.
     """
     config = folder / "config.yaml"
-    if config.exists() and not cfg.run:
+    if config.exists() and not cfg.run and not may_be_restarted():
         raise UserError(f"run_dir: {folder} holds a run already; go on with it by run={folder} or choose another")
     made = not folder.exists()
     before = config.read_text() if config.exists() else None
@@ -155,6 +173,23 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return {
         key: value for name, child in node.items() for key, value in flat(child, f"{prefix}.{name}".lstrip(".")).items()
     }
+
+
+def resume_from(cfg: DictConfig) -> Path | None:
+    """The checkpoint that the run `cfg.run` goes on from; None for a new run. A job that is started again is not new:
+    where its folder holds a checkpoint, `cfg.run` becomes that folder."""
+    folder = Path(cfg.run_dir)
+    if not cfg.run and may_be_restarted() and any(folder.glob("checkpoints/*.ckpt")):
+        cfg.run = str(folder)
+    if not cfg.run:
+        return None
+    refuse_changes(folder, cfg)
+    return newest_checkpoint(folder)
+
+
+def may_be_restarted() -> bool:
+    """Whether this process may be the second of its run, without anybody having written run=…"""
+    return any(name in os.environ for name in RESTARTERS)
 
 
 def newest_checkpoint(folder: Path) -> Path:
