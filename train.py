@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from conf import run_folder, schema
+from conf import job, run_folder, schema
 from conf.errors import UserError, one_line_errors
 
 # torch and Lightning are imported inside the tasks, so that --help, --cfg job and wrong keys are answered at once.
@@ -113,7 +113,7 @@ def fit(cfg: DictConfig) -> float:
         trainer.callbacks = [callback for callback in trainer.callbacks if not isinstance(callback, WeightAveraging)]
         # The predictions of the best epoch on both splits; without them the epoch's own scores are enough.
         scores: dict[str, float] = {}
-        for score in [trainer.validate] * bool(cfg.callbacks.get("predictions")) + [trainer.test]:
+        for score in cfg.test * ([trainer.validate] * bool(cfg.callbacks.get("predictions")) + [trainer.test]):
             score(module, datamodule, verbose=False)
             scores |= {name: float(value) for name, value in trainer.callback_metrics.items()}
         epochs, best_epoch = run_folder.read_metrics(folder), run_folder.best_epoch(folder)
@@ -247,10 +247,11 @@ def load_best(module: Any, folder: Path) -> None:
     """Loads the best epoch's weights. Not by Lightning's ckpt_path: its averaging callback would load the weights
     that are not averaged."""
     import torch
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
     checkpoint = torch.load(run_folder.best_checkpoint(folder), map_location="cpu", weights_only=True)
     module.refuse_other_data(checkpoint)
-    module.load_state_dict(checkpoint["state_dict"])
+    set_model_state_dict(module, checkpoint["state_dict"], options=StateDictOptions(full_state_dict=True))
 
 
 def compare(cfg: DictConfig) -> None:
@@ -260,7 +261,14 @@ def compare(cfg: DictConfig) -> None:
     compare(cfg.runs, Path(cfg.output) if cfg.output else None)
 
 
-TASKS = {"fit": fit, "test": test, "predict": predict, "export": export, "compare": compare}
+def sweep(cfg: DictConfig) -> None:
+    """Looks for the best values of `cfg.space`, by runs of their own that leave the test split alone."""
+    from conf.study import sweep
+
+    sweep(cfg, list(HydraConfig.get().overrides.task))
+
+
+TASKS = {"fit": fit, "test": test, "predict": predict, "export": export, "sweep": sweep, "compare": compare}
 
 
 def main(cfg: DictConfig) -> Any:
@@ -276,6 +284,6 @@ if __name__ == "__main__":
     os.environ["HYDRA_FULL_ERROR"] = "1"
     schema.register()
     with one_line_errors():
-        os.environ.setdefault("LITMUS_STAMP", run_folder.stamp())
+        os.environ.setdefault("LITMUS_STAMP", job.stamp())
         # Not as a decorator, for the base depends on run=…; but Hydra's shell completion looks for "@hydra.main".
         hydra.main(version_base="1.3", config_path="conf", config_name=run_folder.base_config(sys.argv[1:]))(main)()

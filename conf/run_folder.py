@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -21,31 +20,14 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from conf.errors import UserError
+from conf.job import may_be_restarted
 
 CONF = Path(__file__).parent
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "pillow")
 
-# By any of these a process knows that it may have been started again, for the same run.
-RESTARTERS = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "LITMUS_TRIAL")
-
 # What a run keeps as long as it lives: sections, and parts of another.
 KEPT = ("seed", "monitor", "mode", "datamodule", "lit_module")
 KEPT_PARTS = ("callbacks.checkpoint.every_n_epochs", "callbacks.adam_to_sgd.")
-
-
-def stamp() -> str:
-    """What a new run's folder is called: the time, or the job's name where torchrun or srun starts the processes. Those
-    have no parent that could hand them one time, and a job that is started again must find its folder.
-
-    Raises:
-        UserError: the job has no name.
-    """
-    job = os.environ.get("TORCHELASTIC_RUN_ID")
-    if job == "none":
-        raise UserError("torchrun: the run needs a name, by which it is found after a restart; add --rdzv-id=NAME")
-    if job is None and "SLURM_STEP_ID" in os.environ:
-        job = f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
-    return job or time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
 def base_config(arguments: list[str]) -> str:
@@ -80,14 +62,16 @@ def base_config(arguments: list[str]) -> str:
         if not isinstance(entry, DictConfig):
             continue
         (group,) = entry
-        if group in saved and group != "task":
+        if group == "task" and saved.get("task") == "sweep":
+            entry[group] = "sweep"
+        elif group in saved and group != "task":
             store.store(group=str(group), name="saved", node=OmegaConf.to_container(saved[group]))
             entry[group] = ["saved"] if isinstance(entry[group], ListConfig) else "saved"
         elif group == "devices":  # part of the saved trainer
             store.store(group="devices", name="saved", node={}, package="trainer")
             entry[group] = "saved"
-    values = {key: node for key, node in saved.items_ex(resolve=False) if not isinstance(node, DictConfig)}
-    values.pop("task", None)
+    groups = {str(group) for entry in base.defaults if isinstance(entry, DictConfig) for group in entry}
+    values = {key: node for key, node in saved.items_ex(resolve=False) if key not in groups}
     merged = OmegaConf.merge(base, values, {"run_dir": runs[-1]})
     store.store(name="saved_run", node=OmegaConf.to_container(merged))
     return "saved_run"
@@ -187,11 +171,6 @@ def resume_from(cfg: DictConfig) -> Path | None:
     return newest_checkpoint(folder)
 
 
-def may_be_restarted() -> bool:
-    """Whether this process may be the second of its run, without anybody having written run=…"""
-    return any(name in os.environ for name in RESTARTERS)
-
-
 def newest_checkpoint(folder: Path) -> Path:
     """The newest checkpoint that can be read; what had to be passed over is named on stderr.
 
@@ -276,16 +255,16 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def make_output(folder: Path) -> None:
+def make_output(folder: Path, key: str = "output") -> None:
     """Makes the folder for what a task writes.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be made; named by `key`, which gave it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"output: cannot write to {folder} ({error.strerror}); choose another") from error
+        raise UserError(f"{key}: cannot write to {folder} ({error.strerror}); choose another") from error
 
 
 def _git_commit() -> str | None:

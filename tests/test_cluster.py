@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from conf import run_folder
+from conf import job, run_folder
 from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
 from tests.conftest import ROOT, TINY, configure
@@ -100,12 +100,12 @@ def test_host_that_dies_and_comes_back_changes_no_bit(hosts: dict[str, str], tmp
 
 
 def test_processes_of_torchrun_share_a_folder_named_by_the_job(tmp_path: Path) -> None:
-    job = torchrun(
+    processes = torchrun(
         *("--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--rdzv-id=job", "train.py"),
         *(*PROCESSES, "trainer.max_epochs=1", f"logs_dir={tmp_path}"),
     )
-    output, _ = job.communicate(timeout=100)
-    assert job.returncode == 0, output
+    output, _ = processes.communicate(timeout=100)
+    assert processes.returncode == 0, output
     assert (tmp_path / "default" / "job" / "summary.json").is_file()
     assert [path.name for path in (tmp_path / "default").iterdir()] == ["job"]
 
@@ -127,13 +127,13 @@ def test_folder_is_named_by_what_all_processes_of_a_run_know(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert run_folder.stamp() == stamp
+    assert job.stamp() == stamp
 
 
 def test_job_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     with pytest.raises(UserError, match=r"^torchrun: .*; add --rdzv-id=NAME$"):
-        run_folder.stamp()
+        job.stamp()
 
 
 def test_job_that_is_started_again_goes_on_with_its_run(
