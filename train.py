@@ -264,8 +264,10 @@ def compare(cfg: DictConfig) -> None:
 
 def sweep(cfg: DictConfig) -> None:
     """Looks for the best values of `cfg.space`, by runs of their own that leave the test split alone."""
-    from conf.study import sweep
-
+    try:
+        from conf.study import sweep
+    except ModuleNotFoundError as error:
+        raise UserError(f'task: {error.name} is not installed; pip install -e ".[sweep]"') from error
     sweep(cfg, list(HydraConfig.get().overrides.task))
 
 

@@ -4,27 +4,32 @@ import itertools
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from conf.errors import UserError
 from conf.run_folder import CONF
 
 
-def distribution(key: str, values: Any) -> BaseDistribution:
-    """What Optuna draws from, for `[value, …]` or `{low, high, log, step}`.
+def choices(space: DictConfig) -> dict[str, BaseDistribution]:
+    """What Optuna draws from, of `key: [value, …]` and `key: {low, high, log, step}`.
 
     Raises:
-        UserError: it is neither.
+        UserError: a key has neither.
     """
-    plain: Any = OmegaConf.to_container(values) if OmegaConf.is_config(values) else values
-    try:
-        if isinstance(plain, list):
-            return CategoricalDistribution([str(value) if isinstance(value, list) else value for value in plain])
-        whole = isinstance(plain["low"], int) and isinstance(plain["high"], int)
-        return IntDistribution(**plain) if whole else FloatDistribution(**plain)
-    except (TypeError, KeyError, ValueError) as error:
-        raise UserError(f"{key}: {plain} is no choice ({error}); give [value, …] or {{low: …, high: …}}") from error
+    found: dict[str, BaseDistribution] = {}
+    plain: Any = OmegaConf.to_container(space)
+    for key, values in plain.items():
+        try:
+            if isinstance(values, list):
+                found[key] = CategoricalDistribution([str(v) if isinstance(v, list) else v for v in values])
+            else:
+                whole = isinstance(values["low"], int) and isinstance(values["high"], int)
+                found[key] = (IntDistribution if whole else FloatDistribution)(**values)
+        except (TypeError, KeyError, ValueError) as error:
+            fix = "give [value, …] or {low: …, high: …}"
+            raise UserError(f"space.{key}: {values} is no choice ({error}); {fix}") from error
+    return found
 
 
 def ends(choice: BaseDistribution) -> list[Any]:

@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from conf import run_folder, schema
 from conf.errors import UserError
 from conf.job import may_be_restarted
-from conf.space import distribution, ends, experiment, grid, overrides
+from conf.space import choices, ends, experiment, grid, overrides
 
 # Of the command line: what is the study's own, and not its trials'.
 OWN = {"task", "sweep", "run", "run_dir", "logs_dir", "space", "trials", "workers", "storage", "sampler", "pruner"}
@@ -36,6 +36,8 @@ class Running(NamedTuple):
     trial: optuna.Trial
     log: IO[bytes]
     process: subprocess.Popen[bytes]
+    reported: set[int]
+    """Epochs that the study knows of"""
 
 
 class Study:
@@ -49,7 +51,7 @@ class Study:
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg = cfg
         self.folder = Path(cfg.run_dir)
-        self.space = {str(key): distribution(f"space.{key}", values) for key, values in cfg.space.items()}
+        self.space = choices(cfg.space)
         self.total = cfg.trials
         if cfg.sampler is None:
             self.points = grid(self.space)
@@ -103,16 +105,17 @@ class Study:
         own = ["task=fit", "test=false", f"run_dir='{self.path(trial.number)}'"]
         command = [sys.executable, sys.argv[0], *self.cfg.overrides, *overrides(trial.params), *own]
         environment = os.environ | {"LITMUS_TRIAL": str(trial.number)}
-        return Running(trial, log, subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+        known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        return Running(trial, log, subprocess.Popen(command, env=environment, stdout=log, stderr=log), set(known))
 
     def advance(self, running: Running) -> bool:
         """Reports the epochs that a trial has finished since. Whether it is over: done, hopeless, or failed."""
-        trial, log, process = running
+        trial, log, process, reported = running
         ended = process.poll() is not None
         scores = self.scores(trial.number)
-        known = self.study.trials[trial.number].intermediate_values
-        for epoch in scores.keys() - known.keys():
+        for epoch in sorted(scores.keys() - reported):
             trial.report(scores[epoch], epoch)
+            reported.add(epoch)
             if trial.should_prune():
                 stop(process)
                 return self.tell(running, TrialState.PRUNED, f"given up after epoch {epoch + 1}: {scores[epoch]:.4f}")
@@ -194,9 +197,12 @@ def refuse_wrong(cfg: DictConfig) -> None:
     """Raises UserError or Hydra's errors if a run with any one value of the space would."""
     if cfg.workers < 1 or (cfg.trials is None and cfg.sampler is not None) or (cfg.trials or 1) < 1:
         raise UserError("trials, workers: must be 1 or more; give them, as in trials=20 workers=1")
-    for key, values in cfg.space.items():
-        for value in ends(distribution(f"space.{key}", values)):
-            schema.check(compose("train", [*cfg.overrides, *overrides({str(key): value})]))
+    space = choices(cfg.space)
+    if cfg.sampler is None:
+        grid(space)
+    for key, choice in space.items():
+        for value in ends(choice):
+            schema.check(compose("train", [*cfg.overrides, *overrides({key: value})]))
 
 
 def lock(path: Path) -> IO[bytes] | None:

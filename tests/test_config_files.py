@@ -25,7 +25,7 @@ def complete(*overrides: str) -> DictConfig:
     """The config of these overrides, with something for every value that the user has to give."""
     cfg = configure(*overrides)
     for key in OmegaConf.missing_keys(cfg):
-        OmegaConf.update(cfg, key, "something")
+        OmegaConf.update(cfg, key, {"seed": [0, 1]} if key == "space" else "something", force_add=True)
     return cfg
 
 
@@ -37,6 +37,8 @@ def experiment_name(path: Path) -> str:
 def choice(path: Path) -> str:
     """The override that chooses a file."""
     group, name = path.parent.as_posix(), path.stem
+    if group == "sweep":
+        return f"+{group}={name}"
     return f"{group}=[{name}]" if group in LISTS else f"{group}={name}"
 
 
