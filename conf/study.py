@@ -190,7 +190,8 @@ def sweep(cfg: DictConfig, command_line: list[str]) -> None:
     print(f"{cfg.name} → {folder}\ngo on, or help, by: python train.py run={folder}", flush=True)
     study = Study(cfg)
     study.run()
-    study.write_best()
+    with study.locked():  # others may be done at the same time
+        study.write_best()
 
 
 def refuse_wrong(cfg: DictConfig) -> None:

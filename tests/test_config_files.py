@@ -65,7 +65,7 @@ def leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def test_every_group_is_seen() -> None:
     groups = {path.parts[0] for path in FILES}
-    assert groups == {entry.name for entry in CONF.iterdir() if entry.is_dir() and any(entry.glob("*.yaml"))}
+    assert groups == {entry.name for entry in CONF.iterdir() if entry.is_dir() and any(entry.rglob("*.yaml"))}
     assert {path.stem for path in EXPERIMENTS} >= {"digits", "cifar10", "image_folder"}
 
 

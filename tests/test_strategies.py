@@ -1,13 +1,15 @@
 """A network shared out among processes learns what a whole one learns, and its checkpoint needs no other process."""
 
+import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.conftest import TINY
+from tests.conftest import ROOT, TINY
 from tests.test_resume import assert_same, load, table
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -59,3 +61,16 @@ def test_checkpoint_of_a_shared_out_network_is_one_file_for_any_devices(
     for folder in (fsdp, ddp):
         run(f"run={folder}", "devices=cpu", "trainer.max_epochs=3")
     assert_close(fsdp, ddp)
+
+
+@pytest.mark.slow
+def test_scaling_is_measured() -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.scaling", "--steps", "2", "--batch", "8"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=True)
+    rows = json.loads(result.stdout.splitlines()[-1])["rows"]
+    assert [(row["scaling"], row["processes"], row["batch"]) for row in rows] == [
+        ("strong", 1, 8),
+        ("strong", 2, 8),
+        ("weak", 1, 8),
+        ("weak", 2, 16),
+    ]

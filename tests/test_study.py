@@ -85,7 +85,7 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     return output
 
@@ -108,7 +108,7 @@ def test_study_killed_twice_ends_as_one_never_killed(
     finish(start(SPACE, folder="whole"))
     for survivors, count in ((False, 4), (True, 11)):
         process = start(*([] if (tmp_path / "study").exists() else [SPACE]))
-        wait_until(lambda count=count: len(list((tmp_path / "study").glob("trials/*.log"))) >= count)  # type: ignore[misc]
+        wait_until(lambda count=count: len(list((tmp_path / "study").glob("trials/*.log"))) >= count, process)  # type: ignore[misc]
         (process.kill if survivors else lambda pid=process.pid: os.killpg(pid, signal.SIGKILL))()
         process.communicate()
     finish(start())
@@ -121,18 +121,16 @@ def test_study_killed_twice_ends_as_one_never_killed(
     assert len({trial.params[LR] for trial in killed}) == 20
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    for _ in range(2400):
-        if holds():
-            return
+def wait_until(holds: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    while not holds():
+        assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
-    pytest.fail("waited for too long")
 
 
 @pytest.mark.slow
 def test_two_processes_share_a_study(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     first = start(SPACE.replace("[0,0.2]", "[0.2]"), "trials=12", "pruner=null")
-    wait_until(lambda: (tmp_path / "study" / "study.db").exists())
+    wait_until(lambda: (tmp_path / "study" / "study.db").exists(), first)
     second = start("workers=2")
     outputs = [finish(first), finish(second)]
     assert [trial.state for trial in trials(tmp_path / "study")] == [TrialState.COMPLETE] * 12
@@ -257,7 +255,7 @@ def test_twenty_trials_of_real_runs_survive_two_kills(tmp_path: Path) -> None:
             [sys.executable, "train.py", *texts], cwd=ROOT, text=True, stdout=subprocess.PIPE, start_new_session=True
         )
         if count:
-            wait_until(lambda count=count: (folder / "trials" / f"{count:03d}").exists())  # type: ignore[misc]
+            wait_until(lambda count=count: (folder / "trials" / f"{count:03d}").exists(), process)  # type: ignore[misc]
             time.sleep(5)
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
