@@ -248,7 +248,14 @@ def test_run_without_test_leaves_the_test_split_alone(
 @pytest.mark.timeout(1200)
 def test_twenty_trials_of_real_runs_survive_two_kills(tmp_path: Path) -> None:
     folder = tmp_path / "study"
-    own = ("workers=2", "+experiment=digits", "+sweep=cnn", *TINY, "epochs=3", f"run_dir={folder}")
+    own = (
+        "workers=2",
+        "+experiment=digits",
+        "+sweep=cnn",
+        *TINY,
+        "lit_module.net.channels=[4,8,8]",
+        f"run_dir={folder}",
+    )
     for count in (5, 12, None):
         texts = (f"run={folder}",) if folder.exists() else own
         process = subprocess.Popen(

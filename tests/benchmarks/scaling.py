@@ -14,6 +14,7 @@ import tempfile
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -63,7 +64,7 @@ def measure(rank: int, processes: int, share: int, steps: int, folder: str) -> N
     dist.destroy_process_group()
 
 
-def run(kind: str, processes: int, batch: int, steps: int) -> dict[str, float | int | str]:
+def run(kind: str, processes: int, batch: int, steps: int) -> dict[str, Any]:
     """One row: medians over the steps of the first rank."""
     share = batch // processes if kind == "strong" else batch
     with tempfile.TemporaryDirectory() as folder:
@@ -85,19 +86,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
-    rows = [run(kind, n, options.batch, options.steps) for kind in ("strong", "weak") for n in options.processes]
+    rows: list[dict[str, Any]] = []
     print("scaling  processes  batch  step ms  in exchange  images/s  efficiency")
-    for row in rows:
-        first = next(other for other in rows if other["scaling"] == row["scaling"])
-        speedup = float(row["images_per_second"]) / float(first["images_per_second"])
-        row["efficiency"] = speedup * int(first["processes"]) / int(row["processes"])
-        cells = (f"{row['step_ms']:7.1f}", f"{row['exchange']:11.0%}", f"{row['images_per_second']:8.0f}")
-        print(
-            f"{row['scaling']:7}  {row['processes']:9}  {row['batch']:5}",
-            *cells,
-            f"{row['efficiency']:10.2f}",
-            sep="  ",
-        )
+    for kind, processes in itertools.product(("strong", "weak"), options.processes):
+        row = run(kind, processes, options.batch, options.steps)
+        rows.append(row)
+        first = next(other for other in rows if other["scaling"] == kind)
+        share = row["images_per_second"] / processes
+        row["efficiency"] = share / (first["images_per_second"] / first["processes"])
+        formats = ("7", "9", "5", "7.1f", "11.0%", "8.0f", "10.2f")
+        print("  ".join(f"{value:{form}}" for value, form in zip(row.values(), formats, strict=True)), flush=True)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
     facts = {"device": device, "system": platform.platform(), "torch": torch.__version__, "steps": options.steps}
     print(json.dumps(facts | {"rows": rows}))
