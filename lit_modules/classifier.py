@@ -19,7 +19,6 @@ from lit_modules.losses import build_loss, is_weighted, shares, weigh_classes
 from lit_modules.optimizers import build_optimizer
 from lit_modules.schedules import build_scheduler, refuse_other_length
 from lit_modules.scores import Scores
-from lit_modules.strategies import shard
 
 
 class Normalize(nn.Module):
@@ -210,11 +209,6 @@ class LitClassifier(LightningModule):
         self.log_dict(row, logger=False, sync_dist=True, reduce_fx="max")
         names = zip(self.class_names, per_class, strict=True)
         return row | {f"{split}_likelihood/{name}": value for name, value in names if value == value}
-
-    def configure_model(self) -> None:
-        """Called with the strategy in place, before the optimizer is built."""
-        if self.device_mesh is not None:
-            shard(self.net, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         steps = self.trainer.estimated_stepping_batches if self.interval == "step" else self.trainer.max_epochs or -1

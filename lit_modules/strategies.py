@@ -37,6 +37,10 @@ class FSDP(ModelParallelStrategy):
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
+        module = self.lightning_module
+        assert module is not None
+        # Called before the optimizer is built. Not a method of the class, of which averaging callbacks warn.
+        module.configure_model = lambda: shard(module.net, self.device_mesh["data_parallel"])  # type: ignore
 
 
 def shard(net: nn.Module, mesh: Any) -> None:
