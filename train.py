@@ -10,7 +10,6 @@ import logging
 import os
 import shlex
 import sys
-import time
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from conf import run_folder, schema
+from conf import job, run_folder, schema
 from conf.errors import UserError, one_line_errors
 
 # torch and Lightning are imported inside the tasks, so that --help, --cfg job and wrong keys are answered at once.
@@ -80,6 +79,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", "ReduceLROnPlateau conditioned on metric")  # LitClassifier steps it
     warnings.filterwarnings("ignore", "The ``compute`` method of metric Scores was called before")  # an empty share
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # as it must on resume
+    warnings.filterwarnings("ignore", "The `srun` command is available")  # on a cluster's login node, too
 
 
 def fit(cfg: DictConfig) -> float:
@@ -93,10 +93,7 @@ def fit(cfg: DictConfig) -> float:
         if not OmegaConf.select(cfg, part):
             raise UserError(f"{part}: a run cannot do without it; leave it in")
     folder = Path(cfg.run_dir)
-    resume_from = None
-    if cfg.run:
-        run_folder.refuse_changes(folder, cfg)
-        resume_from = run_folder.newest_checkpoint(folder)
+    resume_from = run_folder.resume_from(cfg)
     datamodule, module, trainer = build(cfg)
     if resume_from:
         module.refuse_other_data(torch.load(resume_from, map_location="cpu", weights_only=True, mmap=True))
@@ -107,7 +104,8 @@ def fit(cfg: DictConfig) -> float:
         module.load_network(Path(cfg.init_from))
     with run_folder.claim(folder, cfg) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
-            print(f"{cfg.name} → {folder}\nwatch: tensorboard --logdir {cfg.logs_dir}", flush=True)
+            going_on = f", going on from {resume_from.name}" if resume_from else ""
+            print(f"{cfg.name} → {folder}{going_on}\nwatch: tensorboard --logdir {cfg.logs_dir}", flush=True)
         sections = ("datamodule", "lit_module", "trainer")
         choices = {section: OmegaConf.to_container(cfg[section], resolve=True) for section in sections}
         for logger in trainer.loggers:
@@ -118,7 +116,7 @@ def fit(cfg: DictConfig) -> float:
         trainer.callbacks = [callback for callback in trainer.callbacks if not isinstance(callback, WeightAveraging)]
         # The predictions of the best epoch on both splits; without them the epoch's own scores are enough.
         scores: dict[str, float] = {}
-        for score in [trainer.validate] * bool(cfg.callbacks.get("predictions")) + [trainer.test]:
+        for score in cfg.test * ([trainer.validate] * bool(cfg.callbacks.get("predictions")) + [trainer.test]):
             score(module, datamodule, verbose=False)
             scores |= {name: float(value) for name, value in trainer.callback_metrics.items()}
         epochs, best_epoch = run_folder.read_metrics(folder), run_folder.best_epoch(folder)
@@ -160,6 +158,7 @@ def predict(cfg: DictConfig) -> None:
     from datamodules.decode import Form
     from datamodules.stream import find, read_in_batches
     from datamodules.workers import cores
+    from lit_modules.calibration import temperature_of
     from lit_modules.prediction import predict
     from lit_modules.predictor import Predictor
 
@@ -174,7 +173,9 @@ def predict(cfg: DictConfig) -> None:
         raise UserError(f"input: the run {cfg.run} learned from arrays, not from pictures; use an export of it")
     quieten()
     trainer = instantiate(cfg.trainer, **ALONE, logger=False, callbacks=[], _convert_="all")
-    predictor = Predictor(module, temperature(cfg)).to(trainer.strategy.root_device)
+    predictor = Predictor(module, temperature_of(Path(cfg.run_dir)) if cfg.calibrate else 1.0).to(
+        trainer.strategy.root_device
+    )
     data, workers = cfg.datamodule, cfg.datamodule.num_workers
     if workers is None and trainer.strategy.root_device.type == "cpu":
         workers = cores() // 2  # the network needs them too
@@ -192,13 +193,14 @@ def export(cfg: DictConfig) -> None:
     where the data are not here on noise."""
     from hydra.utils import instantiate
 
+    from lit_modules.calibration import temperature_of
     from lit_modules.export import export, first_samples, noise
     from lit_modules.predictor import Predictor
 
     quieten()
     run_folder.refuse_changes(Path(cfg.run_dir), cfg)
     module = best_network(cfg)
-    predictor = Predictor(module, temperature(cfg))
+    predictor = Predictor(module, temperature_of(Path(cfg.run_dir)) if cfg.calibrate else 1.0)
     facts = {"class_names": list(module.class_names), "resize": OmegaConf.select(cfg, "datamodule.resize")}
     fit_size(cfg, module)
     datamodule = instantiate(cfg.datamodule, _convert_="all")
@@ -213,13 +215,6 @@ def export(cfg: DictConfig) -> None:
     difference = export(predictor, inputs, expected, facts, cfg.format.name, Path(cfg.output))
     where = f"{len(inputs)} {facts['checked on']}"
     print(f"{cfg.format.name} → {cfg.output}\nprobabilities within {difference:.1e} of training's, on {where}")
-
-
-def temperature(cfg: DictConfig) -> float:
-    """What the logits of the run `cfg.run` are divided by: 1 unless `cfg.calibrate`."""
-    from lit_modules.calibration import temperature_of
-
-    return temperature_of(Path(cfg.run_dir)) if cfg.calibrate else 1.0
 
 
 def best_network(cfg: DictConfig) -> Any:
@@ -253,10 +248,11 @@ def load_best(module: Any, folder: Path) -> None:
     """Loads the best epoch's weights. Not by Lightning's ckpt_path: its averaging callback would load the weights
     that are not averaged."""
     import torch
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
     checkpoint = torch.load(run_folder.best_checkpoint(folder), map_location="cpu", weights_only=True)
     module.refuse_other_data(checkpoint)
-    module.load_state_dict(checkpoint["state_dict"])
+    set_model_state_dict(module, checkpoint["state_dict"], options=StateDictOptions(full_state_dict=True))
 
 
 def inspect(cfg: DictConfig) -> None:
@@ -277,6 +273,18 @@ def compare(cfg: DictConfig) -> None:
 TASKS = {"fit": fit, "test": test, "predict": predict, "export": export, "inspect": inspect, "compare": compare}
 
 
+def sweep(cfg: DictConfig) -> None:
+    """Looks for the best values of `cfg.space`, by runs of their own that leave the test split alone."""
+    try:
+        from conf.study import sweep
+    except ModuleNotFoundError as error:
+        raise UserError(f'task: {error.name} is not installed; pip install -e ".[sweep]"') from error
+    sweep(cfg, list(HydraConfig.get().overrides.task))
+
+
+TASKS = {task.__name__: task for task in (fit, test, predict, export, inspect, sweep, compare)}
+
+
 def main(cfg: DictConfig) -> Any:
     """Checks the config and runs its task."""
     with one_line_errors():
@@ -288,8 +296,8 @@ def main(cfg: DictConfig) -> Any:
 
 if __name__ == "__main__":
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    os.environ.setdefault("LITMUS_STAMP", time.strftime("%Y-%m-%d_%H-%M-%S"))
     schema.register()
     with one_line_errors():
+        os.environ.setdefault("LITMUS_STAMP", job.stamp())
         # Not as a decorator, for the base depends on run=…; but Hydra's shell completion looks for "@hydra.main".
         hydra.main(version_base="1.3", config_path="conf", config_name=run_folder.base_config(sys.argv[1:]))(main)()

@@ -20,10 +20,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from conf.errors import UserError
+from conf.job import may_be_restarted
 
 CONF = Path(__file__).parent
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "pillow")
-
 
 # What a run keeps as long as it lives: sections, and parts of another.
 KEPT = ("seed", "monitor", "mode", "datamodule", "lit_module")
@@ -64,14 +64,16 @@ def base_config(arguments: list[str]) -> str:
         if not isinstance(entry, DictConfig):
             continue
         (group,) = entry
-        if group in saved and group != "task":
+        if group == "task" and saved.get("task") == "sweep":
+            entry[group] = "sweep"
+        elif group in saved and group != "task":
             store.store(group=str(group), name="saved", node=OmegaConf.to_container(saved[group]))
             entry[group] = ["saved"] if isinstance(entry[group], ListConfig) else "saved"
         elif group == "devices":  # part of the saved trainer
             store.store(group="devices", name="saved", node={}, package="trainer")
             entry[group] = "saved"
-    values = {key: node for key, node in saved.items_ex(resolve=False) if not isinstance(node, DictConfig)}
-    values.pop("task", None)
+    groups = {str(group) for entry in base.defaults if isinstance(entry, DictConfig) for group in entry}
+    values = {key: node for key, node in saved.items_ex(resolve=False) if key not in groups}
     merged = OmegaConf.merge(base, values, {"run_dir": runs[-1]})
     store.store(name="saved_run", node=OmegaConf.to_container(merged))
     return "saved_run"
@@ -88,7 +90,7 @@ def claim(folder: Path, cfg: DictConfig) -> Iterator[None]:
         UserError: the folder belongs to another run, is in use, or cannot be written.
     """
     config = folder / "config.yaml"
-    if config.exists() and not cfg.run:
+    if config.exists() and not cfg.run and not may_be_restarted():
         raise UserError(f"run_dir: {folder} holds a run already; go on with it by run={folder} or choose another")
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     before = config.read_text() if config.exists() else None
@@ -160,6 +162,18 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return {
         key: value for name, child in node.items() for key, value in flat(child, f"{prefix}.{name}".lstrip(".")).items()
     }
+
+
+def resume_from(cfg: DictConfig) -> Path | None:
+    """The checkpoint that the run `cfg.run` goes on from; None for a new run. A job that is started again is not new:
+    where its folder holds a checkpoint, `cfg.run` becomes that folder."""
+    folder = Path(cfg.run_dir)
+    if not cfg.run and may_be_restarted() and any(folder.glob("checkpoints/*.ckpt")):
+        cfg.run = str(folder)
+    if not cfg.run:
+        return None
+    refuse_changes(folder, cfg)
+    return newest_checkpoint(folder)
 
 
 def newest_checkpoint(folder: Path) -> Path:
@@ -246,16 +260,16 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def make_output(folder: Path) -> None:
+def make_output(folder: Path, key: str = "output") -> None:
     """Makes the folder for what a task writes.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be made; named by `key`, which gave it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"output: cannot write to {folder} ({error.strerror}); choose another") from error
+        raise UserError(f"{key}: cannot write to {folder} ({error.strerror}); choose another") from error
 
 
 def _git_commit() -> str | None:

@@ -10,16 +10,18 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from conf.closed_hydra import ClosedHydra
 from conf.errors import UserError, nearest
 
 # A `_target_` runs code, so only these packages may stand there, by name and by the place of definition.
 PACKAGES = (
     "datamodules.",
     "lit_modules.",
+    "optuna.pruners.",
+    "optuna.samplers.",
     "pytorch_lightning.",
     "torch.nn.",
     "torch.optim.",
@@ -34,7 +36,7 @@ DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_"}
 
 @dataclass
 class Fit:
-    """Train, then test the best checkpoint once. With `run=DIR`: continue that run."""
+    """Train, then test the best checkpoint once, unless `test` is false. With `run=DIR`: continue that run."""
 
     task: str = "fit"
     name: str = MISSING
@@ -46,6 +48,7 @@ class Fit:
     run_dir: str = MISSING
     run: str | None = None
     init_from: str | None = None
+    test: bool = True
     datamodule: dict[str, Any] = field(default_factory=dict)
     lit_module: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
@@ -116,6 +119,20 @@ class Inspect(Fit):
 
 
 @dataclass
+class Sweep(Fit):
+    """Run trials of one config, each with other values of `space`. With `run=DIR`: go on, or join those who do."""
+
+    task: str = "sweep"
+    space: dict[str, Any] = MISSING
+    trials: int | None = MISSING
+    workers: int = MISSING
+    storage: str = MISSING
+    sampler: dict[str, Any] | None = MISSING
+    pruner: dict[str, Any] | None = MISSING
+    overrides: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Compare:
     """Tell finished runs apart: scores, their intervals, what differs. `runs`: a list of folders, or one glob."""
 
@@ -124,37 +141,7 @@ class Compare:
     output: str | None = None
 
 
-TASKS: dict[str, type] = {
-    "fit": Fit,
-    "test": Test,
-    "predict": Predict,
-    "export": Export,
-    "inspect": Inspect,
-    "compare": Compare,
-}
-
-
-@dataclass
-class NoCallbacks:
-    """Admits no key."""
-
-
-@dataclass
-class NoLogging:
-    """What `hydra/job_logging: none` says, and no handler, whose factory could be anything."""
-
-    version: int = 1
-    root: str | None = None
-    disable_existing_loggers: bool = False
-
-
-@dataclass
-class ClosedHydra(HydraConf):
-    """Hydra's own section, without the three places in it whose values Hydra calls before `check` can see them."""
-
-    callbacks: NoCallbacks = field(default_factory=NoCallbacks)  # type: ignore[assignment]
-    hydra_logging: NoLogging = field(default_factory=NoLogging)  # type: ignore[assignment]
-    job_logging: NoLogging = field(default_factory=NoLogging)  # type: ignore[assignment]
+TASKS: dict[str, type] = {each.task: each for each in (Fit, Test, Predict, Export, Inspect, Sweep, Compare)}
 
 
 def register() -> None:

@@ -153,6 +153,10 @@ class LitClassifier(LightningModule):
 
     def on_train_start(self) -> None:
         """For a run that is resumed within an epoch, whose start is over."""
+        rank, step = self.trainer.global_rank, self.trainer.global_step
+        if (first := self.trainer.strategy.broadcast(step)) != step:
+            place = "keep it where all nodes see the same files"
+            raise UserError(f"logs_dir: rank {rank} begins at step {step}, the first one at {first}; {place}")
         self._epoch_began = time.perf_counter()
         self.freezing.hold(self.current_epoch, self.trainer.world_size)
 

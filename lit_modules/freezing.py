@@ -22,13 +22,17 @@ class Freezing:
     """
 
     def __init__(self, net: nn.Module, patterns: list[str], until: int | None) -> None:
-        names = {name for pattern in patterns for name in matching(net, pattern, "lit_module.freeze")}
-        if until is not None and not names:
+        self.names = {name for pattern in patterns for name in matching(net, pattern, "lit_module.freeze")}
+        if until is not None and not self.names:
             raise UserError("lit_module.unfreeze_epoch: nothing is frozen; name what is by lit_module.freeze")
         self.net = net
         self.until = until
-        self.frozen = [parameter for name, parameter in net.named_parameters() if name in names]
         self.release()
+
+    @property
+    def frozen(self) -> list[nn.Parameter]:
+        """By name, for a strategy may put other objects in their place."""
+        return [parameter for name, parameter in self.net.named_parameters() if name in self.names]
 
     def release(self) -> None:
         """Lets an optimizer, or DDP, that is built now take in what learns later; `hold` comes before the next step."""

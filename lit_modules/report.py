@@ -91,7 +91,8 @@ def print_scores(scores: dict[str, float], places: dict[str, Path]) -> None:
             table.add_column(name, justify="right")
     table.add_row("test", *(f"{scores[f'test/{name}']:.4f}" for name in SCORES if f"test/{name}" in scores))
     console = Console(soft_wrap=True)
-    console.print(table)
+    if len(table.columns) > 1:
+        console.print(table)
     for name, place in places.items():
         console.print(f"{name}: {place}", highlight=False, markup=False)
 

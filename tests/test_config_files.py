@@ -25,7 +25,7 @@ def complete(*overrides: str) -> DictConfig:
     """The config of these overrides, with something for every value that the user has to give."""
     cfg = configure(*overrides)
     for key in OmegaConf.missing_keys(cfg):
-        OmegaConf.update(cfg, key, "something")
+        OmegaConf.update(cfg, key, {"seed": [0, 1]} if key == "space" else "something", force_add=True)
     return cfg
 
 
@@ -37,6 +37,8 @@ def experiment_name(path: Path) -> str:
 def choice(path: Path) -> str:
     """The override that chooses a file."""
     group, name = path.parent.as_posix(), path.stem
+    if group == "sweep":
+        return f"+{group}={name}"
     return f"{group}=[{name}]" if group in LISTS else f"{group}={name}"
 
 
@@ -63,7 +65,7 @@ def leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def test_every_group_is_seen() -> None:
     groups = {path.parts[0] for path in FILES}
-    assert groups == {entry.name for entry in CONF.iterdir() if entry.is_dir() and any(entry.glob("*.yaml"))}
+    assert groups == {entry.name for entry in CONF.iterdir() if entry.is_dir() and any(entry.rglob("*.yaml"))}
     assert {path.stem for path in EXPERIMENTS} >= {"digits", "cifar10", "image_folder"}
 
 

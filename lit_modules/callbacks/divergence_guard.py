@@ -8,6 +8,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from conf.errors import UserError
+from lit_modules.strategies import own_part
 
 
 class DivergenceGuard(Callback):
@@ -37,7 +38,7 @@ class DivergenceGuard(Callback):
         """A finite loss may have had gradients that were not."""
         if self._finite is not None:
             for parameter in pl_module.parameters():
-                self._finite &= parameter.detach().isfinite().all()
+                self._finite &= own_part(parameter.detach()).isfinite().all()
             self._check(trainer)
 
     def _check(self, trainer: Trainer) -> None:

@@ -42,7 +42,7 @@ class MidEpochCheckpoint(Checkpoint):
             signal.signal(number, self._receive)
         self._saved = time.monotonic()
         if trainer.world_size > 1:  # on the CPU, so that a GPU need not be waited for
-            self._group = dist.new_group(backend="gloo")
+            self._group = dist.new_group(backend="gloo", timeout=trainer.strategy._timeout)  # type: ignore[attr-defined]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,0 +1,60 @@
+"""How several processes train one network: Lightning's strategies, with settings that a YAML can give."""
+
+from datetime import timedelta
+from typing import Any
+
+import torch
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+
+class DDP(DDPStrategy):
+    """The whole network in each process; gradients are averaged.
+
+    Args:
+        timeout_minutes: how long a process waits for the others before it ends with an error.
+    """
+
+    def __init__(self, timeout_minutes: float) -> None:
+        super().__init__(timeout=timedelta(minutes=timeout_minutes))
+
+
+class FSDP(ModelParallelStrategy):
+    """A part of each weight, gradient and optimizer state in each process; a layer's weights are brought together while
+    it is used. Checkpoints are whole, in one file. FSDP2 of torch, for the first one wants an accelerator.
+
+    Args:
+        timeout_minutes: see `DDP`.
+    """
+
+    def __init__(self, timeout_minutes: float) -> None:
+        super().__init__(
+            tensor_parallel_size=1, save_distributed_checkpoint=False, timeout=timedelta(minutes=timeout_minutes)
+        )
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+        module = self.lightning_module
+        assert module is not None
+        # Called before the optimizer is built. Not a method of the class, of which averaging callbacks warn.
+        module.configure_model = lambda: shard(module.net, self.device_mesh["data_parallel"])  # type: ignore
+
+
+def shard(net: nn.Module, mesh: Any) -> None:
+    """Shares out a network among the processes of a mesh, child by child, so that one at a time is whole. Its
+    parameters become others, of the same names and shapes. Does nothing the second time."""
+    if not isinstance(net, FSDPModule):
+        net.to(memory_format=torch.contiguous_format)  # parts of other layouts are not made
+        for child in net.children():
+            for layer in child if isinstance(child, nn.Sequential | nn.ModuleList) else [child]:
+                if any(True for _ in layer.parameters()):
+                    fully_shard(layer, mesh=mesh)
+        fully_shard(net, mesh=mesh)
+
+
+def own_part(parameter: Tensor) -> Tensor:
+    """What of a parameter this process holds: all of it, but for `FSDP`."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
