@@ -6,11 +6,9 @@ python train.py run=logs/digits/2026-01-31_12-00-00 task=test
 Exit codes: 0 done; 2 the input is wrong; 3 some pictures to predict could not be read; 130, 143 stopped by a signal.
 """
 
-import logging
 import os
 import shlex
 import sys
-import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf import job, run_folder, schema
 from conf.errors import UserError, one_line_errors
+from conf.quiet import quieten
 
 # torch and Lightning are imported inside the tasks, so that --help, --cfg job and wrong keys are answered at once.
 
@@ -69,17 +68,6 @@ def build_trainer(cfg: DictConfig) -> Any:
     callbacks = [instantiate(node, _convert_="all") for node in cfg.callbacks.values() if node]
     loggers = [instantiate(node, _convert_="all") for node in cfg.logger.values() if node]
     return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
-
-
-def quieten() -> None:
-    """Silences what Lightning says of things that are as they must be."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # at INFO they advertise
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of a deprecated call
-    warnings.filterwarnings("ignore", "ReduceLROnPlateau conditioned on metric")  # LitClassifier steps it
-    warnings.filterwarnings("ignore", "The ``compute`` method of metric Scores was called before")  # an empty share
-    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # as it must on resume
-    warnings.filterwarnings("ignore", "The `srun` command is available")  # on a cluster's login node, too
 
 
 def fit(cfg: DictConfig) -> float:
