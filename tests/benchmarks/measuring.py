@@ -1,0 +1,123 @@
+"""What the benchmarks share: sides measured in turn, processes with a stopwatch beside them, a table, one JSON line."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from conf import schema
+
+ROOT = Path(__file__).parents[2]
+# The notes' network on folders of pictures: the book's baseline, with data from a folder in the place of torchvision's.
+BOOK = ("+experiment=book/baseline", "datamodule=image_folder", "~datamodule.dataset", "~datamodule.classes")
+PACKAGES = ("torch", "torchvision", "pytorch-lightning")
+
+# What was measured: side → figure → its value in each round.
+Measured = dict[str, dict[str, list[float]]]
+
+
+def in_turn(sides: Mapping[str, Callable[[int], Mapping[str, float]]], rounds: int) -> Measured:
+    """Calls every side once a round with the round's number, each round beginning with another side, so that whatever
+    else slows the machine meets all of them. A side returns its figures by name."""
+    measured: Measured = {side: {} for side in sides}
+    names = list(sides)
+    for number in range(rounds):
+        turn = number % len(names)
+        for side in names[turn:] + names[:turn]:
+            print(f"round {number + 1}/{rounds}: {side}", file=sys.stderr, flush=True)
+            for figure, value in sides[side](number).items():
+                measured[side].setdefault(figure, []).append(value)
+    return measured
+
+
+def report(benchmark: str, measured: Measured, **facts: object) -> None:
+    """Prints a table: for each figure and side the median, the lowest and highest, and the median over rounds of its
+    multiple of the first side's. Then the same, with all values, the hardware and versions, as one line of JSON."""
+    first, *_ = measured
+    print(f"{'':36}{'median':>10}{'lowest':>10}{'highest':>10}{'× first':>10}{'n':>4}")
+    for figure in measured[first]:
+        for side, figures in measured.items():
+            if figure in figures:
+                values = figures[figure]
+                spread = [statistics.median(values), min(values), max(values), multiple(measured, side, figure)]
+                print(f"{f'{figure}: {side}':36}{''.join(f'{value:10.4g}' for value in spread)}{len(values):4}")
+    hardware = {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
+    versions = {package: version(package) for package in PACKAGES}
+    print(json.dumps({"benchmark": benchmark, **facts, **hardware, **versions, "measured": measured}))
+
+
+def multiple(measured: Measured, side: str, figure: str) -> float:
+    """The median over rounds of a side's figure divided by that of the first side."""
+    first, *_ = measured
+    pairs = zip(measured[side][figure], measured[first][figure], strict=True)
+    return statistics.median(ours / base for ours, base in pairs)
+
+
+class Watched(NamedTuple):
+    """A process that has ended."""
+
+    seconds: float
+    """From its start to its end"""
+    marks: list[float]
+    """When each line came that began with the mark, in seconds from its start"""
+    lines: list[str]
+    """All that it printed"""
+
+
+def watch(command: list[str], mark: str) -> Watched:
+    """Runs a Python command in the repository's root and notes when its lines come."""
+    began = time.perf_counter()
+    marks, lines = [], []
+    clean = {key: value for key, value in os.environ.items() if key != "LITMUS_STAMP"}
+    with subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(mark):
+                marks.append(time.perf_counter() - began)
+            lines.append(line.rstrip())
+    if process.returncode:
+        raise RuntimeError("\n".join(lines))
+    return Watched(time.perf_counter() - began, marks, lines)
+
+
+@contextmanager
+def chosen_classes(pictures: Path, classes: list[str]) -> Iterator[Path]:
+    """A folder with some classes of `pictures/train` and `pictures/test` alone; validation is on the test split, as in
+    the book."""
+    with TemporaryDirectory() as folder:
+        for split, source in (("train", "train"), ("val", "test"), ("test", "test")):
+            (Path(folder) / split).mkdir()
+            for name in classes:
+                (Path(folder) / split / name).symlink_to((pictures / source / name).resolve())
+        yield Path(folder)
+
+
+def configure(*overrides: str) -> DictConfig:
+    """The checked config of a command line."""
+    os.environ.setdefault("LITMUS_STAMP", "benchmark")
+    schema.register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", list(overrides))
+    schema.check(cfg)
+    return cfg
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
