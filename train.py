@@ -154,8 +154,9 @@ def predict(cfg: DictConfig) -> None:
     import torch
     from hydra.utils import instantiate
 
-    from datamodules.store import cores
+    from datamodules.decode import Form
     from datamodules.stream import find, read_in_batches
+    from datamodules.workers import cores
     from lit_modules.prediction import predict
     from lit_modules.predictor import Predictor
 
@@ -174,7 +175,7 @@ def predict(cfg: DictConfig) -> None:
     data, workers = cfg.datamodule, cfg.datamodule.num_workers
     if workers is None and trainer.strategy.root_device.type == "cpu":
         workers = cores() // 2  # the network needs them too
-    batches = read_in_batches(files, channels, tuple(size), data.resize, data.batch_size, workers)
+    batches = read_in_batches(files, Form(channels, tuple(size), data.resize, data.draft), data.batch_size, workers)
     with torch.inference_mode(), trainer.precision_plugin.forward_context():
         unread = predict(predictor, batches, len(files), module.class_names, cfg.tta.name == "flip", output)
     print(f"{len(files) - unread} predictions → {output}")

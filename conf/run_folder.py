@@ -27,6 +27,8 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-
 
 # What a run keeps as long as it lives: sections, and parts of another.
 KEPT = ("seed", "monitor", "mode", "datamodule", "lit_module")
+# What changes speed alone, or says where the same data are.
+FREE = ("num_workers", "root", "download", "cache", "cache_dir", "device_share")
 KEPT_PARTS = ("callbacks.checkpoint.every_n_epochs", "callbacks.adam_to_sgd.")
 
 
@@ -136,7 +138,7 @@ def refuse_changes(folder: Path, cfg: DictConfig) -> None:
     Raises:
         UserError: one of them differs from what the run's config.yaml says.
     """
-    free = {"num_workers", "root", "download"} | ({"batch_size"} if cfg.task != "fit" else set())
+    free = set(FREE) | ({"batch_size"} if cfg.task != "fit" else set())
     saved, now = (flat(OmegaConf.to_container(each)) for each in (OmegaConf.load(folder / "config.yaml"), cfg))
     for key in sorted(saved.keys() | now.keys()):
         section, _, rest = key.partition(".")

@@ -15,6 +15,10 @@ What each mode becomes, before it is brought to the wanted number of channels:
 EXIF rotation is applied. Of an animation the first frame is taken.
 """
 
+import hashlib
+import math
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -29,6 +33,8 @@ ALPHA_MODES = {"LA": "L", "La": "L", "PA": "RGB", "RGBA": "RGB", "RGBa": "RGB"}
 EXIF_ORIENTATION = 0x0112
 # What Pillow raises for files that it cannot read.
 DAMAGE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError)
+# Between its limit of pixels and twice that, from where on it refuses, Pillow warns; the picture is sound.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 LARGEST_FIXED_SIZE = 256
 DEFAULT_SIDE = 224
 
@@ -41,16 +47,30 @@ class Probe(NamedTuple):
     width: int
 
 
-def open_picture(item: Path | Image.Image) -> Image.Image:
+class Form(NamedTuple):
+    """What a picture is brought to."""
+
+    channels: int
+    """1 or 3"""
+    size: tuple[int, int]
+    """height, width in pixels"""
+    resize: Resize
+    """For a picture of another size: `pad` keeps all of it inside black borders, `crop` fills the size with its centre,
+    `stretch` changes its aspect ratio. Bilinear with antialiasing."""
+    draft: bool
+    """Whether a JPEG of at least twice that size is decoded at 1/2, 1/4 or 1/8 of its own, which is faster."""
+
+
+def open_picture(item: str | Image.Image) -> Image.Image:
     """Opens a picture file, whose pixels are read later; a picture in memory is itself."""
     if isinstance(item, Image.Image):
         return item
-    if item.stat().st_size == 0:
+    if Path(item).stat().st_size == 0:
         raise OSError("the file is empty")
     return Image.open(item)
 
 
-def probe(item: Path | Image.Image) -> Probe | str:
+def probe(item: str | Image.Image) -> Probe | str:
     """Colour and size, after EXIF rotation, from the header alone where the format allows; if damaged, the reason."""
     try:
         with open_picture(item) as picture:
@@ -59,39 +79,55 @@ def probe(item: Path | Image.Image) -> Probe | str:
         return reason(error)
 
 
-def decode(item: Path | Image.Image, channels: int, size: tuple[int, int], resize: Resize) -> np.ndarray | str:
+def decode(item: str | Image.Image, form: Form) -> np.ndarray | str:
     """The pixels as `to_array` gives them; for a damaged file the reason."""
     try:
         with open_picture(item) as picture:
-            return to_array(picture, channels, size, resize)
+            if form.draft:
+                picture.draft("", (max(form.size), max(form.size)))  # which other formats pass over
+            return to_array(picture, form)
     except DAMAGE as error:
         return reason(error)
 
 
-class DecodedBatch(NamedTuple):
-    """Pictures of some files."""
-
-    files: list[str]
-    """Those that could be read"""
-    inputs: np.ndarray
-    """uint8 `[N, channels, height, width]`, one for each of `files`"""
-    problems: list[tuple[str, str]]
-    """The other files, and why"""
+def probe_all(items: Sequence[str | Image.Image]) -> list[Probe | str]:
+    """`probe` for a worker process, to which many pictures are sent at once."""
+    return [probe(item) for item in items]
 
 
-def decode_batch(files: list[str], channels: int, size: tuple[int, int], resize: Resize) -> DecodedBatch:
-    """`decode` of several files."""
-    inputs = np.empty((len(files), channels, *size), np.uint8)
-    sound: list[str] = []
-    problems = []
-    for file in files:
-        pixels = decode(Path(file), channels, size, resize)
-        if isinstance(pixels, str):
-            problems.append((file, pixels))
+class Decoded(NamedTuple):
+    """Some pictures, one after another."""
+
+    pixels: np.ndarray
+    """uint8 `[N, channels, height, width]`; black where damaged"""
+    digests: np.ndarray
+    """See `digests`"""
+    bad: dict[int, str]
+    """The reason at the position of each damaged one"""
+
+
+def decode_all(items: Sequence[str | Image.Image], form: Form, latest: float = math.inf) -> Decoded:
+    """`decode` for a worker process, to which many pictures are sent at once. A file changed after `latest`, in seconds
+    since 1970, counts as damaged."""
+    pixels = np.zeros((len(items), form.channels, *form.size), np.uint8)
+    bad = {}
+    for i, item in enumerate(items):
+        found = decode(item, form)
+        if isinstance(found, str):
+            bad[i] = found
+        elif latest < math.inf and Path(str(item)).stat().st_mtime > latest:
+            bad[i] = "changed while it was in use"
         else:
-            inputs[len(sound)] = pixels
-            sound.append(file)
-    return DecodedBatch(sound, inputs[: len(sound)], problems)
+            pixels[i] = found
+    return Decoded(pixels, digests(pixels), bad)
+
+
+def digests(pixels: np.ndarray) -> np.ndarray:
+    """A number for the bytes of each sample, uint64 `[N]`: equal for equal samples, else different but by a chance of
+    2⁻⁶⁴ a pair."""
+    rows = np.ascontiguousarray(pixels).reshape(len(pixels), -1).view(np.uint8)
+    found = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)  # type: ignore[arg-type]
+    return np.frombuffer(found, np.uint64)
 
 
 def reason(error: BaseException) -> str:
@@ -113,34 +149,33 @@ def _probe(picture: Image.Image) -> Probe:
     return Probe(grey, height, width)
 
 
-def to_array(picture: Image.Image, channels: int, size: tuple[int, int], resize: Resize) -> np.ndarray:
-    """The pixels of `picture`.
-
-    Args:
-        picture: any PIL image.
-        channels: 1 or 3.
-        size: (height, width) in pixels.
-        resize: for a picture of another size: `pad` keeps all of it inside black borders, `crop` fills the size
-            with its centre, `stretch` changes its aspect ratio. Bilinear with antialiasing.
-
-    Returns:
-        uint8 `[channels, height, width]`.
+def to_array(picture: Image.Image, form: Form) -> np.ndarray:
+    """The pixels of a PIL image of any mode: uint8 `[channels, height, width]`.
 
     Raises:
         OSError, ValueError, SyntaxError: the file is damaged or of a refused mode.
     """
     picture = to_grey_or_rgb(ImageOps.exif_transpose(picture))
-    height_width = (picture.height, picture.width)
-    if height_width != size:
-        wanted = (size[1], size[0])
-        if resize == "pad":
-            picture = ImageOps.pad(picture, wanted, Image.Resampling.BILINEAR)
-        elif resize == "crop":
+    if (picture.height, picture.width) != form.size:
+        wanted = (form.size[1], form.size[0])
+        if form.resize == "pad":
+            picture = _pad(picture, wanted)
+        elif form.resize == "crop":
             picture = ImageOps.fit(picture, wanted, Image.Resampling.BILINEAR)
         else:
             picture = picture.resize(wanted, Image.Resampling.BILINEAR)
-    array = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
-    return array[None] if channels == 1 else array.transpose(2, 0, 1)  # [H, W, C] → [C, H, W]
+    array = np.asarray(picture.convert("L" if form.channels == 1 else "RGB"))
+    return array[None] if form.channels == 1 else array.transpose(2, 0, 1)  # [H, W, C] → [C, H, W]
+
+
+def _pad(picture: Image.Image, wanted: tuple[int, int]) -> Image.Image:
+    """All of a picture in the middle of (width, height). Pillow's own leaves nothing of a very long one."""
+    scale = min(side / own for side, own in zip(wanted, picture.size, strict=True))
+    inner = [max(1, round(own * scale)) for own in picture.size]
+    whole = Image.new(picture.mode, wanted)
+    corner = [round((side - kept) / 2) for side, kept in zip(wanted, inner, strict=True)]
+    whole.paste(picture.resize((inner[0], inner[1]), Image.Resampling.BILINEAR), (corner[0], corner[1]))
+    return whole
 
 
 def to_grey_or_rgb(picture: Image.Image) -> Image.Image:

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from datamodules.image_datamodule import ImageDataModule
-from datamodules.store import Pictures
+from datamodules.splits import Samples
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -16,11 +16,11 @@ class DigitsDataModule(ImageDataModule):
     Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository.
     """
 
-    def read(self) -> tuple[dict[str, Pictures], list[str]]:
+    def read(self) -> tuple[dict[str, Samples], list[str]]:
         from sklearn.datasets import load_digits
 
         digits = load_digits()
         pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # the source counts ink from 0 to 16
         files = [f"digits/{i:04d}" for i in range(len(pixels))]
-        pictures = Pictures([Image.fromarray(image) for image in pixels], digits.target.astype(np.int64), files)
+        pictures = Samples([Image.fromarray(image) for image in pixels], digits.target.astype(np.int64), files)
         return {"train": pictures}, [str(name) for name in digits.target_names]

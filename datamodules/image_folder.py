@@ -1,7 +1,10 @@
 """A folder of pictures, one folder a class, with or without train, val and test above them."""
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +12,12 @@ from PIL import Image
 
 from conf.errors import UserError, nearest
 from datamodules.image_datamodule import ImageDataModule
-from datamodules.store import Pictures
+from datamodules.splits import Samples
 
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 SPLIT_WORDS = {word for words in SPLIT_NAMES.values() for word in words}
+# Pillow hands EPS to another program, and what is left cannot be opened by it, or holds no pixels.
+NO_PICTURES = {"EPS", "PDF", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS"}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -26,7 +31,7 @@ class ImageFolderDataModule(ImageDataModule):
 
     root: str
 
-    def read(self) -> tuple[dict[str, Pictures], list[str]]:
+    def read(self) -> tuple[dict[str, Samples], list[str]]:
         root = Path(self.root).expanduser()
         if not root.is_dir():
             problem = "is not a folder" if root.exists() else "does not exist"
@@ -34,7 +39,7 @@ class ImageFolderDataModule(ImageDataModule):
         folders = {name: _first_folder(root, names) for name, names in SPLIT_NAMES.items()}
         if folders["train"] is None and folders["test"] is None:
             folders = {"train": root}
-        names = [folder.name for folder in _folders(folders["train"] or folders["test"] or root)]
+        names = [name for name, _ in _folders(folders["train"] or folders["test"] or root)]
         if any(name.lower() in SPLIT_WORDS for name in names):
             raise UserError(f"datamodule.root: {root} holds splits but no train; name them train, val and test")
         if len(names) < 2 and folders["train"]:
@@ -47,38 +52,68 @@ def _first_folder(root: Path, names: tuple[str, ...]) -> Path | None:
     return next((root / name for name in names if (root / name).is_dir()), None)
 
 
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def _folders(folder: Path) -> list[tuple[str, str]]:
+    """Names and paths"""
+    return [(entry.name, entry.path) for entry in _entries(str(folder)) if _is_folder(entry)]
 
 
-def _scan(split: str, folder: Path, class_names: list[str], root: Path) -> Pictures:
+def _scan(split: str, folder: Path, class_names: list[str], root: Path) -> Samples:
     """The pictures of a split in the order of their names, labelled by the classes of the training split."""
-    paths: list[Path] = []
+    paths: list[str] = []
     labels: list[int] = []
-    for class_folder in _folders(folder):
-        if class_folder.name not in class_names:
-            hint = nearest(class_folder.name, class_names)
+    for name, class_folder in _folders(folder):
+        if name not in class_names:
+            hint = nearest(name, class_names)
             raise UserError(f"{class_folder}: the training split has no class of that name; {hint}")
-        found = sorted(pictures_below(class_folder, set()))
+        found = sorted(pictures_below(class_folder))
         if not found and split == "train":
             raise UserError(f"{class_folder}: holds no picture; fill or remove it")
         paths += found
-        labels += [class_names.index(class_folder.name)] * len(found)
+        labels += [class_names.index(name)] * len(found)
     if not paths:
         raise UserError(f"{folder}: holds no picture; fill or remove it")
-    return Pictures(paths, np.array(labels, np.int64), [str(path.relative_to(root)) for path in paths])
+    start = len(str(root)) + 1
+    return Samples(paths, np.array(labels, np.int64), [path[start:] for path in paths])
 
 
-def pictures_below(folder: Path, visited: set[Path]) -> Iterator[Path]:
-    """Every picture below a folder, once: a link that leads back is not followed."""
-    real = folder.resolve()
-    if real in visited:
-        return
-    visited.add(real)
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from pictures_below(path, visited)
-        elif path.suffix.lower() in Image.registered_extensions():
-            yield path
+def pictures_below(folder: str) -> Iterator[str]:
+    """Every picture below a folder, once: of several links to a folder the first by name is followed, and none that
+    leads to a folder above."""
+    yield from _below(folder, {os.path.realpath(folder)}, os.path.realpath(folder))
+
+
+def _below(folder: str, visited: set[str], start: str) -> Iterator[str]:
+    for entry in _entries(folder):
+        if _is_folder(entry):
+            real = os.path.realpath(entry.path)
+            if real not in visited and not start.startswith(real.rstrip("/") + "/"):
+                visited.add(real)
+                yield from _below(entry.path, visited, start)
+        elif is_picture(entry.name):
+            yield entry.path
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            entries = [entry for entry in found if not entry.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be looked into ({error.strerror}); give yourself the right to") from error
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    with suppress(OSError):  # a link to itself
+        return entry.is_dir()
+    return False
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file's name has the suffix of a picture."""
+    return Path(name).suffix.lower() in _suffixes()
+
+
+@cache
+def _suffixes() -> set[str]:
+    known = Image.registered_extensions()
+    return {suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in NO_PICTURES}

@@ -1,11 +1,15 @@
-"""BatchLoader: batches gathered from memory, in an order that is a function of (seed, epoch) alone."""
+"""BatchLoader: batches read from a split, in an order that is a function of (seed, epoch) alone."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from itertools import tee
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from datamodules.inputs import Split
+from datamodules.splits import balanced_order
 
 
 class Batch(NamedTuple):
@@ -19,17 +23,8 @@ class Batch(NamedTuple):
     """int64 `[N]`: positions in the split, for file names and for randomness that belongs to a sample"""
     size: int
     """Samples in the whole batch, over all ranks; N is this rank's share of them."""
-
-
-class Split(NamedTuple):
-    """The decoded samples of one split."""
-
-    inputs: Tensor
-    """uint8 or float32 `[N, C, *spatial]`"""
-    labels: Tensor
-    """int64 `[N]`"""
-    files: Sequence[str]
-    """A name for each sample"""
+    targets: Tensor | None = None
+    """float32 `[N, num_classes]`: the parts that classes have in mixed samples; None where each has one class"""
 
 
 class BatchLoader:
@@ -43,8 +38,11 @@ class BatchLoader:
         split: the samples.
         batch_size: of the whole batch, over all ranks.
         rank, world_size: this process among all.
-        seed: shuffles if given; epoch e is in the order of `numpy.random.default_rng((seed, e))`.
+        seed: of the order, if it is random: epoch e's comes from `numpy.random.default_rng((seed, e))`.
+        balanced: in place of each sample once an epoch, `splits.balanced_order`.
         drop_last: leaves out a last batch that is not full.
+        partners: whether each sample is followed by another one of the whole batch to be mixed with: the batch then
+            has 2 N samples, the partners last.
         position: tells (epoch, batches of it already done) when an iteration starts. It is asked at the first batch,
             not before: only then are the counters of a resumed Trainer right.
     """
@@ -57,7 +55,9 @@ class BatchLoader:
         rank: int = 0,
         world_size: int = 1,
         seed: int | None = None,
+        balanced: bool = False,
         drop_last: bool = False,
+        partners: bool = False,
         position: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         self.split = split
@@ -65,6 +65,8 @@ class BatchLoader:
         self.rank = rank
         self.world_size = world_size
         self.seed = seed
+        self.balanced = balanced
+        self.partners = partners
         self.position = position
         self.smallest = batch_size if drop_last else 1 if seed is None else world_size
 
@@ -74,15 +76,31 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, done = self.position()
+        order = self.order(epoch)
+        # Whoever decodes pictures as they are needed asks for some batches ahead.
+        shares, asked = tee(self._share(order, batch) for batch in range(done, len(self)))
+        inputs = self.split.read(share for share, _ in asked)
+        for (share, size), samples in zip(shares, inputs, strict=True):
+            index = torch.from_numpy(share)
+            yield Batch(samples, self.split.labels[index], index, size)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The positions of an epoch's samples, int64."""
         samples = len(self.split.labels)
         if self.seed is None:
-            order = np.arange(samples)
-        else:
-            order = np.random.default_rng((self.seed, epoch)).permutation(samples)
-        for batch in range(done, len(self)):
-            whole = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            index = torch.from_numpy(whole[self.rank :: self.world_size].copy())
-            yield Batch(self.split.inputs[index], self.split.labels[index], index, len(whole))
+            return np.arange(samples)
+        generator = np.random.default_rng((self.seed, epoch))
+        if self.balanced:
+            return balanced_order(self.split.labels.numpy(), generator)
+        return generator.permutation(samples)
+
+    def _share(self, order: np.ndarray, batch: int) -> tuple[np.ndarray, int]:
+        """This rank's positions of a batch, and the size of the whole."""
+        whole = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        own = whole[self.rank :: self.world_size]
+        if self.partners:
+            return np.concatenate([own, np.roll(whole, -1)[self.rank :: self.world_size]]), len(whole)
+        return own.copy(), len(whole)
 
     # Lightning takes a loader that has these two for one that can start in the middle of an epoch. There is nothing
     # to store: the order is derived.

@@ -1,103 +1,189 @@
-"""Decoded pictures: every file of a split is read once, by all cores, into one uint8 array."""
+"""Decoded pictures on disk: made once by one process, found again by all, never believed when damaged.
 
-import multiprocessing
+A store is a folder `<cache_dir>/<fingerprint>/` of pixels.npy, digests.npy and store.json. It is made under another
+name and renamed when it is whole. Stores that nobody used for 30 days are removed.
+"""
+
+import fcntl
+import hashlib
+import json
+import mmap
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from torch.utils.data import Subset
-from tqdm import tqdm
+import PIL
+import torch
+from PIL import features
+from torch import Tensor
 
 from conf.errors import UserError
-from datamodules.decode import Probe, Resize, decode, probe
+from datamodules.decode import Decoded, Form, digests
 
-# Below this many files starting processes costs more than they save.
-FEWEST_FOR_PROCESSES = 2000
-
-
-class Pictures(NamedTuple):
-    """The pictures of one split before decoding."""
-
-    items: Any
-    """Indexable and with a length: what `decode.open_picture` opens: paths, or PIL images."""
-    labels: np.ndarray
-    """int64 [N]"""
-    files: Sequence[str]
-    """Names for people, in the same order."""
-
-    def take(self, index: np.ndarray) -> "Pictures":
-        """The pictures at some positions, still undecoded."""
-        items: Any = Subset(self.items, index.tolist())
-        return Pictures(items, self.labels[index], [self.files[i] for i in index])
+FILES = ("pixels.npy", "digests.npy", "store.json")
+UNUSED_SECONDS = 30 * 24 * 3600
+# What the system maps around a byte that is read.
+MAPPED_AROUND = 64 * 1024
 
 
-def probe_pictures(pictures: Pictures, num_workers: int | None) -> list[Probe]:
-    """The headers of all pictures.
+def fingerprint(paths: Sequence[str], options: Sequence[Any]) -> str:
+    """A name for what decoding these files by these options gives: it changes with their content as far as the file
+    system tells, with the options, and with the decoder."""
+    decoder = (PIL.__version__, *(features.version(name) for name in ("jpg", "libjpeg_turbo", "zlib", "webp")))
+    digest = hashlib.blake2b(repr((1, decoder, *options)).encode(), digest_size=16)
+    for path in paths:
+        try:
+            found = os.stat(path)  # noqa: PTH116  # of a million files in half the time
+            stamp = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)  # the last cannot be set back
+        except OSError as error:
+            stamp = (error.errno or 0, 0, 0)
+        digest.update(f"{os.path.abspath(path)}\0{stamp}\n".encode("utf-8", "surrogateescape"))  # noqa: PTH100
+    return digest.hexdigest()
 
-    Raises:
-        UserError: some are damaged.
+
+class Stored:
+    """The samples of a store.
+
+    Args:
+        folder: the store's.
+        trusted: whether this process made it. Else each sample's digest is compared when it is first read.
+        within: bytes of memory that the mapped file may take; what was read is given back when it is more.
     """
-    with _mapping(pictures.items, num_workers) as each:
-        found = list(_progress(each(probe, pictures.items), len(pictures.items), "looking at pictures"))
-    _refuse_damaged(pictures, found)
+
+    def __init__(self, folder: Path, *, trusted: bool, within: int) -> None:
+        self.folder = folder
+        facts = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        self.bad = {int(position): reason for position, reason in facts["bad"].items()}
+        self.form = Form(facts["channels"], tuple(facts["size"]), facts["resize"], facts["draft"])
+        self.digests = np.load(folder / "digests.npy")
+        self.shape: tuple[int, ...] = (self.form.channels, *self.form.size)
+        count = len(self.digests)
+        self.sample_bytes = int(np.prod(self.shape))
+        with open(folder / "pixels.npy", "rb") as file:
+            version = np.lib.format.read_magic(file)
+            shape, _, kind = np.lib.format.read_array_header_1_0(file)
+            if version != (1, 0) or shape != (count, *self.shape) or kind != np.uint8:
+                raise ValueError("pixels.npy is not what store.json says")
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._pixels = np.frombuffer(self._map, np.uint8, count * self.sample_bytes, file.tell()).reshape(shape)
+        self._unseen = np.full(count, not trusted)
+        self._each = max(MAPPED_AROUND, self.sample_bytes)
+        self._within = within
+        self._mapped = 0
+
+    def read(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:
+        """
+        Raises:
+            UserError: the store is damaged; it is removed.
+        """
+        for rows in batches:
+            found = self._pixels[rows]
+            new = self._unseen[rows]
+            if new.any():
+                if not np.array_equal(digests(found[new]), self.digests[rows[new]]):
+                    shutil.rmtree(self.folder, ignore_errors=True)
+                    raise UserError(f"{self.folder}: damaged, and removed; start again, and it is made anew")
+                self._unseen[rows] = False
+            self._mapped += len(rows) * self._each
+            if self._mapped > self._within:
+                self._map.madvise(mmap.MADV_DONTNEED)
+                self._mapped = 0
+            yield torch.from_numpy(found)
+
+
+def find(cache_dir: Path, name: str, within: int) -> Stored | None:
+    """The store of that name; one that is not whole is no store."""
+    folder = cache_dir / name
+    try:
+        found = Stored(folder, trusted=False, within=within)
+        os.utime(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
     return found
 
 
-def decode_pictures(
-    pictures: Pictures, channels: int, size: tuple[int, int], resize: Resize, num_workers: int | None
-) -> np.ndarray:
-    """The pixels of all pictures: uint8 `[N, channels, height, width]`.
+def has_room(cache_dir: Path, size: int) -> bool:
+    """Whether so many bytes can be written there, with a tenth to spare."""
+    existing = next(folder for folder in (cache_dir, *cache_dir.absolute().parents) if folder.is_dir())
+    return os.access(existing, os.W_OK) and shutil.disk_usage(existing).free > 1.1 * size
+
+
+def make(cache_dir: Path, name: str, count: int, form: Form, parts: Iterable[Decoded], within: int) -> Stored:
+    """Writes a store, or finds the one that another process wrote meanwhile.
+
+    Args:
+        count: samples in all.
+        form: of each.
+        parts: the samples in their order.
 
     Raises:
-        UserError: some are damaged.
+        UserError: it cannot be written.
     """
-    array = np.empty((len(pictures.items), channels, *size), np.uint8)
-    found: list[Any] = [None] * len(array)
-    read = partial(decode, channels=channels, size=size, resize=resize)
-    with _mapping(pictures.items, num_workers) as each:
-        for i, pixels in enumerate(_progress(each(read, pictures.items), len(array), "reading pictures")):
-            if isinstance(pixels, str):
-                found[i] = pixels
-            else:
-                array[i] = pixels
-    _refuse_damaged(pictures, found)
-    return array
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with _locked(cache_dir / f"{name}.lock"):
+            if found := find(cache_dir, name, within):
+                return found
+            part = cache_dir / f"{name}.part"
+            for leftover in (part, cache_dir / name):
+                shutil.rmtree(leftover, ignore_errors=True)
+            part.mkdir()
+            try:
+                _write(part, count, form, parts)
+                part.rename(cache_dir / name)
+                _sync(cache_dir)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+            _remove_unused(cache_dir)
+            return Stored(cache_dir / name, trusted=True, within=within)
+    except OSError as error:
+        fix = "make room, name another folder by datamodule.cache_dir, or set datamodule.cache=off"
+        raise UserError(f"datamodule.cache_dir: cannot write to {cache_dir} ({error.strerror}); {fix}") from error
+
+
+def _write(folder: Path, count: int, form: Form, parts: Iterable[Decoded]) -> None:
+    bad: dict[int, str] = {}
+    found = np.empty(count, np.uint64)
+    done = 0
+    with open(folder / "pixels.npy", "wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, form.channels, *form.size)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(part.pixels.data)
+            found[done : done + len(part.digests)] = part.digests
+            bad |= {done + position: reason for position, reason in part.bad.items()}
+            done += len(part.digests)
+    np.save(folder / "digests.npy", found)
+    facts = {**form._asdict(), "bad": bad}
+    (folder / "store.json").write_text(json.dumps(facts), encoding="utf-8")
+    for name in FILES:
+        _sync(folder / name)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
-def _mapping(items: Any, num_workers: int | None) -> Iterator[Callable[..., Iterator[Any]]]:
-    """`map`, by processes where there are files enough. Their start method is spawn: a fork of a process with
-    torch's threads may hang."""
-    workers = cores() if num_workers is None else num_workers
-    if workers < 2 or len(items) < FEWEST_FOR_PROCESSES or not isinstance(items[0], Path):
-        yield map
-        return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield partial(pool.map, chunksize=128)
-        except BrokenProcessPool as error:
-            raise UserError("datamodule.num_workers: a process was killed, perhaps for memory; use fewer") from error
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time; the system lets go when it ends, however it ends."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
-def cores() -> int:
-    """Those that this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _progress(found: Iterator[Any], total: int, description: str) -> Iterator[Any]:
-    return tqdm(found, description, total, delay=1, leave=False, disable=not sys.stderr.isatty(), unit=" pictures")
-
-
-def _refuse_damaged(pictures: Pictures, found: Sequence[Any]) -> None:
-    damaged = [f"{pictures.files[i]} ({problem})" for i, problem in enumerate(found) if isinstance(problem, str)]
-    if damaged:
-        more = f" and {len(damaged) - 10} more" if len(damaged) > 10 else ""
-        count = "1 picture" if len(damaged) == 1 else f"{len(damaged)} pictures"
-        raise UserError(f"{', '.join(damaged[:10])}{more}: {count} cannot be read; repair or remove what is named")
+def _remove_unused(cache_dir: Path) -> None:
+    for lock in cache_dir.glob("*.lock"):
+        store = lock.with_suffix("")
+        if store.is_dir() and time.time() - store.stat().st_mtime > UNUSED_SECONDS:
+            shutil.rmtree(store, ignore_errors=True)

@@ -1,21 +1,18 @@
 """Any number of picture files: found by a name for them, decoded in batches as they are asked for."""
 
 import csv
-import multiprocessing
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from glob import glob
 from pathlib import Path
+from typing import NamedTuple
 
-from PIL import Image
+import numpy as np
 
 from conf.errors import UserError, nearest
-from datamodules.decode import DecodedBatch, Resize, decode_batch
-from datamodules.image_folder import pictures_below
-from datamodules.store import FEWEST_FOR_PROCESSES, cores
+from datamodules.decode import Form, decode_all
+from datamodules.image_folder import is_picture, pictures_below
+from datamodules.workers import Workers
 
 
 def find(source: str) -> list[str]:
@@ -27,62 +24,52 @@ def find(source: str) -> list[str]:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        found = sorted(pictures_below(path, set()))
+        found = sorted(pictures_below(str(path)))
     elif path.suffix.lower() == ".csv" and path.is_file():
         found = _listed(path)
     elif path.is_file():
-        found = [path]
+        found = [str(path)]
     else:
-        found = [Path(each) for each in sorted(glob(str(path), recursive=True)) if _is_picture(Path(each))]  # noqa: PTH207
+        found = [each for each in sorted(glob(str(path), recursive=True)) if is_picture(each)]  # noqa: PTH207
     if not found:
         raise UserError(f"input: {source} names no picture; give a file, a folder, a table of files, or a glob")
-    return list(map(str, found))
+    return found
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in Image.registered_extensions()
-
-
-def _listed(table: Path) -> list[Path]:
+def _listed(table: Path) -> list[str]:
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             columns = rows.fieldnames or []
             if "file" not in columns:
                 raise UserError(f"input: {table} has no column 'file'; {nearest('file', columns)}")
-            return [table.parent / row["file"] for row in rows if row["file"]]
+            return [str(table.parent / row["file"]) for row in rows if row["file"]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"input: {table} is no CSV table in UTF-8 ({error}); correct it") from error
 
 
+class DecodedBatch(NamedTuple):
+    """Pictures of some files."""
+
+    files: list[str]
+    """Those that could be read"""
+    inputs: np.ndarray
+    """uint8 `[N, channels, height, width]`, one for each of `files`"""
+    problems: list[tuple[str, str]]
+    """The other files, and why"""
+
+
 def read_in_batches(
-    files: Sequence[str],
-    channels: int,
-    size: tuple[int, int],
-    resize: Resize,
-    batch_size: int,
-    num_workers: int | None,
+    files: Sequence[str], form: Form, batch_size: int, num_workers: int | None
 ) -> Iterator[DecodedBatch]:
     """Decodes the files in their order. Never more than three batches a process are held, whatever their number.
 
     Args:
-        files: paths.
-        channels, size, resize: see `decode.to_array`.
-        num_workers: processes; null: one a core. Few files are read by a thread instead, and so are all with 0 or 1.
+        num_workers: see `Workers`.
     """
-    read = partial(decode_batch, channels=channels, size=size, resize=resize)
-    batches = (list(files[start : start + batch_size]) for start in range(0, len(files), batch_size))
-    workers = cores() if num_workers is None else num_workers
-    alone = workers < 2 or len(files) < FEWEST_FOR_PROCESSES
-    spawn = multiprocessing.get_context("spawn")
-    ahead: deque[Future[DecodedBatch]] = deque()
-    with ThreadPoolExecutor(1) if alone else ProcessPoolExecutor(workers, spawn) as pool:
-        try:
-            for batch in batches:
-                ahead.append(pool.submit(read, batch))
-                if len(ahead) > 3 * max(1, workers):
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        except BrokenProcessPool as error:
-            raise UserError("datamodule.num_workers: a process was killed, perhaps for memory; use fewer") from error
+    batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
+    with Workers(num_workers, files) as workers:
+        for batch, found in zip(batches, workers.map(partial(decode_all, form=form), batches), strict=True):
+            sound = [i for i in range(len(batch)) if i not in found.bad]
+            problems = [(batch[i], reason) for i, reason in found.bad.items()]
+            yield DecodedBatch([batch[i] for i in sound], found.pixels[sound], problems)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from conf.errors import UserError, nearest
 from datamodules.image_datamodule import ImageDataModule
-from datamodules.store import Pictures
+from datamodules.splits import Samples
 
 # The words that torchvision's constructors use for their splits.
 SPLIT_WORDS = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}
@@ -51,16 +51,16 @@ class TorchvisionDataModule(ImageDataModule):
         if self.download:
             self._official_splits(download=True)
 
-    def read(self) -> tuple[dict[str, Pictures], list[str]]:
+    def read(self) -> tuple[dict[str, Samples], list[str]]:
         splits, names = {}, None
         for name, dataset in self._official_splits(download=False).items():
             labels = _labels(dataset)
             if labels.ndim != 1:
                 raise UserError(f"datamodule.dataset: {self.dataset} has several labels a picture; choose another")
             files = [f"{self.dataset}/{name}/{i:05d}" for i in range(len(dataset))]
-            splits[name] = Pictures(_Items(dataset), labels, files)
+            splits[name] = Samples(_Items(dataset), labels, files)
             names = names or getattr(dataset, "classes", None)
-        count = 1 + max(int(pictures.labels.max()) for pictures in splits.values())
+        count = 1 + max(int(samples.labels.max()) for samples in splits.values())
         # Imagenette gives a class several names.
         return splits, [str(name[0] if isinstance(name, tuple) else name) for name in names or range(count)]
 

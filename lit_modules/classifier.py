@@ -114,7 +114,7 @@ class LitClassifier(LightningModule):
         loss, _ = self._score(batch, self.train_scores)
         if self.trainer.world_size > 1:
             # Ranks are averaged with equal weight, though their shares of the mean may differ.
-            share = shares(self.loss, batch.labels)
+            share = shares(self.loss, batch.labels if batch.targets is None else batch.targets)
             total = (
                 self.trainer.strategy.reduce(share.clone(), reduce_op="sum") if is_weighted(self.loss) else batch.size
             )
@@ -134,12 +134,12 @@ class LitClassifier(LightningModule):
     def _score(self, batch: Any, scores: Scores) -> tuple[Tensor, Tensor]:
         """The mean loss of a batch, which is also added to the scores of its split, and the logits."""
         logits = self(batch.inputs)
-        targets = batch.labels
-        if self.one_hot:
+        targets = batch.labels if batch.targets is None else batch.targets
+        if self.one_hot and batch.targets is None:
             targets = nn.functional.one_hot(targets, len(self.class_names)).to(logits)
         loss = self.loss(logits, targets)
         if len(batch.labels):  # a rank's share of a small split may be empty, and its mean not a number
-            scores.add(logits.detach(), batch.labels, loss.detach(), shares(self.loss, batch.labels))
+            scores.add(logits.detach(), batch.labels, loss.detach(), shares(self.loss, targets))
         return loss, logits.detach()
 
     def __setattr__(self, name: str, value: Any) -> None:

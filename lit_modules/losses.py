@@ -33,12 +33,13 @@ def is_weighted(loss: nn.Module) -> bool:
     return isinstance(loss, nn.CrossEntropyLoss) and loss.weight is not None
 
 
-def shares(loss: nn.Module, labels: Tensor) -> Tensor:
-    """What a batch's mean loss was divided by, a scalar: the number of its samples, or the sum of their weights."""
-    if is_weighted(loss):
+def shares(loss: nn.Module, targets: Tensor) -> Tensor:
+    """What a batch's mean loss was divided by, a scalar: the number of its samples, or if the targets are labels the
+    sum of their weights."""
+    if is_weighted(loss) and not targets.is_floating_point():
         weight: Tensor = loss.weight  # type: ignore[assignment]
-        return weight[labels].sum()
-    return torch.full((), float(len(labels)), device=labels.device)
+        return weight[targets].sum()
+    return torch.full((), float(len(targets)), device=targets.device)
 
 
 def build_loss(loss: Callable[..., nn.Module], weight: Tensor | None, num_classes: int) -> tuple[nn.Module, bool]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
@@ -15,6 +16,7 @@ from PIL import Image
 
 import train
 from conf import run_folder, schema
+from datamodules.datamodule import DataModule
 
 # Two threads in each of several processes fight over two cores; and the bits of a sum depend on their number.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -28,11 +30,19 @@ TINY = (
     "++callbacks.dashboard=null",
 )
 DRAWN = TINY[:3]
+# A data module of pictures with nothing but what it cannot do without.
+PLAIN = {
+    "batch_size": 8, "val_fraction": 0.25, "test_fraction": 0.25, "split_seed": 0, "seed": 0, "classes": None,
+    "sampler": "shuffle", "augment": {}, "mix": None, "drop_last": False, "on_bad": "error", "device_share": 0.0,
+    "channels": "auto", "image_size": None, "resize": "pad", "draft": True, "cache": "memory", "cache_dir": "",
+    "num_workers": 0,
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
-def stamp(monkeypatch: pytest.MonkeyPatch) -> None:
+def stamp(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     monkeypatch.setenv("LITMUS_STAMP", "now")
+    monkeypatch.setenv("LITMUS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     schema.register()
 
 
@@ -67,6 +77,11 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(full, cwd=cwd, env=clean | environment, capture_output=True, text=True, timeout=300)
 
     return command
+
+
+def inputs_of(datamodule: DataModule, split: str) -> torch.Tensor:
+    """The samples of a split in their order, as they are kept."""
+    return torch.cat([inputs for inputs, _ in datamodule.batches(split)])
 
 
 def write_pictures(

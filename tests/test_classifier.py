@@ -24,7 +24,7 @@ from datamodules.loader import Batch
 from lit_modules.classifier import LitClassifier, Normalize
 from lit_modules.epoch_table import read_rows
 from lit_modules.networks.cnn import CNN
-from tests.conftest import TINY, configure, write_pictures
+from tests.conftest import TINY, configure, inputs_of, write_pictures
 
 STEPS = 5
 SHORT = (*TINY, f"trainer.limit_train_batches={STEPS}", "trainer.limit_val_batches=2", "trainer.limit_test_batches=2")
@@ -201,7 +201,7 @@ def hand_written_fit(
 ) -> list[float]:
     """Two epochs in plain PyTorch; the loss of every batch."""
     split = datamodule._splits["train"]
-    inputs = split.inputs.to(torch.float32) / 255
+    inputs = inputs_of(datamodule, "train").to(torch.float32) / 255
     parameters = list(module.net.parameters())
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.0005)
     losses = []
@@ -468,7 +468,7 @@ def test_weighted_validation_loss_is_that_of_the_whole_split(run: Callable[..., 
     folder = run(*SHORT, *still, *weighted)
     datamodule, module, _ = build(*still)
     module.load_state_dict(torch.load(folder / "model.pt", weights_only=True), strict=False)
-    inputs, labels, _ = datamodule._splits["val"]
+    inputs, labels = inputs_of(datamodule, "val"), datamodule._splits["val"].labels
     with torch.no_grad():
         logits = module.eval()(inputs / 255)
     expected = F.cross_entropy(logits, labels, weight=torch.tensor([*range(1, 10), 90.0])).item()
@@ -625,7 +625,7 @@ def averaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     train.fit(configure(*EMA, f"run_dir={folder}"))
     datamodule, module, _ = build()
     module.load_state_dict(torch.load(folder / "model.pt", weights_only=True), strict=False)
-    inputs, labels, _ = (part[: 2 * 64] for part in datamodule._splits["test"])
+    inputs, labels = inputs_of(datamodule, "test")[: 2 * 64], datamodule._splits["test"].labels[: 2 * 64]
     with torch.no_grad():
         return folder, F.cross_entropy(module.eval()(inputs / 255), labels).item()
 

@@ -56,7 +56,7 @@ def odd_one(outcome: ImageDataModule | UserError, root: Path) -> np.ndarray:
     for split, samples in outcome._splits.items():
         for position, file in enumerate(outcome.files(split)):
             if "odd" in file:
-                return samples.inputs[position].numpy().transpose(1, 2, 0).astype(int)
+                return next(samples.read([np.array([position])]))[0].numpy().transpose(1, 2, 0).astype(int)
     raise AssertionError("not found by its name")
 
 
@@ -258,19 +258,12 @@ ROWS: dict[str, tuple[Make, Check]] = {
 }
 
 
-def known(reason: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 LOCKED = pytest.mark.skipif(os.geteuid() == 0, reason="nothing is locked for the superuser")
 MARKS = {
     "half_a_bomb": [pytest.mark.filterwarnings("ignore:Image size")],  # Pillow's, between its limit and twice that
-    "link_upwards": [known("the pictures of every class are read as this one's, too")],
-    "very_wide": [known("resize=pad shrinks it to no rows at all, and it is black")],
-    "very_high": [known("resize=pad shrinks it to no columns at all, and it is black")],
     "locked_file": [LOCKED],
-    "locked_class": [LOCKED, known("a traceback: PermissionError")],
-    "locked_root": [LOCKED, known("a traceback: PermissionError")],
+    "locked_class": [LOCKED],
+    "locked_root": [LOCKED],
 }
 
 

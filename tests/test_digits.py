@@ -5,14 +5,13 @@ import pytest
 from sklearn.datasets import load_digits
 
 from datamodules.digits import DigitsDataModule
+from tests.conftest import PLAIN
 from tests.test_image_datamodule import labels, pixels
 
 
 @pytest.fixture(scope="module")
 def digits() -> DigitsDataModule:
-    settings = {"batch_size": 64, "val_fraction": 0.2, "test_fraction": 0.2, "split_seed": 0, "seed": 0}
-    options = {"channels": "auto", "image_size": None, "resize": "pad", "augment": {}, "drop_last": False}
-    module = DigitsDataModule(**settings, **options, num_workers=0)
+    module = DigitsDataModule(**PLAIN | {"batch_size": 64, "val_fraction": 0.2, "test_fraction": 0.2})
     module.setup()
     return module
 

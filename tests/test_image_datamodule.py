@@ -12,8 +12,10 @@ from torchvision.transforms import ToTensor, v2
 
 from conf.errors import UserError
 from datamodules.augment import HorizontalFlip, augment
-from datamodules.image_datamodule import ImageDataModule, stratified_split, to_float
-from datamodules.store import Pictures
+from datamodules.datamodule import to_float
+from datamodules.image_datamodule import ImageDataModule
+from datamodules.splits import Samples, take_split
+from tests.conftest import PLAIN
 
 CLASSES = ["ant", "bee", "cat"]
 
@@ -25,9 +27,9 @@ class InMemory(ImageDataModule):
     source: dict[str, np.ndarray]
     names: list[str]
 
-    def read(self) -> tuple[dict[str, Pictures], list[str]]:
+    def read(self) -> tuple[dict[str, Samples], list[str]]:
         return {
-            name: Pictures(
+            name: Samples(
                 [Image.fromarray(image) for image in images],
                 np.arange(len(images)) % len(self.names),
                 [f"{name}/{i}" for i in range(len(images))],
@@ -42,17 +44,7 @@ def noise(count: int, *shape: int, seed: int = 0) -> np.ndarray:
 
 def datamodule(source: dict[str, np.ndarray] | None = None, **changes: Any) -> InMemory:
     settings = {
-        "batch_size": 8,
-        "val_fraction": 0.25,
-        "test_fraction": 0.25,
-        "split_seed": 0,
-        "seed": 0,
-        "channels": "auto",
-        "image_size": None,
-        "resize": "pad",
-        "augment": {},
-        "drop_last": False,
-        "num_workers": 0,
+        **PLAIN,
         "source": {"train": noise(48, 6, 5)} if source is None else source,
         "names": CLASSES,
     }
@@ -68,6 +60,7 @@ def trainer(**changes: Any) -> Any:
         "current_epoch": 0,
         "training": True,
         "overfit_batches": 0,
+        "strategy": SimpleNamespace(root_device=torch.device("cpu")),
         "fit_loop": SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)),
     }
     return SimpleNamespace(**state | changes)
@@ -143,7 +136,7 @@ def test_transforms_of_one_picture_are_wrapped() -> None:
 def test_stratified_split_takes_exact_counts_of_each_class(fraction: float) -> None:
     counts = {0: 40, 1: 7, 2: 2, 3: 101}
     classes = np.random.default_rng(0).permutation(np.repeat(list(counts), list(counts.values())))
-    kept, taken = stratified_split(classes, fraction, 0, list("abcd"))
+    kept, taken = take_split(classes, None, fraction, 0, list("abcd"))
     assert sorted([*kept, *taken]) == list(range(len(classes)))
     assert (np.diff(kept) > 0).all() and (np.diff(taken) > 0).all()
     for label, count in counts.items():
@@ -152,20 +145,20 @@ def test_stratified_split_takes_exact_counts_of_each_class(fraction: float) -> N
 
 def test_stratified_split_is_a_function_of_its_seed() -> None:
     classes = np.arange(100) % 4
-    first, again, other = (stratified_split(classes, 0.2, seed, list("abcd"))[1] for seed in (1, 1, 2))
+    first, again, other = (take_split(classes, None, 0.2, seed, list("abcd"))[1] for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
 def test_stratified_split_takes_different_positions_of_each_class() -> None:
-    _, taken = stratified_split(np.repeat([0, 1], 50), 0.2, 0, ["a", "b"])
+    _, taken = take_split(np.repeat([0, 1], 50), None, 0.2, 0, ["a", "b"])
     assert not np.array_equal(taken[taken < 50], taken[taken >= 50] - 50)
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_class_too_small_to_split_is_refused(count: int) -> None:
-    with pytest.raises(UserError, match=rf"^class bee: too few pictures \({count}\) to split"):
-        stratified_split(np.array([0] * 5 + [1] * count), 0.2, 0, ["ant", "bee"])
+    with pytest.raises(UserError, match=rf"^class bee: too few samples \({count}\) to split"):
+        take_split(np.array([0] * 5 + [1] * count), None, 0.2, 0, ["ant", "bee"])
 
 
 def test_test_and_validation_pictures_are_taken_from_training_and_disjoint() -> None:
@@ -329,7 +322,7 @@ def test_ranks_share_each_batch() -> None:
         ({"image_size": [3, 0]}, r"datamodule.image_size: \[3, 0\] is no size"),
         ({"image_size": []}, r"datamodule.image_size: \[\] is no size"),
         ({"names": ["ant"]}, "datamodule: found only the class ant"),
-        ({"names": [*CLASSES, "dog"], "source": {"train": noise(7, 6, 5)}}, "class dog: too few pictures"),
+        ({"names": [*CLASSES, "dog"], "source": {"train": noise(7, 6, 5)}}, "class dog: too few samples"),
     ],
 )
 def test_values_out_of_range_are_refused(changes: dict[str, Any], line: str) -> None:
@@ -340,7 +333,7 @@ def test_values_out_of_range_are_refused(changes: dict[str, Any], line: str) -> 
 def test_a_batch_larger_than_the_data_is_refused_where_no_batch_would_be_left() -> None:
     module = datamodule(batch_size=28, drop_last=True)
     module.setup()
-    with pytest.raises(UserError, match=r"^datamodule.batch_size: 28 is more than the 27 pictures"):
+    with pytest.raises(UserError, match=r"^datamodule.batch_size: 28 is more than the 27 samples"):
         loader_of(module, "train")
 
 

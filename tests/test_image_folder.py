@@ -10,6 +10,7 @@ from PIL import Image
 
 from conf.errors import UserError
 from datamodules.image_folder import ImageFolderDataModule
+from tests.conftest import PLAIN
 
 
 def put(folder: Path, *names: str, level: int = 100, size: tuple[int, int] = (4, 4), mode: str = "RGB") -> None:
@@ -25,9 +26,7 @@ def numbered(count: int, suffix: str = "png") -> list[str]:
 
 
 def module_of(root: Path | str, **changes: Any) -> ImageFolderDataModule:
-    settings = {"batch_size": 8, "val_fraction": 0.25, "test_fraction": 0.25, "split_seed": 0, "seed": 0}
-    options = {"channels": "auto", "image_size": None, "resize": "pad", "augment": {}, "drop_last": False}
-    return ImageFolderDataModule(**settings, **options, num_workers=0, root=str(root), **changes)
+    return ImageFolderDataModule(**PLAIN | changes, root=str(root))
 
 
 def read(root: Path) -> tuple[dict[str, list[str]], list[str]]:

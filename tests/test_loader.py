@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.loader import Batch, BatchLoader, Split
+from datamodules.inputs import InMemory, Split
+from datamodules.loader import Batch, BatchLoader
 
 SIZES = range(1, 18)
 
@@ -14,7 +15,9 @@ SIZES = range(1, 18)
 def split_of(samples: int) -> Split:
     """Sample i has the input 3 i and the label i % 5."""
     inputs = (3 * torch.arange(samples, dtype=torch.uint8)).view(-1, 1, 1, 1)
-    return Split(inputs, torch.arange(samples) % 5, [f"file {i}" for i in range(samples)])
+    return Split(
+        InMemory(inputs.numpy()), np.arange(samples), torch.arange(samples) % 5, [f"file {i}" for i in range(samples)]
+    )
 
 
 def indices(loader: BatchLoader) -> list[list[int]]:

@@ -15,6 +15,7 @@ from PIL import Image
 
 import train
 from conf.errors import UserError
+from datamodules.decode import Form
 from datamodules.stream import read_in_batches
 from lit_modules.prediction import draw, predict
 from lit_modules.predictor import Predictor
@@ -144,10 +145,10 @@ def test_any_class_name_can_be_drawn(tmp_path: Path) -> None:
 def test_order_and_pixels_do_not_depend_on_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr("datamodules.stream.FEWEST_FOR_PROCESSES", 1)
+    monkeypatch.setattr("datamodules.workers.FEWEST_FOR_PROCESSES", 1)
     write_pictures(tmp_path, 20, level=99, size=(7, 9))
     files = [str(tmp_path / f"{i:03d}.png") for i in [*reversed(range(20)), 3, 3, 99]]
-    batches = list(read_in_batches(files, 3, (7, 9), "pad", 4, workers))
+    batches = list(read_in_batches(files, Form(3, (7, 9), "pad", True), 4, workers))
     assert [file for batch in batches for file in batch.files] == files[:-1]
     assert batches[-1].problems == [(files[-1], "no such file or directory")]
     expected = [np.asarray(Image.open(file)).transpose(2, 0, 1) for file in files[:-1]]
@@ -163,7 +164,14 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path, monkey
         files = [str(tmp_path / "000.png")] * count
         tracemalloc.start()
         with torch.inference_mode():
-            predict(predictor, read_in_batches(files, 3, (64, 64), "pad", 20, 0), count, NAMES, False, tmp_path / "out")
+            predict(
+                predictor,
+                read_in_batches(files, Form(3, (64, 64), "pad", True), 20, 0),
+                count,
+                NAMES,
+                False,
+                tmp_path / "out",
+            )
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 1800 * 64 * 64 * 3 / 10, "a tenth of the pixels; what is read ahead is less"

@@ -14,9 +14,10 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 import train
-from datamodules.loader import BatchLoader, Split
+from datamodules.inputs import InMemory, Split
+from datamodules.loader import BatchLoader
 from lit_modules.predictions import MISTAKES, Collector, Predictions, spread
-from tests.conftest import DRAWN, configure
+from tests.conftest import DRAWN, configure, inputs_of
 
 CLASSES = 3
 SIZES = (1, 2, 5, 40, 41)
@@ -32,7 +33,9 @@ def split_of(samples: int) -> Split:
     """Logits instead of pictures, so that a prediction needs no network."""
     generator = torch.Generator().manual_seed(samples)
     labels = torch.randint(CLASSES, (samples,), generator=generator)
-    return Split(torch.randn(samples, CLASSES, generator=generator), labels, [""] * samples)
+    return Split(
+        InMemory(torch.randn(samples, CLASSES, generator=generator).numpy()), np.arange(samples), labels, [""] * samples
+    )
 
 
 def collect(samples: int, rank: int = 0, world_size: int = 1, batch_size: int = 4) -> Predictions | None:
@@ -66,22 +69,24 @@ def test_several_ranks_give_the_predictions_of_one(tmp_path: Path, world_size: i
 @pytest.mark.parametrize("samples", SIZES)
 def test_every_sample_stands_once_with_its_probabilities(samples: int) -> None:
     split, found = split_of(samples), collect(samples)
+    (logits,) = split.read([np.arange(samples)])
     assert found is not None
     assert found.index.tolist() == list(range(samples))
     np.testing.assert_array_equal(found.true, split.labels)
-    np.testing.assert_array_equal(found.predicted, split.inputs.argmax(1))
-    np.testing.assert_array_equal(found.probabilities, split.inputs.softmax(1))
+    np.testing.assert_array_equal(found.predicted, logits.argmax(1))
+    np.testing.assert_array_equal(found.probabilities, logits.softmax(1))
 
 
 @pytest.mark.parametrize("samples", [5, 41, 200])
 def test_mistakes_are_the_most_probable_of_the_wrong(samples: int) -> None:
     split, found = split_of(samples), collect(samples)
+    (logits,) = split.read([np.arange(samples)])
     assert found is not None
-    probability, predicted = split.inputs.softmax(1).max(1)
+    probability, predicted = logits.softmax(1).max(1)
     wrong = [i for i in range(samples) if predicted[i] != split.labels[i]]
     expected = sorted(wrong, key=lambda i: -probability[i])[:MISTAKES]
     assert found.mistakes.tolist() == expected
-    np.testing.assert_array_equal(found.mistaken_inputs, split.inputs[expected])
+    np.testing.assert_array_equal(found.mistaken_inputs, logits[expected])
 
 
 def test_equal_probabilities_of_different_logits_keep_the_prediction() -> None:
@@ -108,7 +113,7 @@ def test_files_hold_what_the_best_weights_say(run: Callable[..., Path], callback
     module.eval()
     rows = rows_of(folder)
     for split in ("val", "test"):
-        inputs, labels, files = datamodule._splits[split]
+        inputs, labels, files = inputs_of(datamodule, split), datamodule._splits[split].labels, datamodule.files(split)
         with torch.no_grad():
             probabilities = module(inputs / 255).softmax(1).numpy()
         found = [row for row in rows if row["split"] == split]

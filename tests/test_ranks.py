@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from datamodules.loader import BatchLoader, Split
+from datamodules.inputs import InMemory, Split
+from datamodules.loader import BatchLoader
 from lit_modules.scores import Scores
 from tests.conftest import TINY
 
@@ -22,7 +23,8 @@ def split_of(samples: int) -> Split:
     """Logits instead of pictures, so that a score needs no network."""
     generator = torch.Generator().manual_seed(samples)
     labels = torch.randint(CLASSES - 1, (samples,), generator=generator)  # the last class is absent
-    return Split(torch.randn(samples, CLASSES, generator=generator), labels, [""] * samples)
+    inputs = InMemory(torch.randn(samples, CLASSES, generator=generator).numpy())
+    return Split(inputs, np.arange(samples), labels, [""] * samples)
 
 
 def score(samples: int, rank: int, world_size: int) -> dict[str, list[float]]:

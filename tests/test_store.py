@@ -1,6 +1,13 @@
-"""Pictures are decoded in order, with the same bits by processes as without; damaged ones are named together."""
+"""A store gives the pixels that decoding gives, is made once, and is never believed when it is damaged."""
 
+import json
 import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,81 +16,201 @@ from PIL import Image
 
 from conf.errors import UserError
 from datamodules import store
-from datamodules.decode import Probe
-from datamodules.store import Pictures, decode_pictures, probe_pictures
+from datamodules.decode import Form, decode_all
+from datamodules.workers import chunks
+from tests.conftest import ROOT
+
+FORM = Form(3, (6, 5), "crop", True)
+PLENTY = 10**9
 
 
-def in_memory(count: int) -> Pictures:
-    """Grey pictures of 2×3 pixels; picture i is filled with 10 i."""
-    items = [Image.new("L", (3, 2), 10 * i) for i in range(count)]
-    return Pictures(items, np.arange(count) % 2, [f"picture {i}" for i in range(count)])
-
-
-def on_disk(folder: Path, count: int, damaged: tuple[int, ...] = ()) -> Pictures:
+def on_disk(folder: Path, count: int, damaged: tuple[int, ...] = ()) -> list[str]:
     generator = np.random.default_rng(0)
-    paths = [folder / f"{i:02d}.{'jpg' if i % 2 else 'png'}" for i in range(count)]
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"{i:03d}.{'jpg' if i % 2 else 'png'}" for i in range(count)]
     for i, path in enumerate(paths):
         Image.fromarray(generator.integers(0, 256, (9, 5 + i % 4, 3), dtype=np.uint8)).save(path)
         if i in damaged:
             path.write_bytes(b"<html>")
-    return Pictures(paths, np.zeros(count, np.int64), [path.name for path in paths])
+    return [str(path) for path in paths]
 
 
-def test_decoding_keeps_the_order() -> None:
-    array = decode_pictures(in_memory(5), 1, (2, 3), "pad", None)
-    assert array.dtype == np.uint8
-    assert np.array_equal(array, np.broadcast_to(np.arange(0, 50, 10).reshape(5, 1, 1, 1), (5, 1, 2, 3)))
+def make(cache: Path, paths: list[str], within: int = PLENTY) -> store.Stored:
+    parts = (decode_all(part, FORM) for part in chunks(paths))
+    return store.make(cache, store.fingerprint(paths, FORM), len(paths), FORM, parts, within)
 
 
-def test_probing_keeps_the_order() -> None:
-    items = [Image.new("L", (3, 2)), Image.new("RGB", (7, 5))]
-    assert probe_pictures(Pictures(items, np.zeros(2), ["a", "b"]), None) == [Probe(True, 2, 3), Probe(False, 5, 7)]
+def all_of(stored: store.Stored, count: int) -> np.ndarray:
+    return np.concatenate([part.numpy() for part in stored.read(np.array_split(np.arange(count), 7))])
 
 
-def test_take_picks_items_labels_and_names_together() -> None:
-    taken = in_memory(6).take(np.array([4, 1]))
-    assert decode_pictures(taken, 1, (2, 3), "pad", None)[:, 0, 0, 0].tolist() == [40, 10]
-    assert taken.labels.tolist() == [0, 1]
-    assert taken.files == ["picture 4", "picture 1"]
+@pytest.fixture
+def paths(tmp_path: Path) -> list[str]:
+    return on_disk(tmp_path / "pictures", 300)
 
 
-def test_processes_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = on_disk(tmp_path, 7)
-    probes = probe_pictures(pictures, 0)
-    alone = decode_pictures(pictures, 3, (8, 8), "crop", 0)
-    contexts = []
-    real = multiprocessing.get_context
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: contexts.append(method) or real(method))
-    monkeypatch.setattr(store, "FEWEST_FOR_PROCESSES", 1)
-    assert probe_pictures(pictures, 2) == probes
-    assert np.array_equal(decode_pictures(pictures, 3, (8, 8), "crop", 2), alone)
-    assert contexts == ["spawn", "spawn"]
+def test_pixels_are_those_of_decoding(tmp_path: Path, paths: list[str]) -> None:
+    expected = decode_all(paths, FORM).pixels
+    assert np.array_equal(all_of(make(tmp_path / "cache", paths), 300), expected)
+    found = store.find(tmp_path / "cache", store.fingerprint(paths, FORM), PLENTY)
+    assert found is not None and found.form == FORM
+    assert np.array_equal(all_of(found, 300), expected)
+    rows = np.array([299, 3, 3, 128])
+    assert np.array_equal(next(found.read([rows])).numpy(), expected[rows])
 
 
-def test_few_pictures_start_no_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: pytest.fail("a process was started"))
-    assert len(decode_pictures(on_disk(tmp_path, 3), 3, (4, 4), "pad", 2)) == 3
+def test_giving_memory_back_changes_nothing(tmp_path: Path, paths: list[str]) -> None:
+    expected = all_of(make(tmp_path / "cache", paths), 300)
+    assert np.array_equal(all_of(make(tmp_path / "cache", paths, within=0), 300), expected)
 
 
-@pytest.mark.parametrize("read", ["probe", "decode"])
-def test_damaged_pictures_are_named_with_the_reason(tmp_path: Path, read: str) -> None:
-    pictures = on_disk(tmp_path, 4, damaged=(1, 2))
-    with pytest.raises(UserError) as caught:
-        probe_pictures(pictures, 0) if read == "probe" else decode_pictures(pictures, 3, (4, 4), "pad", 0)
-    expected = (
-        "01.jpg (not a picture), 02.png (not a picture): 2 pictures cannot be read; repair or remove what is named"
-    )
-    assert str(caught.value) == expected
+def test_damaged_pictures_are_remembered_with_their_reasons(tmp_path: Path) -> None:
+    paths = on_disk(tmp_path / "pictures", 140, damaged=(2, 130))
+    made = make(tmp_path / "cache", paths)
+    found = store.find(tmp_path / "cache", store.fingerprint(paths, FORM), PLENTY)
+    assert found is not None and found.bad == made.bad == dict.fromkeys((2, 130), "not a picture")
 
 
-def test_one_damaged_picture_is_counted_as_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^02\.png \(not a picture\): 1 picture cannot be read"):
-        probe_pictures(on_disk(tmp_path, 3, damaged=(2,)), 0)
+def touched(path: str) -> None:
+    os.utime(path, (1, 1))
 
 
-def test_ten_damaged_pictures_are_named_and_the_rest_counted(tmp_path: Path) -> None:
-    with pytest.raises(UserError) as caught:
-        probe_pictures(on_disk(tmp_path, 14, damaged=tuple(range(13))), 0)
-    line = str(caught.value)
-    assert "09.jpg" in line and "10.png" not in line
-    assert "and 3 more: 13 pictures cannot be read" in line
+def other_bytes_of_the_same_size_and_time(path: str) -> None:
+    before = Path(path).stat()
+    Path(path).write_bytes(b"x" * before.st_size)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [touched, other_bytes_of_the_same_size_and_time, os.unlink])
+def test_another_file_is_another_store(paths: list[str], change) -> None:  # type: ignore[no-untyped-def]
+    before = store.fingerprint(paths, FORM)
+    assert store.fingerprint(paths, FORM) == before
+    change(paths[5])
+    assert store.fingerprint(paths, FORM) != before
+
+
+def test_another_order_or_option_is_another_store(paths: list[str]) -> None:
+    names = {
+        store.fingerprint(paths, FORM),
+        store.fingerprint(paths[::-1], FORM),
+        store.fingerprint(paths[1:], FORM),
+        *(store.fingerprint(paths, FORM._replace(**{key: value})) for key, value in
+          {"channels": 1, "size": (5, 6), "resize": "pad", "draft": False}.items()),
+    }  # fmt: skip
+    assert len(names) == 7
+
+
+DAMAGES = {
+    "a flipped bit": lambda folder: flip(folder / "pixels.npy", 5000),
+    "a flipped digest": lambda folder: flip(folder / "digests.npy", 300),
+    "cut off": lambda folder: os.truncate(folder / "pixels.npy", 4000),
+    "empty": lambda folder: os.truncate(folder / "pixels.npy", 0),
+    "no digests": lambda folder: (folder / "digests.npy").unlink(),
+    "no facts": lambda folder: (folder / "store.json").write_text("{"),
+    "facts of another": lambda folder: (folder / "store.json").write_text(
+        json.dumps({**FORM._asdict(), "size": [1, 1], "bad": {}})
+    ),
+}
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_store_is_never_believed(tmp_path: Path, paths: list[str], damage) -> None:  # type: ignore[no-untyped-def]
+    expected, name = all_of(make(tmp_path / "cache", paths), 300), store.fingerprint(paths, FORM)
+    damage(tmp_path / "cache" / name)
+    found = store.find(tmp_path / "cache", name, PLENTY)
+    if found is not None:
+        with pytest.raises(UserError, match=r"damaged, and removed; start again"):
+            all_of(found, 300)
+    assert np.array_equal(all_of(make(tmp_path / "cache", paths), 300), expected)
+
+
+def test_a_store_that_cannot_be_written_is_one_line(tmp_path: Path, paths: list[str]) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(UserError, match=r"^datamodule\.cache_dir: cannot write to .*; make room"):
+        make(tmp_path / "cache", paths)
+
+
+def test_what_fails_leaves_nothing_behind(tmp_path: Path, paths: list[str]) -> None:
+    def parts():  # type: ignore[no-untyped-def]
+        yield decode_all(paths[:128], FORM)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="No space left"):
+        store.make(tmp_path / "cache", "name", 300, FORM, parts(), PLENTY)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["name.lock"]
+
+
+def test_stores_that_nobody_uses_are_removed(tmp_path: Path, paths: list[str]) -> None:
+    cache = tmp_path / "cache"
+    make(cache, paths)
+    old, recent = cache / store.fingerprint(paths, FORM), cache / store.fingerprint(paths[1:], FORM)
+    os.utime(old, (1, 1))
+    make(cache, paths[1:])
+    assert not old.exists() and recent.exists()
+
+
+def make_and_say(cache: Path, folder: Path, said: Path) -> None:
+    paths = sorted(str(path) for path in folder.iterdir())
+
+    def parts():  # type: ignore[no-untyped-def]
+        said.with_name(f"{os.getpid()} makes it").touch()
+        for part in chunks(paths):
+            time.sleep(0.1)
+            yield decode_all(part, FORM)
+
+    name = store.fingerprint(paths, FORM)
+    np.save(said, all_of(store.make(cache, name, len(paths), FORM, parts(), PLENTY), len(paths)))
+
+
+def test_two_processes_make_one_store(tmp_path: Path, paths: list[str]) -> None:
+    context = multiprocessing.get_context("spawn")
+    cache, folder = tmp_path / "cache", Path(paths[0]).parent
+    both = [context.Process(target=make_and_say, args=(cache, folder, tmp_path / f"{i}.npy")) for i in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+        assert process.exitcode == 0
+    assert len(list(tmp_path.glob("*makes it"))) == 1
+    for i in range(2):
+        assert np.array_equal(np.load(tmp_path / f"{i}.npy"), decode_all(paths, FORM).pixels)
+
+
+MAKE = """
+import sys
+from pathlib import Path
+from tests.test_store import make
+make(Path(sys.argv[1]), sorted(map(str, Path(sys.argv[2]).iterdir())))
+"""
+
+
+@pytest.mark.slow
+def test_fifty_kills_leave_no_wrong_picture(tmp_path: Path) -> None:
+    paths = on_disk(tmp_path / "pictures", 3000)
+    expected = decode_all(paths, FORM).pixels
+    name = store.fingerprint(paths, FORM)
+    generator = np.random.default_rng(0)
+    command = [sys.executable, "-c", MAKE, str(tmp_path / "cache"), str(tmp_path / "pictures")]
+    began = time.monotonic()
+    subprocess.run(command, cwd=ROOT, check=True)
+    seconds = time.monotonic() - began
+    whole = killed = 0
+    while killed < 50:
+        shutil.rmtree(tmp_path / "cache" / name, ignore_errors=True)
+        process = subprocess.Popen(command, cwd=ROOT)
+        time.sleep(seconds * generator.uniform(0.3, 1.05))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        if found := store.find(tmp_path / "cache", name, PLENTY):
+            whole += 1
+            assert np.array_equal(all_of(found, 3000), expected)
+    subprocess.run(command, cwd=ROOT, check=True)
+    found = store.find(tmp_path / "cache", name, PLENTY)
+    assert found is not None and np.array_equal(all_of(found, 3000), expected)
+    print(f"50 kills; {whole} times the store was whole by then")

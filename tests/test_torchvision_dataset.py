@@ -11,14 +11,13 @@ from torchvision.datasets import MNIST
 
 from conf.errors import UserError
 from datamodules.torchvision_dataset import TorchvisionDataModule
+from tests.conftest import PLAIN
 from tests.test_image_datamodule import labels, pixels
 
 
 def module_of(dataset: str, root: Path, **changes: Any) -> TorchvisionDataModule:
-    settings = {"batch_size": 8, "val_fraction": 0.25, "test_fraction": 0.25, "split_seed": 0, "seed": 0}
-    options = {"channels": "auto", "image_size": None, "resize": "pad", "augment": {}, "drop_last": False}
-    source = {"dataset": dataset, "root": str(root), "download": False, "num_workers": 0}
-    return TorchvisionDataModule(**settings | options | source | changes)
+    source = {"dataset": dataset, "root": str(root), "download": False}
+    return TorchvisionDataModule(**PLAIN | source | changes)
 
 
 def refusal(dataset: str, root: Path, **changes: Any) -> str:

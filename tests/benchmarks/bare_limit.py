@@ -18,7 +18,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 import train
-from datamodules.image_datamodule import to_float
+from datamodules.datamodule import to_float
 from datamodules.loader import BatchLoader
 from lit_modules.classifier import LitClassifier
 from tests.benchmarks.measuring import BOOK, Measured, chosen_classes, configure, report
@@ -101,7 +101,12 @@ class BesideTheTrainer(Callback):
 def measure(pictures: Path, side: str, epochs: int, *overrides: str) -> Measured:
     """A fit of the notes' network with the bare sides beside it."""
     with TemporaryDirectory() as logs:
-        place = (f"datamodule.root={pictures}", f"logs_dir={logs}", f"epochs={epochs + 1}")
+        place = (
+            f"datamodule.root={pictures}",
+            f"datamodule.cache_dir={logs}",
+            f"logs_dir={logs}",
+            f"epochs={epochs + 1}",
+        )
         cfg = configure(*BOOK, *place, *overrides)
         Path(cfg.run_dir).mkdir(parents=True)
         (Path(cfg.run_dir) / "config.yaml").write_text("")

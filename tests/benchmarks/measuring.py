@@ -20,8 +20,13 @@ from omegaconf import DictConfig
 from conf import schema
 
 ROOT = Path(__file__).parents[2]
-# The notes' network on folders of pictures: the book's baseline, with data from a folder in the place of torchvision's.
-BOOK = ("+experiment=book/baseline", "datamodule=image_folder", "~datamodule.dataset", "~datamodule.classes")
+# The notes' network, on the pictures of a folder.
+BOOK = (
+    "+experiment=book/baseline",
+    "datamodule=image_folder",
+    "~datamodule.dataset",
+    "datamodule.classes=null",
+)
 PACKAGES = ("torch", "torchvision", "pytorch-lightning")
 
 # What was measured: side → figure → its value in each round.

@@ -1,0 +1,110 @@
+"""Work shared out to processes: results come in order, and never far ahead of who takes them."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
+from multiprocessing import connection
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from conf.errors import UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Below this many files starting processes costs more than they save.
+FEWEST_FOR_PROCESSES = 2000
+# Files that are sent to a process at once.
+CHUNK = 128
+
+
+def cores() -> int:
+    """Those that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Workers(AbstractContextManager["Workers"]):
+    """Processes that are started when they are first needed. Their start method is spawn: a fork of a process with
+    torch's threads may hang. They end with the process that started them, however that ends.
+
+    Args:
+        num_workers: null: one a core; 0 or 1: a thread instead.
+        items: what the work is on. A thread serves for few of them, and for what lies in memory.
+    """
+
+    def __init__(self, num_workers: int | None, items: Sequence[Any]) -> None:
+        many = len(items) >= FEWEST_FOR_PROCESSES and isinstance(items[0], str)
+        self.count = max(1, cores() if num_workers is None else num_workers) if many else 1
+        self._pool: Executor | None = None
+
+    def map(self, work: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+        """The results in the order of the tasks, of which at most three a process are under way.
+
+        Raises:
+            UserError: a process was killed.
+        """
+        if self._pool is None:
+            if self.count == 1:
+                self._pool = ThreadPoolExecutor(1)
+            else:
+                spawn = multiprocessing.get_context("spawn")
+                self._pool = ProcessPoolExecutor(self.count, spawn, initializer=_live_as_long_as_the_parent)
+        ahead: deque[Future[R]] = deque()
+        try:
+            for task in tasks:
+                ahead.append(self._pool.submit(work, task))
+                if len(ahead) > 3 * self.count:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        except BrokenProcessPool as error:
+            raise UserError("datamodule.num_workers: a process was killed, perhaps for memory; use fewer") from error
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    def close(self) -> None:
+        """Ends the processes; what is under way is finished, what waits is dropped."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def chunks(items: Sequence[T]) -> Iterator[list[T]]:
+    """The items in their order, 128 at a time."""
+    for start in range(0, len(items), CHUNK):
+        yield [items[i] for i in range(start, min(start + CHUNK, len(items)))]
+
+
+def progress(found: Iterable[R], total: int, description: str, size: Callable[[R], int]) -> Iterator[R]:
+    """Passes results on; on a terminal, a bar shows how many pictures they hold and the time that is left."""
+    with tqdm(
+        desc=description, total=total, delay=1, leave=False, disable=not sys.stderr.isatty(), unit=" pictures"
+    ) as bar:
+        for each in found:
+            yield each
+            bar.update(size(each))
+
+
+def _live_as_long_as_the_parent() -> None:
+    """Ctrl-C is the parent's to answer; and where it is killed, nobody else would tell the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
