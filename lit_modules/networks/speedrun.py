@@ -12,20 +12,19 @@ from lit_modules.networks.cnn import activation_named, sequential
 
 
 class SpeedrunNet(nn.Module):
-    """whitening convolution 2×2 → activation → three blocks → max pooling → linear head, its logits scaled.
+    """whitening convolution 2×2 → activation → three blocks → max pooling → linear head, divided by its inputs' number.
 
     After Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", arXiv:2404.00498. The first layer's weights are
     those of `whitening.whiten_`; the other convolutions begin as the identity on their first inputs, and the head with
     a standard deviation of 1.
 
     Args:
-        input_shape: (C, H, W), H and W at least 25, from which three poolings leave 3.
+        input_shape: (C, H, W), H and W at least 9; of 32 the three blocks leave 3.
         num_classes: number of logits.
         channels: output channels of the three blocks.
         depth: convolutions of a block: 2, or 3 of which the last two have a shortcut around them.
         activation: the name of a class in `torch.nn`.
         norm_momentum: share of a batch in the running statistics of batch normalisation.
-        scale: of the logits; null: 1 / features.
         views: what logits are averaged over in evaluation: 1: the picture; 2: and its mirror image; 6: these, and with
             half of the weight both shifted by a pixel up and left, and down and right.
     """
@@ -39,12 +38,11 @@ class SpeedrunNet(nn.Module):
         depth: Literal[2, 3],
         activation: str,
         norm_momentum: float,
-        scale: float | None,
         views: Literal[1, 2, 6],
     ) -> None:
         super().__init__()
-        if len(input_shape) != 3 or not 25 <= min(input_shape[1:]) <= max(input_shape[1:]) < 49:
-            raise UserError(f"lit_module.net: takes pictures of 25 to 48 pixels a side, not {input_shape}; use cnn")
+        if len(input_shape) != 3 or min(input_shape[1:]) < 9:
+            raise UserError(f"lit_module.net: takes pictures of 9×9 pixels or more, not {input_shape}; use net=cnn")
         if len(channels) != 3 or min(channels) < 1:
             raise UserError(f"lit_module.net.channels: {channels} is not three channel counts; try [64,256,256]")
         width = 2 * input_shape[0] * 2 * 2  # each direction of a patch, and its opposite
@@ -54,11 +52,11 @@ class SpeedrunNet(nn.Module):
         self.blocks = nn.Sequential()
         for in_channels, out_channels in pairwise([width, *channels]):
             self.blocks.append(Block(in_channels, out_channels, depth, activate, norm_momentum))
-        self.features = nn.Sequential(nn.MaxPool2d(3), nn.Flatten())  # [N, C, 3, 3] → [N, C]
+        left = tuple((length - 1) // 8 for length in input_shape[1:])
+        self.features = nn.Sequential(nn.MaxPool2d(left), nn.Flatten())  # [N, C, 3, 3] → [N, C]
         self.head = nn.Linear(channels[-1], num_classes, bias=False)
         with torch.no_grad():
             self.head.weight.div_(self.head.weight.std())
-        self.scale = 1 / channels[-1] if scale is None else scale
         self.views = views
         self.to(memory_format=torch.channels_last)
 
@@ -77,7 +75,7 @@ class SpeedrunNet(nn.Module):
         return (self._logits(inputs) + self._logits(inputs.flip(-1))) / 2
 
     def _logits(self, inputs: Tensor) -> Tensor:
-        return self.head(self.features(self.blocks(self.activation(self.whiten(inputs))))) * self.scale
+        return self.head(self.features(self.blocks(self.activation(self.whiten(inputs))))) / self.head.in_features
 
 
 class Block(nn.Module):
