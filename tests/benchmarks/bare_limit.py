@@ -21,10 +21,9 @@ import train
 from datamodules.datamodule import to_float
 from datamodules.loader import BatchLoader
 from lit_modules.classifier import LitClassifier
-from tests.benchmarks.measuring import BOOK, Measured, chosen_classes, configure, report
+from tests.benchmarks.measuring import BOOK, UNDRAWN, Measured, chosen_classes, configure, report
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
-UNDRAWN = ("++callbacks.predictions=null", "++callbacks.dashboard=null")
 
 
 class Bare:

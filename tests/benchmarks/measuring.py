@@ -27,13 +27,15 @@ BOOK = (
     "~datamodule.dataset",
     "datamodule.classes=null",
 )
+UNDRAWN = ("++callbacks.predictions=null", "++callbacks.dashboard=null")
 PACKAGES = ("torch", "torchvision", "pytorch-lightning")
 
-# What was measured: side → figure → its value in each round.
+# Of one measurement: figure → value. Of all: side → figure → its value in each round.
+Figures = Mapping[str, float]
 Measured = dict[str, dict[str, list[float]]]
 
 
-def in_turn(sides: Mapping[str, Callable[[int], Mapping[str, float]]], rounds: int) -> Measured:
+def in_turn(sides: Mapping[str, Callable[[int], Figures]], rounds: int) -> Measured:
     """Calls every side once a round with the round's number, each round beginning with another side, so that whatever
     else slows the machine meets all of them. A side returns its figures by name."""
     measured: Measured = {side: {} for side in sides}
@@ -81,13 +83,13 @@ class Watched(NamedTuple):
     """All that it printed"""
 
 
-def watch(command: list[str], mark: str) -> Watched:
-    """Runs a Python command in the repository's root and notes when its lines come."""
+def watch(command: list[str], mark: str, cwd: Path = ROOT) -> Watched:
+    """Runs a Python command, notes when its lines come, and raises RuntimeError with what it said if it fails."""
     began = time.perf_counter()
     marks, lines = [], []
     clean = {key: value for key, value in os.environ.items() if key != "LITMUS_STAMP"}
     with subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, *command], cwd=cwd, env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -101,14 +103,17 @@ def watch(command: list[str], mark: str) -> Watched:
 
 @contextmanager
 def chosen_classes(pictures: Path, classes: list[str]) -> Iterator[Path]:
-    """A folder with some classes of `pictures/train` and `pictures/test` alone; validation is on the test split, as in
-    the book."""
-    with TemporaryDirectory() as folder:
-        for split, source in (("train", "train"), ("val", "test"), ("test", "test")):
-            (Path(folder) / split).mkdir()
-            for name in classes:
-                (Path(folder) / split / name).symlink_to((pictures / source / name).resolve())
-        yield Path(folder)
+    """A folder with some classes of `pictures/train` and `pictures/test` alone; one half of the latter validates."""
+    with TemporaryDirectory() as made:
+        folder = Path(made)
+        for name in classes:
+            (folder / "train").mkdir(exist_ok=True)
+            (folder / "train" / name).symlink_to((pictures / "train" / name).resolve())
+            for split, start in (("val", 0), ("test", 1)):
+                (folder / split / name).mkdir(parents=True)
+                for file in sorted((pictures / "test" / name).iterdir())[start::2]:
+                    (folder / split / name / file.name).symlink_to(file.resolve())
+        yield folder
 
 
 def configure(*overrides: str) -> DictConfig:
