@@ -61,7 +61,7 @@ def test_race_is_run(classes: Path, name: str) -> None:
     choices = ["--classes", "dark", "light", "--epochs", "3", "--rounds", "2", "--workers", "0"]
     (line,) = measured(name, "--pictures", str(classes), *choices)
     for figures in line["measured"].values():  # type: ignore[attr-defined]
-        assert set(figures) == {"an epoch, s", "whole process, s", "last val/acc"}
+        assert set(figures) == {"an epoch, s", "whole process, s", "whole process, CPU s", "last val/acc"}
         assert all(len(values) == 2 and min(values) > 0 for values in figures.values())
 
 

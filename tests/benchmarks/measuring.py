@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -77,6 +78,8 @@ class Watched(NamedTuple):
 
     seconds: float
     """From its start to its end"""
+    cpu_seconds: float
+    """Of all cores, in it and its own processes: what other work on the machine changes less"""
     marks: list[float]
     """When each line came that began with the mark, in seconds from its start"""
     lines: list[str]
@@ -85,7 +88,7 @@ class Watched(NamedTuple):
 
 def watch(command: list[str], mark: str, cwd: Path = ROOT) -> Watched:
     """Runs a Python command, notes when its lines come, and raises RuntimeError with what it said if it fails."""
-    began = time.perf_counter()
+    began, used = time.perf_counter(), _cpu_seconds()
     marks, lines = [], []
     clean = {key: value for key, value in os.environ.items() if key != "LITMUS_STAMP"}
     with subprocess.Popen(
@@ -98,7 +101,7 @@ def watch(command: list[str], mark: str, cwd: Path = ROOT) -> Watched:
             lines.append(line.rstrip())
     if process.returncode:
         raise RuntimeError("\n".join(lines))
-    return Watched(time.perf_counter() - began, marks, lines)
+    return Watched(time.perf_counter() - began, _cpu_seconds() - used, marks, lines)
 
 
 @contextmanager
@@ -124,6 +127,12 @@ def configure(*overrides: str) -> DictConfig:
         cfg = compose("train", list(overrides))
     schema.check(cfg)
     return cfg
+
+
+def _cpu_seconds() -> float:
+    """Of processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _processor() -> str:
