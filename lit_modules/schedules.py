@@ -2,13 +2,14 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ChainedScheduler, CyclicLR, LambdaLR, OneCycleLR, SequentialLR
 
-from conf.errors import UserError
+from conf.errors import UserError, nearest
 
 # The attributes by which torch's schedulers know how long they are; their saved state brings them back.
 LENGTHS = ("total_steps", "T_max")
@@ -23,20 +24,26 @@ def warmup_cosine(step: int, total_steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
-class WarmupCosineLR(LambdaLR):
-    """`warmup_cosine` times the optimizer's own learning rates.
+def linear_to_zero(step: int, total_steps: int, share: float) -> float:
+    """The factor of the learning rate at `step` (from 0 on): 1 at first, 0 after the first `share` of the steps."""
+    return max(0.0, 1 - step / (share * total_steps))
+
+
+class OfLengthLR(LambdaLR):
+    """Factors of the optimizer's own learning rates that depend on the length of the run.
 
     Args:
         optimizer: whose rates are set.
         total_steps: steps of the scheduler in the whole run.
-        warmup: share of them in which the rate rises.
+        factors: of each of its groups: called with the step, from 0 on, and `total_steps`.
     """
 
-    def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float) -> None:
-        if not 0 <= warmup < 1:
-            raise UserError(f"lit_module.scheduler.warmup: must be at least 0 and below 1, not {warmup}; try 0.1")
+    def __init__(self, optimizer: Optimizer, total_steps: int, factors: Sequence[Callable[[int, int], float]]) -> None:
         self.total_steps = total_steps
-        super().__init__(optimizer, lambda step: warmup_cosine(step, self.total_steps, warmup))
+        super().__init__(optimizer, [partial(self._factor, factor) for factor in factors])
+
+    def _factor(self, factor: Callable[[int, int], float], step: int) -> float:
+        return factor(step, self.total_steps)
 
     def state_dict(self) -> dict[str, Any]:
         """Without the length of the run, which is the config's to say."""
@@ -49,6 +56,44 @@ class WarmupCosineLR(LambdaLR):
         super().load_state_dict(state_dict)
         for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
             group["lr"] = base * factor(self.last_epoch)
+
+
+class WarmupCosineLR(OfLengthLR):
+    """`warmup_cosine` times the optimizer's own learning rates.
+
+    Args:
+        optimizer, total_steps: see `OfLengthLR`.
+        warmup: share of the steps in which the rate rises.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float) -> None:
+        if not 0 <= warmup < 1:
+            raise UserError(f"lit_module.scheduler.warmup: must be at least 0 and below 1, not {warmup}; try 0.1")
+        factor = partial(warmup_cosine, warmup=warmup)
+        super().__init__(optimizer, total_steps, [factor] * len(optimizer.param_groups))
+
+
+class LinearToZeroLR(OfLengthLR):
+    """`linear_to_zero` times the optimizer's own learning rates.
+
+    Args:
+        optimizer, total_steps: see `OfLengthLR`.
+        until: by the name of a group of `lit_module.param_groups`, the share of the steps after which its rate is 0;
+            the others fall to 0 over the whole run.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, until: dict[str, float]) -> None:
+        names = [group.get("name", "rest") for group in optimizer.param_groups]
+        for name, share in until.items():
+            if name not in names:
+                hint = nearest(name, names)
+                raise UserError(f"lit_module.scheduler.until: there is no group {name} of parameters; {hint}")
+            if not 0 < share <= 1:
+                raise UserError(
+                    f"lit_module.scheduler.until.{name}: must be above 0 and at most 1, not {share}; correct it"
+                )
+        factors = [partial(linear_to_zero, share=until.get(name, 1.0)) for name in names]
+        super().__init__(optimizer, total_steps, factors)
 
 
 def build_scheduler(scheduler: Callable[..., Any], optimizer: Optimizer, total_steps: int) -> Any:

@@ -10,10 +10,12 @@ from torchmetrics import Metric
 UNIT = 2**24
 # A batch with a larger sum than this has diverged; the loss of its epoch is infinite.
 LARGEST = 2.0**52
+# So many batches are counted at once: a dozen small operations for each would be felt beside a small network's step.
+TOGETHER = 32
 
 
 class Scores(Metric):
-    """Loss, accuracy, macro F1 and likelihood. Only `update` runs in a step; it waits for no device.
+    """Loss, accuracy, macro F1 and likelihood. Only `add` runs in a step; it waits for no device.
 
     Accuracy is micro-averaged. F1 is the mean over the classes that occur among the labels or the predictions, as
     scikit-learn computes it. Likelihood is the mean probability that the true class was given.
@@ -29,6 +31,7 @@ class Scores(Metric):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self._taken: list[tuple[Tensor, ...]] = []
         counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # [true, predicted]
         self.add_state("confusion", counts, dist_reduce_fx="sum")
         self.add_state("likelihood_sum", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
@@ -36,14 +39,28 @@ class Scores(Metric):
         self.add_state("shares", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("overflows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
+    def add(self, logits: Tensor, labels: Tensor, loss: Tensor, share: Tensor) -> None:
+        """Takes a batch, to be counted together with others, which changes no bit. Arguments as for `update`, loss and
+        share being scalars."""
+        self._taken.append((logits, labels, loss, share))
+        if len(self._taken) == TOGETHER:
+            self.count()
+
+    def count(self) -> None:
+        """Counts what `add` took; must come before `compute`."""
+        if self._taken:
+            logits, labels, loss, share = zip(*self._taken, strict=True)
+            self._taken.clear()
+            self.update(torch.cat(logits), torch.cat(labels), torch.stack(loss), torch.stack(share))
+
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor, share: Tensor) -> None:
-        """Adds a batch.
+        """Counts B batches of N samples in all.
 
         Args:
             logits: float `[N, num_classes]`
             labels: int64 `[N]`
-            loss: mean loss of the batch, a scalar.
-            share: what that mean was divided by, a scalar: the number of samples, or the sum of their weights.
+            loss: the mean loss of each batch, `[B]`
+            share: what that mean was divided by, `[B]`: the number of samples, or the sum of their weights.
         """
         probabilities = logits.float().softmax(1)
         likelihood = probabilities.gather(1, labels[:, None])[:, 0].nan_to_num(0.0)  # [N]
@@ -52,12 +69,13 @@ class Scores(Metric):
         self.likelihood_sum.index_add_(0, labels, (likelihood * UNIT).round().long())
         total = loss.float() * share * UNIT
         counts = total.abs() < LARGEST  # false for NaN too
-        self.loss_sum += torch.where(counts, total, 0).round().long()
-        self.shares += (share * UNIT).round().long()
-        self.overflows += ~counts
+        self.loss_sum += torch.where(counts, total, 0).round().long().sum()
+        self.shares += (share * UNIT).round().long().sum()
+        self.overflows += (~counts).sum()
 
     def merged_state(self) -> dict[str, Tensor]:
         """The sums over all ranks, on the CPU; every rank must call this at the same time."""
+        self.count()
         state: dict[str, Tensor] = {name: getattr(self, name).clone() for name in self._defaults}
         if dist.is_initialized():
             for value in state.values():

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from conf.errors import UserError
-from lit_modules.schedules import WarmupCosineLR, warmup_cosine
+from lit_modules.schedules import LinearToZeroLR, WarmupCosineLR, warmup_cosine
 
 
 def optimizer(*rates: float) -> torch.optim.SGD:
     return torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in rates or (1.0,)])
 
 
-def rates_over(scheduler: WarmupCosineLR, steps: int) -> list[list[float]]:
+def rates_over(scheduler: WarmupCosineLR | LinearToZeroLR, steps: int) -> list[list[float]]:
     """The learning rates of `steps` optimizer steps."""
     rates = []
     for _ in range(steps):
@@ -85,3 +85,26 @@ def test_resumed_run_follows_the_length_it_is_given(done: int, total: int) -> No
 def test_impossible_warmup_is_refused(warmup: float) -> None:
     with pytest.raises(UserError, match=r"lit_module\.scheduler\.warmup: must be at least 0 and below 1"):
         WarmupCosineLR(optimizer(), total_steps=10, warmup=warmup)
+
+
+def test_linear_rates_fall_to_zero_by_their_groups_share() -> None:
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    groups = [{"params": [weights[0]], "lr": 2.0, "name": "rest"}, {"params": [weights[1]], "lr": 0.5, "name": "bias"}]
+    scheduler = LinearToZeroLR(torch.optim.SGD(groups), total_steps=8, until={"bias": 0.375})
+    found = rates_over(scheduler, 9)
+    assert [rest for rest, _ in found] == pytest.approx([2 * (1 - step / 8) for step in range(9)])
+    assert [bias for _, bias in found] == pytest.approx([0.5, 0.5 * 2 / 3, 0.5 / 3, *[0] * 6], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("until", "message"),
+    [
+        ({"bais": 0.5}, "no group bais of parameters; did you mean 'bias'"),
+        ({"bias": 0.0}, r"until\.bias: must be abov"),
+    ],
+    ids=str,
+)
+def test_impossible_end_of_a_rate_is_refused(until: dict[str, float], message: str) -> None:
+    group = {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1.0, "name": "bias"}
+    with pytest.raises(UserError, match=message):
+        LinearToZeroLR(torch.optim.SGD([group]), total_steps=8, until=until)

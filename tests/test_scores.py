@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_modules.scores import Scores
+from lit_modules.scores import TOGETHER, Scores
 
 CLASSES = 6
 # Which classes occur among the labels, and which the logits can choose.
@@ -74,6 +74,20 @@ def test_every_split_into_batches_gives_the_same_bits(sizes: list[int]) -> None:
     for name in ("acc", "f1", "likelihood", "likelihood_per_class"):
         assert torch.equal(split[name], whole[name]), name
     assert split["loss"].item() == pytest.approx(whole["loss"].item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("batches", [1, TOGETHER, 2 * TOGETHER + 5])
+def test_batches_counted_together_give_the_bits_of_each_counted_at_once(batches: int) -> None:
+    logits, labels = predictions()
+    together, alone = Scores(CLASSES), Scores(CLASSES)
+    for number in range(batches):
+        rows = slice(number, number + 3 + number % 7)
+        part = (logits[rows], labels[rows], F.cross_entropy(logits[rows], labels[rows]), torch.tensor(3.0 + number % 7))
+        together.add(*part)
+        alone.update(*part)
+    together.count()
+    for name, value in alone.metric_state.items():
+        assert torch.equal(value, together.metric_state[name]), name  # type: ignore[arg-type]
 
 
 def test_order_of_samples_does_not_matter() -> None:

@@ -1,5 +1,6 @@
 """DivergenceGuard: a loss that is not a number ends the run before it reaches the weights."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ class DivergenceGuard(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         assert self._finite is not None
-        self._finite &= loss.detach().isfinite()
         if loss.device.type == "cpu":
-            self._check(trainer)
+            self._check(trainer, math.isfinite(loss.detach()))
+        else:
+            self._finite &= loss.detach().isfinite()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check_weights(trainer, pl_module)
@@ -39,10 +41,10 @@ class DivergenceGuard(Callback):
         if self._finite is not None:
             for parameter in pl_module.parameters():
                 self._finite &= own_part(parameter.detach()).isfinite().all()
-            self._check(trainer)
+            self._check(trainer, bool(self._finite))
 
-    def _check(self, trainer: Trainer) -> None:
-        if trainer.strategy.reduce_boolean_decision(bool(self._finite), all=True):
+    def _check(self, trainer: Trainer, finite: bool) -> None:
+        if trainer.strategy.reduce_boolean_decision(finite, all=True):
             return
         if not trainer.is_global_zero:
             raise SystemExit(0)  # all ranks stop here, and the first one says why

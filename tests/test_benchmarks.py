@@ -1,0 +1,101 @@
+"""Each benchmark runs from end to end, on few small pictures, and its last line is JSON."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.measuring import in_turn, multiple
+from tests.conftest import ROOT, write_pictures
+
+RECORD = """
+import torch
+data = torch.load("cifar10/test.pt")
+assert data["images"].shape[1:] == (32, 32, 3) and len(data["images"]) == len(data["labels"])
+for run in ["warmup", *range(200)]:
+    print("|  %s  |  1     |  0.5000     |  0.5000  |           |   0.1000  |" % run)
+    print("|        |  eval  |             |          |  0.6000   |   0.2000  |")
+"""
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """A folder of splits, each with two classes that are easy to tell apart."""
+    for split, count, darker in (("train", 70, 0), ("test", 20, 5)):
+        write_pictures(tmp_path / split / "dark", count, level=60 - darker, size=(32, 32))
+        write_pictures(tmp_path / split / "light", count, level=190 - darker, size=(32, 32))
+    return tmp_path
+
+
+def measured(name: str, *options: str) -> list[dict[str, object]]:
+    """What a benchmark's lines of JSON say."""
+    command = [sys.executable, "-m", f"tests.benchmarks.{name}", *options]
+    result = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    found = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    assert all({"processor", "cores", "torch", "measured"} <= line.keys() for line in found)
+    return found
+
+
+def test_sides_take_turns_and_are_compared_within_a_round() -> None:
+    calls: list[tuple[str, int]] = []
+
+    def side(name: str, scale: float) -> object:
+        def call(number: int) -> dict[str, float]:
+            calls.append((name, number))
+            return {"seconds": scale * (1 + number)}  # the machine gets slower
+
+        return call
+
+    found = in_turn({"ours": side("ours", 1.0), "theirs": side("theirs", 4.0)}, rounds=3)  # type: ignore[dict-item]
+    assert calls == [("ours", 0), ("theirs", 0), ("theirs", 1), ("ours", 1), ("ours", 2), ("theirs", 2)]
+    assert multiple(found, "theirs", "seconds") == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["notes_loop", "plain_lightning"])
+def test_race_is_run(classes: Path, name: str) -> None:
+    choices = ["--classes", "dark", "light", "--epochs", "3", "--rounds", "2", "--workers", "0"]
+    (line,) = measured(name, "--pictures", str(classes), *choices)
+    for figures in line["measured"].values():  # type: ignore[attr-defined]
+        assert set(figures) == {"an epoch, s", "whole process, s", "whole process, CPU s", "last val/acc"}
+        assert all(len(values) == 2 and min(values) > 0 for values in figures.values())
+
+
+@pytest.mark.slow
+def test_bare_limit_is_measured(classes: Path) -> None:
+    lines = measured("bare_limit", "--pictures", str(classes), "--classes", "dark", "light", "--epochs", "2")
+    for line in lines:
+        assert all(len(figures["ms a step"]) == 2 for figures in line["measured"].values())  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_loading_and_decoding_are_measured(classes: Path) -> None:
+    choices = ["--classes", "dark", "light", "--rounds", "1", "--workers", "0"]
+    assert [line["benchmark"] for line in measured("loading", "--pictures", str(classes), *choices)] == [
+        "loading",
+        "decoding",
+    ]
+
+
+@pytest.mark.slow
+def test_startup_is_measured() -> None:
+    (line,) = measured("startup", "--rounds", "1")
+    assert len(line["measured"]) == 3  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_time_to_accuracy_is_measured_beside_a_record(classes: Path, tmp_path: Path) -> None:
+    script = tmp_path / "record.py"
+    script.write_text(RECORD, encoding="utf-8")
+    small = ["datamodule=image_folder", "~datamodule.dataset", f"datamodule.root={classes}", "datamodule.batch_size=40"]
+    small += ["datamodule.val_fraction=0.2", "lit_module.net.channels=[8,8,8]", "epochs=2", "devices=cpu"]
+    cache = f"datamodule.cache_dir={tmp_path / 'cache'}"
+    choices = ["--record", str(script), "--runs", "2", "--rounds", "1"]
+    (line,) = measured("time_to_accuracy", *choices, *small, cache)
+    ours, record = line["measured"].values()  # type: ignore[attr-defined]
+    assert set(ours) == {"span, s", "fit, s", "test accuracy"} and len(ours["span, s"]) == 2
+    assert record == {"span, s": [0.2, 0.2], "test accuracy": [0.6, 0.6]}
