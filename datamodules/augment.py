@@ -16,7 +16,9 @@ from conf.errors import UserError
 
 
 class Augmentation(Protocol):
-    """Float pictures `[N, C, H, W]` in [0, 1] and uniform numbers `[N, draws]` in [0, 1) → pictures of that shape."""
+    """Float pictures `[N, C, H, W]` in [0, 1] and uniform numbers `[N, draws]` in [0, 1) → pictures of that shape.
+
+    One whose numbers are not drawn anew each epoch has a method `numbers(index, seed, epoch)` that gives them."""
 
     draws: int
 
@@ -28,7 +30,8 @@ def augment(images: Tensor, index: Tensor, seed: int, epoch: int, augmentations:
     draws = [augmentation.draws for augmentation in augmentations]
     parts = uniform(index, seed, epoch, sum(draws)).split(draws, dim=1)
     for augmentation, part in zip(augmentations, parts, strict=True):
-        images = augmentation(images, part)
+        own = getattr(augmentation, "numbers", None)
+        images = augmentation(images, own(index, seed, epoch) if own else part)
     return images
 
 

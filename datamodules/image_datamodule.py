@@ -18,7 +18,7 @@ from datamodules.workers import Workers, chunks, progress
 # Pictures may take this share of the memory that is free.
 MEMORY_SHARE = 0.5
 # Fewer bytes than this are decoded anew each time rather than written to disk.
-SMALL = 64 * 2**20
+SMALL = 8 * 2**20
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -49,7 +49,7 @@ class OnDevice:
 
     def read(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:
         for rows in batches:
-            yield self.samples[torch.from_numpy(rows).to(self.samples.device, non_blocking=True)]
+            yield self.samples.index_select(0, torch.from_numpy(rows).to(self.samples.device, non_blocking=True))
 
 
 class Streamed:

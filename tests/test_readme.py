@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
 LINES = [re.sub(r"\s+#.*", "", line) for block in BLOCKS for line in block.splitlines()]
 TRAINING = [line for line in LINES if line.startswith("python train.py")]
 # What this process cannot compose, or must not launch.
-OWN_PROCESS = [line for line in TRAINING if {"-m", "--cfg", "devices=ddp"} & set(line.split())]
+OWN_PROCESS = [line for line in TRAINING if {"-m", "--cfg", "devices=ddp", "+sweep=cnn"} & set(line.split())]
 
 
 def words(line: str, run_folder: Path, pictures: Path) -> list[str]:
@@ -28,6 +28,7 @@ def words(line: str, run_folder: Path, pictures: Path) -> list[str]:
         "datamodule.root=OTHER": f"datamodule.root={pictures}",
         "datamodule.root=TABLE": f"datamodule.root={pictures / 'table.csv'}",
         "datamodule.root=ARRAYS": f"datamodule.root={pictures / 'arrays.npz'}",
+        "trials=20": "trials=2",
         "input=PICTURES": f"input={pictures}",
         "runs=logs/digits/*": f"runs={run_folder}*",
     }
@@ -79,7 +80,7 @@ def test_command_of_several_runs_or_processes_runs(
     result = command("trainer.max_epochs=1", f"logs_dir={tmp_path}", *words(line, tmp_path, tmp_path))
     assert result.returncode == 0, result.stderr
     if "--cfg" not in line:
-        assert len(list(tmp_path.rglob("summary.json"))) == (3 if "-m" in line else 1)
+        assert len(list(tmp_path.rglob("summary.json"))) == (3 if "-m" in line else 2 if "+sweep" in line else 1)
 
 
 def test_dashboard_serves_the_scores(run: Callable[..., Path], tmp_path: Path) -> None:
