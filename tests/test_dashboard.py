@@ -207,6 +207,7 @@ class Batch(NamedTuple):
     labels: Tensor
     index: Tensor  # type: ignore[assignment]
     size: int
+    targets: Tensor | None = None
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
