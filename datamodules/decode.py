@@ -19,6 +19,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -36,6 +37,8 @@ DAMAGE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.Decomp
 # Between its limit of pixels and twice that, from where on it refuses, Pillow warns; the picture is sound.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 LARGEST_FIXED_SIZE = 256
+# Bytes. Of what is larger, as a stack of frames is, most may not be needed.
+ORDINARY_FILE = 32 * 2**20
 DEFAULT_SIDE = 224
 
 
@@ -61,13 +64,18 @@ class Form(NamedTuple):
     """Whether a JPEG of at least twice that size is decoded at 1/2, 1/4 or 1/8 of its own, which is faster."""
 
 
-def open_picture(item: str | Image.Image) -> Image.Image:
-    """Opens a picture file, whose pixels are read later; a picture in memory is itself."""
+def open_picture(item: str | Image.Image, *, whole: bool = False) -> Image.Image:
+    """Opens a picture file, whose pixels are decoded later; a picture in memory is itself.
+
+    Args:
+        whole: whether to read a file of ordinary size at once, from which Pillow decodes faster.
+    """
     if isinstance(item, Image.Image):
         return item
-    if Path(item).stat().st_size == 0:
+    path = Path(item)
+    if (size := path.stat().st_size) == 0:
         raise OSError("the file is empty")
-    return Image.open(item)
+    return Image.open(BytesIO(path.read_bytes()) if whole and size <= ORDINARY_FILE else path)
 
 
 def probe(item: str | Image.Image) -> Probe | str:
@@ -82,7 +90,7 @@ def probe(item: str | Image.Image) -> Probe | str:
 def decode(item: str | Image.Image, form: Form) -> np.ndarray | str:
     """The pixels as `to_array` gives them; for a damaged file the reason."""
     try:
-        with open_picture(item) as picture:
+        with open_picture(item, whole=True) as picture:
             if form.draft:
                 picture.draft("", (max(form.size), max(form.size)))  # which other formats pass over
             return to_array(picture, form)
@@ -122,7 +130,7 @@ class Decoded(NamedTuple):
     """Some pictures, one after another."""
 
     pixels: np.ndarray
-    """uint8 `[N, channels, height, width]`; black where damaged"""
+    """uint8 `[N, channels, height, width]`; black where damaged, none where they were written to a file"""
     digests: np.ndarray
     """See `digests`"""
     bad: dict[int, str]
@@ -143,6 +151,17 @@ def decode_all(items: Sequence[str | Image.Image], form: Form, latest: float = m
         else:
             pixels[i] = found
     return Decoded(pixels, digests(pixels), bad)
+
+
+def decode_to(file: Path, form: Form, task: tuple[int, Sequence[str | Image.Image]]) -> Decoded:
+    """`decode_all` for a worker process that writes the pixels into a file itself, from a byte of it on: that process
+    and the one that waits for it are spared from packing, sending and unpacking them."""
+    start, items = task
+    found = decode_all(items, form)
+    with open(file, "r+b") as target:
+        target.seek(start)
+        target.write(found.pixels.data)
+    return found._replace(pixels=found.pixels[:0])
 
 
 def digests(pixels: np.ndarray) -> np.ndarray:
@@ -178,7 +197,10 @@ def to_array(picture: Image.Image, form: Form) -> np.ndarray:
     Raises:
         OSError, ValueError, SyntaxError: the file is damaged or of a refused mode.
     """
-    picture = to_grey_or_rgb(ImageOps.exif_transpose(picture))
+    picture.load()  # a PNG may name its rotation behind its pixels
+    if picture.getexif().get(EXIF_ORIENTATION, 1) != 1:
+        picture = ImageOps.exif_transpose(picture)
+    picture = to_grey_or_rgb(picture)
     if (picture.height, picture.width) != form.size:
         wanted = (form.size[1], form.size[0])
         if form.resize == "pad":
@@ -187,7 +209,8 @@ def to_array(picture: Image.Image, form: Form) -> np.ndarray:
             picture = ImageOps.fit(picture, wanted, Image.Resampling.BILINEAR)
         else:
             picture = picture.resize(wanted, Image.Resampling.BILINEAR)
-    array = np.asarray(picture.convert("L" if form.channels == 1 else "RGB"))
+    mode = "L" if form.channels == 1 else "RGB"
+    array = np.asarray(picture if picture.mode == mode else picture.convert(mode))
     return array[None] if form.channels == 1 else array.transpose(2, 0, 1)  # [H, W, C] → [C, H, W]
 
 

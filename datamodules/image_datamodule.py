@@ -3,14 +3,13 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from conf.errors import UserError
 from datamodules import store
 from datamodules.datamodule import DataModule
-from datamodules.decode import Form, Probe, Resize, common_size, decode_all, probe_all
+from datamodules.decode import Form, Probe, Resize, common_size, probe_all
 from datamodules.inputs import Loaded, Streamed, collect
 from datamodules.memory import free_memory
 from datamodules.workers import Workers, chunks, progress
@@ -68,11 +67,9 @@ class ImageDataModule(DataModule):
             if place == "off":
                 streamed = Streamed(items, files, form, self.num_workers, began)
                 return Loaded(streamed, None, streamed.find_bad() if self.on_bad == "skip" else bad)
-            decoded = workers.map(partial(decode_all, form=form), chunks(items))
-            parts = progress(decoded, len(items), "reading pictures", lambda part: len(part.pixels))
             if place == "memory":
-                return collect(parts, len(items), form)
-            made = store.make(folder, name, len(items), form, parts, room)
+                return collect(items, form, workers)
+            made = store.make(folder, name, items, form, workers, room)
         if store.fingerprint(items, options) != name:
             raise UserError("datamodule.root: files changed while they were read; start again")
         return Loaded(made, made.digests, made.bad)

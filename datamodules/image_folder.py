@@ -108,10 +108,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def is_picture(name: str) -> bool:
     """Whether a file's name has the suffix of a picture."""
-    return Path(name).suffix.lower() in _suffixes()
+    return os.path.splitext(name)[1].lower() in _suffixes()  # noqa: PTH122  # four times as fast as Path
 
 
 @cache
 def _suffixes() -> set[str]:
+    Image.preinit()  # first, so that Image.open goes on trying the common formats before the rare ones
     known = Image.registered_extensions()
     return {suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in NO_PICTURES}

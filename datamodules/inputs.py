@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from conf.errors import UserError
-from datamodules.decode import Decoded, Form, decode_all
+from datamodules.decode import Form, decode_all
 from datamodules.workers import CHUNK, Workers, chunks, progress
 
 
@@ -110,13 +110,14 @@ class Loaded(NamedTuple):
     """The reason at the position of each sample that cannot be read"""
 
 
-def collect(parts: Iterable[Decoded], count: int, form: Form) -> Loaded:
-    """Pictures in their order → in memory."""
-    pixels = np.empty((count, form.channels, *form.size), np.uint8)
-    digests = np.empty(count, np.uint64)
+def collect(items: Sequence[Any], form: Form, workers: Workers) -> Loaded:
+    """Pictures, decoded and in memory."""
+    pixels = np.empty((len(items), form.channels, *form.size), np.uint8)
+    digests = np.empty(len(items), np.uint64)
     bad: dict[int, str] = {}
     start = 0
-    for part in parts:
+    decoded = workers.map(partial(decode_all, form=form), chunks(items))
+    for part in progress(decoded, len(items), "reading pictures", lambda part: len(part.pixels)):
         rows = slice(start, start + len(part.pixels))
         pixels[rows], digests[rows] = part.pixels, part.digests
         bad |= {start + position: reason for position, reason in part.bad.items()}

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from PIL import features
 from torch import Tensor
 
 from conf.errors import UserError
-from datamodules.decode import Decoded, Form, digests
+from datamodules.decode import Form, decode_to, digests
+from datamodules.workers import CHUNK, Workers, chunks, progress
 
 FILES = ("pixels.npy", "digests.npy", "store.json")
 UNUSED_SECONDS = 30 * 24 * 3600
@@ -42,7 +44,8 @@ def fingerprint(paths: Sequence[str], options: Sequence[Any]) -> str:
             stamp = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)  # the last cannot be set back
         except OSError as error:
             stamp = (error.errno or 0, 0, 0)
-        digest.update(f"{os.path.abspath(path)}\0{stamp}\n".encode("utf-8", "surrogateescape"))  # noqa: PTH100
+        absolute = path if path[0] == "/" else os.path.abspath(path)  # noqa: PTH100
+        digest.update(f"{absolute}\0{stamp}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -113,13 +116,13 @@ def has_room(cache_dir: Path, size: int) -> bool:
     return os.access(existing, os.W_OK) and shutil.disk_usage(existing).free > 1.1 * size
 
 
-def make(cache_dir: Path, name: str, count: int, form: Form, parts: Iterable[Decoded], within: int) -> Stored:
+def make(cache_dir: Path, name: str, items: Sequence[Any], form: Form, workers: Workers, within: int) -> Stored:
     """Writes a store, or finds the one that another process wrote meanwhile.
 
     Args:
-        count: samples in all.
-        form: of each.
-        parts: the samples in their order.
+        items: picture files.
+        form: what they are brought to.
+        workers: who decodes and writes them.
 
     Raises:
         UserError: it cannot be written.
@@ -134,7 +137,7 @@ def make(cache_dir: Path, name: str, count: int, form: Form, parts: Iterable[Dec
                 shutil.rmtree(leftover, ignore_errors=True)
             part.mkdir()
             try:
-                _write(part, count, form, parts)
+                _write(part, items, form, workers)
                 part.rename(cache_dir / name)
                 _sync(cache_dir)
             finally:
@@ -146,19 +149,20 @@ def make(cache_dir: Path, name: str, count: int, form: Form, parts: Iterable[Dec
         raise UserError(f"datamodule.cache_dir: cannot write to {cache_dir} ({error.strerror}); {fix}") from error
 
 
-def _write(folder: Path, count: int, form: Form, parts: Iterable[Decoded]) -> None:
+def _write(folder: Path, items: Sequence[Any], form: Form, workers: Workers) -> None:
     bad: dict[int, str] = {}
-    found = np.empty(count, np.uint64)
-    done = 0
+    found: list[np.ndarray] = []
     with open(folder / "pixels.npy", "wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (count, form.channels, *form.size)}
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(items), form.channels, *form.size)}
         np.lib.format.write_array_header_1_0(file, header)
-        for part in parts:
-            file.write(part.pixels.data)
-            found[done : done + len(part.digests)] = part.digests
-            bad |= {done + position: reason for position, reason in part.bad.items()}
-            done += len(part.digests)
-    np.save(folder / "digests.npy", found)
+        start = file.tell()
+    each = CHUNK * form.channels * form.size[0] * form.size[1]
+    tasks = ((start + number * each, chunk) for number, chunk in enumerate(chunks(items)))
+    parts = workers.map(partial(decode_to, folder / "pixels.npy", form), tasks)
+    for number, part in enumerate(progress(parts, len(items), "reading pictures", lambda part: len(part.digests))):
+        found.append(part.digests)
+        bad |= {number * CHUNK + position: reason for position, reason in part.bad.items()}
+    np.save(folder / "digests.npy", np.concatenate(found))
     facts = {**form._asdict(), "bad": bad}
     (folder / "store.json").write_text(json.dumps(facts), encoding="utf-8")
     for name in FILES:

@@ -16,8 +16,8 @@ from PIL import Image
 
 from conf.errors import UserError
 from datamodules import store
-from datamodules.decode import Form, decode_all
-from datamodules.workers import chunks
+from datamodules.decode import Decoded, Form, decode_all, decode_to
+from datamodules.workers import Workers
 from tests.conftest import ROOT
 
 FORM = Form(3, (6, 5), "crop", True)
@@ -36,8 +36,8 @@ def on_disk(folder: Path, count: int, damaged: tuple[int, ...] = ()) -> list[str
 
 
 def make(cache: Path, paths: list[str], within: int = PLENTY) -> store.Stored:
-    parts = (decode_all(part, FORM) for part in chunks(paths))
-    return store.make(cache, store.fingerprint(paths, FORM), len(paths), FORM, parts, within)
+    with Workers(None, paths) as workers:
+        return store.make(cache, store.fingerprint(paths, FORM), paths, FORM, workers, within)
 
 
 def all_of(stored: store.Stored, count: int) -> np.ndarray:
@@ -136,14 +136,17 @@ def test_a_store_that_cannot_be_written_is_one_line(tmp_path: Path, paths: list[
         make(tmp_path / "cache", paths)
 
 
-def test_what_fails_leaves_nothing_behind(tmp_path: Path, paths: list[str]) -> None:
-    def parts():  # type: ignore[no-untyped-def]
-        yield decode_all(paths[:128], FORM)
+def full_from_the_second_part_on(file: Path, form: Form, task: tuple[int, list[str]]) -> Decoded:
+    if file.stat().st_size > 1000:
         raise OSError(28, "No space left on device")
+    return decode_to(file, form, task)
 
+
+def test_what_fails_leaves_nothing_behind(tmp_path: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "decode_to", full_from_the_second_part_on)
     with pytest.raises(UserError, match="No space left"):
-        store.make(tmp_path / "cache", "name", 300, FORM, parts(), PLENTY)
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["name.lock"]
+        make(tmp_path / "cache", paths)
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
 def test_stores_that_nobody_uses_are_removed(tmp_path: Path, paths: list[str]) -> None:
@@ -158,14 +161,15 @@ def test_stores_that_nobody_uses_are_removed(tmp_path: Path, paths: list[str]) -
 def make_and_say(cache: Path, folder: Path, said: Path) -> None:
     paths = sorted(str(path) for path in folder.iterdir())
 
-    def parts():  # type: ignore[no-untyped-def]
-        said.with_name(f"{os.getpid()} makes it").touch()
-        for part in chunks(paths):
-            time.sleep(0.1)
-            yield decode_all(part, FORM)
+    class Slow(Workers):
+        def map(self, work, tasks):  # type: ignore[no-untyped-def]
+            said.with_name(f"{os.getpid()} makes it").touch()
+            for task in tasks:
+                time.sleep(0.1)
+                yield work(task)
 
-    name = store.fingerprint(paths, FORM)
-    np.save(said, all_of(store.make(cache, name, len(paths), FORM, parts(), PLENTY), len(paths)))
+    stored = store.make(cache, store.fingerprint(paths, FORM), paths, FORM, Slow(0, paths), PLENTY)
+    np.save(said, all_of(stored, len(paths)))
 
 
 def test_two_processes_make_one_store(tmp_path: Path, paths: list[str]) -> None:
