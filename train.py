@@ -145,7 +145,6 @@ def predict(cfg: DictConfig) -> None:
 
     from datamodules.decode import Form
     from datamodules.stream import find, read_in_batches
-    from datamodules.workers import cores
     from lit_modules.calibration import temperature_of
     from lit_modules.prediction import predict
     from lit_modules.predictor import Predictor
@@ -164,9 +163,7 @@ def predict(cfg: DictConfig) -> None:
     predictor = Predictor(module, temperature_of(Path(cfg.run_dir)) if cfg.calibrate else 1.0).to(
         trainer.strategy.root_device
     )
-    data, workers = cfg.datamodule, cfg.datamodule.num_workers
-    if workers is None and trainer.strategy.root_device.type == "cpu":
-        workers = cores() // 2  # the network needs them too
+    data, workers = cfg.datamodule, decoders(cfg, trainer.strategy.root_device)
     batches = read_in_batches(files, Form(channels, tuple(size), data.resize, data.draft), data.batch_size, workers)
     with torch.inference_mode(), trainer.precision_plugin.forward_context():
         unread = predict(predictor, batches, len(files), module.class_names, cfg.tta.name == "flip", output)
@@ -174,6 +171,14 @@ def predict(cfg: DictConfig) -> None:
     if unread:
         print(f"{unread} of {len(files)} files could not be read", file=sys.stderr)
         raise SystemExit(3)
+
+
+def decoders(cfg: DictConfig, device: Any) -> int | None:
+    """How many processes decode pictures for a network at work: on a CPU it needs some of the cores itself."""
+    from datamodules.workers import cores
+
+    chosen = cfg.datamodule.num_workers
+    return cores() // 2 if chosen is None and device.type == "cpu" else chosen
 
 
 def export(cfg: DictConfig) -> None:

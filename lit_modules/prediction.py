@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import sys
-import warnings
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +17,7 @@ from tqdm import tqdm
 from conf.run_folder import make_output
 from lit_modules.predictor import Predictor
 
-LARGEST_SHEET = 64
+SHEET = 64  # pictures
 
 
 def predict(
@@ -38,7 +37,8 @@ def predict(
     """
     device = predictor.white.device
     make_output(output)
-    sheet: list[tuple[np.ndarray, str]] = []
+    shown: list[np.ndarray] = []
+    captions: list[str] = []
     unread = 0
     with ExitStack() as stack:
         parts = [output / f"predictions.{suffix}.part" for suffix in ("csv", "jsonl")]
@@ -61,12 +61,18 @@ def predict(
                 found = {"file": file, "predicted": name, "probability": likelihood}
                 by_class = dict(zip(class_names, row, strict=True))
                 lines.write(json.dumps(found | {"probabilities": by_class}, ensure_ascii=False) + "\n")
-                if len(sheet) < LARGEST_SHEET:
-                    sheet.append((pixels.copy(), f"{name} {likelihood:.2f}"))
+                if len(shown) < SHEET:
+                    shown.append(pixels.copy())
+                    captions.append(f"{Path(file).name}\n{name} {likelihood:.2f}")
     for part in parts:
         os.replace(part, part.with_suffix(""))
-    if sheet:
-        draw(sheet, output / "contact_sheet.png")
+    if shown:
+        from lit_modules.figures import png
+        from lit_modules.pictures import grid
+
+        samples = [pixels.astype(np.float32) / 255 for pixels in shown]
+        sheet = grid(samples, captions, f"The first {len(shown)} of {total} pictures, and what they were taken for")
+        (output / "contact_sheet.png").write_bytes(png(sheet))
     return unread
 
 
@@ -76,21 +82,3 @@ def _probabilities(predictor: Predictor, inputs: Tensor, flip: bool) -> Tensor:
     if flip:
         probabilities = (probabilities + predictor(inputs.flip(-1))) / 2
     return probabilities.cpu()
-
-
-def draw(sheet: list[tuple[np.ndarray, str]], path: Path) -> None:
-    """Pictures uint8 `[C, H, W]`, eight in a row, each under its caption."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    columns = min(8, len(sheet))
-    rows = -(-len(sheet) // columns)
-    figure = Figure(figsize=(1.5 * columns, 1.7 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    for position, (pixels, caption) in enumerate(sheet, 1):
-        axes = figure.add_subplot(rows, columns, position)
-        axes.imshow(pixels.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
-        axes.set_title(caption, fontsize=7, parse_math=False)
-        axes.axis("off")
-    with warnings.catch_warnings(action="ignore"):  # of letters that its font lacks
-        figure.savefig(path, dpi=100)

@@ -17,7 +17,7 @@ import train
 from conf.errors import UserError
 from datamodules.decode import Form
 from datamodules.stream import read_in_batches
-from lit_modules.prediction import draw, predict
+from lit_modules.prediction import predict
 from lit_modules.predictor import Predictor
 from tests.conftest import TINY, configure, write_pictures
 from tests.test_export import NAMES, trained
@@ -136,9 +136,12 @@ def test_mirror_images_are_averaged(tmp_path: Path) -> None:
     assert (both[0] - both[1]).abs().max() > 1e-3
 
 
-def test_any_class_name_can_be_drawn(tmp_path: Path) -> None:
-    draw([(np.zeros((channels, 4, 4), np.uint8), "올빼미 $x 0.50") for channels in (1, 3)], tmp_path / "sheet.png")
-    assert (tmp_path / "sheet.png").stat().st_size > 0
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_class_name_can_be_drawn(tmp_path: Path, channels: int) -> None:
+    predictor = Predictor(trained((channels, 12, 10)), 1.0)
+    inputs = np.zeros((2, channels, 12, 10), np.uint8)
+    predict(predictor, [(["a.png", "b $x.png"], inputs, [])], 2, ["올빼미 $x", *NAMES[1:]], False, tmp_path)
+    assert (tmp_path / "contact_sheet.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -156,7 +159,7 @@ def test_order_and_pixels_do_not_depend_on_processes(
 
 
 def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lit_modules.prediction.draw", lambda sheet, path: None)
+    monkeypatch.setattr("lit_modules.prediction.SHEET", 0)
     write_pictures(tmp_path, 1, level=99, size=(64, 64))
     predictor = Predictor(trained((3, 64, 64)), 1.0)
     peaks = []

@@ -1,0 +1,73 @@
+"""`task=predict` against its two halves, each alone on all cores: reading and decoding, and the network.
+
+python -m tests.benchmarks.predict --pictures FOLDER
+
+Where the network runs on a CPU both need the same cores, so that no more than their sum can be hoped for.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.benchmarks.measuring import configure, in_turn, report
+
+# torch is imported inside the function, for every process that decodes imports this file.
+
+
+def seconds(work: Callable[[], object]) -> dict[str, float]:
+    began = time.perf_counter()
+    work()
+    return {"seconds": time.perf_counter() - began}
+
+
+def main() -> None:
+    import torch
+
+    import train
+    from datamodules.decode import Form
+    from datamodules.stream import find, read_in_batches
+    from lit_modules.prediction import predict
+    from lit_modules.predictor import Predictor
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=Path, required=True, help="a folder with a folder for each class")
+    parser.add_argument("--overrides", nargs="*", default=["+experiment=image_folder"], help="of the network")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    cfg = configure(*options.overrides, f"datamodule.root={options.pictures}")
+    _, module, trainer = train.build(cfg)
+    device = trainer.strategy.root_device
+    predictor = Predictor(module, 1.0).to(device)
+    channels, *size = module.input_shape
+    files, form = find(str(options.pictures)), Form(channels, tuple(size), cfg.datamodule.resize, cfg.datamodule.draft)
+    workers = train.decoders(cfg, device)
+    decoded = list(read_in_batches(files, form, cfg.datamodule.batch_size, workers))
+
+    def read() -> None:
+        for _ in read_in_batches(files, form, cfg.datamodule.batch_size, None):
+            pass
+
+    def compute() -> None:
+        with torch.inference_mode():
+            for batch in decoded:
+                predictor(torch.from_numpy(batch.inputs).to(device)).cpu()
+
+    def both() -> None:
+        batches = read_in_batches(files, form, cfg.datamodule.batch_size, workers)
+        with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+            predict(predictor, batches, len(files), module.class_names, False, Path(folder) / "out")
+
+    sides = {"predict": both, "the loader alone": read, "the network alone": compute}
+    measured = in_turn({name: lambda _, work=work: seconds(work) for name, work in sides.items()}, options.rounds)
+    report("predict", measured, pictures=len(files), batch_size=cfg.datamodule.batch_size, workers=workers)
+    ours, loader, network = (figures["seconds"] for figures in measured.values())
+    slower = statistics.median(max(halves) / own for own, *halves in zip(ours, loader, network, strict=True))
+    both_halves = statistics.median(sum(halves) / own for own, *halves in zip(ours, loader, network, strict=True))
+    print(f"predict works at {slower:.2f} of the slower half's rate, {both_halves:.2f} of both, one after the other")
+
+
+if __name__ == "__main__":
+    main()
