@@ -263,9 +263,6 @@ def compare(cfg: DictConfig) -> None:
     compare(cfg.runs, Path(cfg.output) if cfg.output else None)
 
 
-TASKS = {"fit": fit, "test": test, "predict": predict, "export": export, "inspect": inspect, "compare": compare}
-
-
 def sweep(cfg: DictConfig) -> None:
     """Looks for the best values of `cfg.space`, by runs of their own that leave the test split alone."""
     try:

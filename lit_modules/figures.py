@@ -4,7 +4,7 @@ import io
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import Any, ParamSpec
 
 import matplotlib
 import numpy as np
@@ -14,8 +14,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-if TYPE_CHECKING:
-    from lit_modules.evaluation import Calibration, Curve
+from lit_modules.curves import Calibration, Curve
 
 # Safe for the colour-blind: Okabe and Ito, "Color universal design" (2008), without the yellow that is faint on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -132,7 +131,7 @@ def _most_confused(shares: np.ndarray, names: Sequence[str]) -> str:
 
 
 @styled
-def reliability(calibration: "Calibration") -> Figure:
+def reliability(calibration: Calibration) -> Figure:
     """Accuracy by confidence, over how many predictions had it."""
     figure = Figure(figsize=(5.6, 5.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
@@ -155,7 +154,7 @@ def reliability(calibration: "Calibration") -> Figure:
 
 
 @styled
-def roc(curves: Sequence["Curve"], names: Sequence[str]) -> Figure:
+def roc(curves: Sequence[Curve], names: Sequence[str]) -> Figure:
     """True by false positives, each class against the rest."""
     figure = Figure(figsize=(6.4, 5.2), layout="constrained")
     axes = figure.subplots()
@@ -169,7 +168,7 @@ def roc(curves: Sequence["Curve"], names: Sequence[str]) -> Figure:
 
 
 @styled
-def precision_recall(curves: Sequence["Curve"], names: Sequence[str]) -> Figure:
+def precision_recall(curves: Sequence[Curve], names: Sequence[str]) -> Figure:
     """Precision by recall, each class against the rest."""
     figure = Figure(figsize=(6.4, 5.2), layout="constrained")
     axes = figure.subplots()
@@ -199,7 +198,7 @@ def _lines(axes: Any, lines: Sequence[tuple[np.ndarray, np.ndarray, float]], nam
 
 
 @styled
-def threshold(curve: "Curve", name: str) -> Figure:
+def threshold(curve: Curve, name: str) -> Figure:
     """What becomes of precision, recall and F1 if a class is said from another probability on than one half."""
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()

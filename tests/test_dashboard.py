@@ -126,10 +126,10 @@ def test_inputs_are_those_that_the_network_gets(run: Callable[..., Path], monkey
     monkeypatch.setattr(dashboard, "grid", keep)
     monkeypatch.setattr(LitClassifier, "forward", forward)
     run(DRAWN[0], DRAWN[2], *FEW, "+experiment=digits", *ALWAYS)
-    augmented, captions = drawn["What the network gets (augmented, in training)"]
+    augmented, captions = drawn["What the network gets in training"]
     np.testing.assert_array_equal(augmented, got[True][0][:32].numpy())
     assert len(captions) == 32 and set(captions) <= set("0123456789")
-    plain, _ = drawn["What the network gets (plain, in validation)"]
+    plain, _ = drawn["What the network gets in validation"]
     np.testing.assert_array_equal(plain, torch.cat(got[False][:2])[::4][:32].numpy())  # 128 samples in two batches
     assert np.abs(np.rint(augmented * 255) - augmented * 255).max() > 0.01, "affine gives values between those of files"
     assert np.abs(np.rint(plain * 255) - plain * 255).max() < 1e-4

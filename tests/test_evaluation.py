@@ -6,7 +6,8 @@ import torch
 from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from lit_modules.evaluation import BINS, Evaluation, calibrate, curve, thin
+from lit_modules.curves import BINS, calibrate, curve, thin
+from lit_modules.evaluation import Evaluation
 from lit_modules.predictions import Predictions
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lit_modules import figures
-from lit_modules.evaluation import calibrate
+from lit_modules.curves import calibrate
 from tests.test_evaluation import evaluation
 
 

@@ -88,9 +88,9 @@ class Dashboard(Callback):
                 self._draw_histograms(trainer, "weights", dict(pl_module.named_parameters()))
                 if figure := filter_grid(pl_module.net):
                     self._draw(trainer, "network/filters", figure)
-                for split, kind in (("train", "augmented, in training"), ("val", "plain, in validation")):
+                for split, stage in (("train", "training"), ("val", "validation")):
                     if self._samples[split]:
-                        self._draw_inputs(trainer, pl_module, split, f"What the network gets ({kind})")
+                        self._draw_inputs(trainer, pl_module, split, f"What the network gets in {stage}")
         self._due = False  # the best epoch's validation, after training, draws nothing
 
     def _draw_inputs(self, trainer: Trainer, module: LitClassifier, split: str, title: str) -> None:
