@@ -121,10 +121,12 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, required=True)
     parser.add_argument("--classes", nargs="+", default=["airplane", "bird"])
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--overrides", nargs="*", default=[], help="for another network than the notes'")
     arguments = parser.parse_args()
     with chosen_classes(arguments.pictures, arguments.classes) as folder:
-        report("bare_limit", measure(folder, "Litmus, nothing drawn", arguments.epochs, *UNDRAWN))
-        report("bare_limit", measure(folder, "Litmus", arguments.epochs))
+        for side, more in (("Litmus, nothing drawn", UNDRAWN), ("Litmus", ())):
+            measured = measure(folder, side, arguments.epochs, *arguments.overrides, *more)
+            report("bare_limit", measured, overrides=arguments.overrides)
 
 
 if __name__ == "__main__":

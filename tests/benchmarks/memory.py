@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", required=True, help="an image folder, as of CIFAR-10's 60,000 pictures")
     parser.add_argument("--pictures", type=int, default=60_000, help="in it")
-    parser.add_argument("--limit", type=int, default=3 * 2**29, help="bytes; torch and Lightning alone take 0.9 GiB")
+    parser.add_argument("--limit", type=int, default=2**31, help="bytes; torch and Lightning alone take 0.9 GiB")
     options = parser.parse_args()
     size = int((4 * options.limit / options.pictures / 3) ** 0.5) + 1
     data = (f"datamodule.root={options.root}", f"datamodule.image_size={size}")

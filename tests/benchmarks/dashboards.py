@@ -1,0 +1,105 @@
+"""What the dashboards cost: the seconds of each epoch that are spent in what draws and collects, as a share of it.
+
+python -m tests.benchmarks.dashboards --pictures DIR
+
+DIR is an image folder, as of CIFAR-10. Not a comparison of two runs, for two epochs of the same run differ by more.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+import train
+from conf.run_folder import read_metrics
+from tests.benchmarks.measuring import Measured, configure, report
+
+SIDES = ("Dashboard", "CollectPredictions", "TensorBoard")
+
+
+class Stopwatch:
+    """Adds up the seconds inside the methods of objects."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._inside = False
+
+    def watch(self, thing: Any, prefixes: tuple[str, ...]) -> None:
+        for name in dir(thing):
+            if name.startswith(prefixes) and callable(getattr(thing, name)):
+                setattr(thing, name, self._timed(getattr(thing, name)))
+
+    def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self._running():
+                return method(*args, **kwargs)
+
+        return timed
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """A call within a call counts once."""
+        if self._inside:
+            yield
+            return
+        self._inside, began = True, time.perf_counter()
+        try:
+            yield
+        finally:
+            self._inside, self.seconds = False, self.seconds + time.perf_counter() - began
+
+
+class Marks(Callback):
+    """The seconds on each stopwatch when an epoch starts, and at the end."""
+
+    def __init__(self, watches: dict[str, Stopwatch]) -> None:
+        self.watches = watches
+        self.marks: list[dict[str, float]] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.marks.append({side: watch.seconds for side, watch in self.watches.items()})
+
+    on_train_end = on_train_epoch_start
+
+
+def measure(pictures: Path, epochs: int) -> Measured:
+    """The share of each epoch by who spent it, and of all of them."""
+    shares: Measured = {side: {"% of an epoch": []} for side in ("all", *SIDES)}
+    with TemporaryDirectory() as place:
+        choices = (f"datamodule.root={pictures}", f"logs_dir={place}", f"epochs={epochs}")
+        cfg = configure("+experiment=image_folder", *choices)
+        folder = Path(cfg.run_dir)
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("")
+        datamodule, module, trainer = train.build(cfg)
+        marks = Marks({side: Stopwatch() for side in SIDES})
+        for thing in (*trainer.callbacks, *trainer.loggers):
+            if type(thing).__name__ in SIDES:
+                marks.watches[type(thing).__name__].watch(thing, ("on_", "log_"))
+        trainer.callbacks.append(marks)
+        trainer.fit(module, datamodule)
+        for before, after, row in zip(marks.marks, marks.marks[1:], read_metrics(folder), strict=False):
+            used = {side: 100 * (after[side] - before[side]) / row["seconds"] for side in SIDES}
+            for side, share in {**used, "all": sum(used.values())}.items():
+                shares[side]["% of an epoch"].append(share)
+    return shares
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=10)
+    options = parser.parse_args()
+    shares = measure(options.pictures, options.epochs)
+    report("dashboards", shares)
+    total = shares["all"]["% of an epoch"]
+    print(f"all epochs together: {sum(total) / len(total):.2f} %")
+
+
+if __name__ == "__main__":
+    main()
