@@ -1,4 +1,4 @@
-"""Litmus: trains, resumes, tests, uses, exports and compares CNN classifiers, and inspects their data.
+"""Litmus: trains, resumes, tunes, tests, uses, exports and compares CNN classifiers, and inspects their data.
 
 python train.py +experiment=digits
 python train.py run=logs/digits/2026-01-31_12-00-00 task=test
@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,7 @@ def predict(cfg: DictConfig) -> None:
 
     from datamodules.decode import Form
     from datamodules.stream import find, read_in_batches
+    from datamodules.workers import decoders
     from lit_modules.calibration import temperature_of
     from lit_modules.prediction import predict
     from lit_modules.predictor import Predictor
@@ -163,7 +165,8 @@ def predict(cfg: DictConfig) -> None:
     predictor = Predictor(module, temperature_of(Path(cfg.run_dir)) if cfg.calibrate else 1.0).to(
         trainer.strategy.root_device
     )
-    data, workers = cfg.datamodule, decoders(cfg, trainer.strategy.root_device)
+    data = cfg.datamodule
+    workers = decoders(data.num_workers, trainer.strategy.root_device.type)
     batches = read_in_batches(files, Form(channels, tuple(size), data.resize, data.draft), data.batch_size, workers)
     with torch.inference_mode(), trainer.precision_plugin.forward_context():
         unread = predict(predictor, batches, len(files), module.class_names, cfg.tta.name == "flip", output)
@@ -171,14 +174,6 @@ def predict(cfg: DictConfig) -> None:
     if unread:
         print(f"{unread} of {len(files)} files could not be read", file=sys.stderr)
         raise SystemExit(3)
-
-
-def decoders(cfg: DictConfig, device: Any) -> int | None:
-    """How many processes decode pictures for a network at work: on a CPU it needs some of the cores itself."""
-    from datamodules.workers import cores
-
-    chosen = cfg.datamodule.num_workers
-    return cores() // 2 if chosen is None and device.type == "cpu" else chosen
 
 
 def export(cfg: DictConfig) -> None:
@@ -256,6 +251,18 @@ def inspect(cfg: DictConfig) -> None:
     inspect(read_data(cfg, "inspect"), Path(cfg.output))
 
 
+def tune(cfg: DictConfig) -> None:
+    """Looks for a sensible learning rate and batch size, on one device, before a run."""
+    from hydra.utils import instantiate
+
+    from lit_modules.tuning import tune
+
+    cfg.callbacks, cfg.logger, cfg.lit_module.scheduler = {}, {}, None
+    datamodule, module, _ = build(cfg)
+    build_trainer = partial(instantiate, cfg.trainer, **ALONE, logger=False, _convert_="all")
+    tune(module, datamodule, build_trainer, cfg.low, cfg.high, cfg.steps, Path(cfg.output))
+
+
 def compare(cfg: DictConfig) -> None:
     """Tells finished runs apart."""
     from lit_modules.comparison import compare
@@ -272,7 +279,7 @@ def sweep(cfg: DictConfig) -> None:
     sweep(cfg, list(HydraConfig.get().overrides.task))
 
 
-TASKS = {task.__name__: task for task in (fit, test, predict, export, inspect, sweep, compare)}
+TASKS = {task.__name__: task for task in (fit, test, predict, export, inspect, tune, sweep, compare)}
 
 
 def main(cfg: DictConfig) -> Any:

@@ -51,6 +51,11 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
+def memory_is_full(error: BaseException) -> bool:
+    """Whether torch says so, of a GPU or of the machine; by name, for its import takes seconds."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
 def _line(error: BaseException) -> str | None:
     """The one line for `error`; None if it is a bug of ours and deserves its traceback."""
     if isinstance(error, UserError):
@@ -66,7 +71,7 @@ def _line(error: BaseException) -> str | None:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: {error.problem}; correct the YAML"
-    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):  # torch's, two devices'
+    if memory_is_full(error):
         return (
             "datamodule.batch_size: the memory is full; halve it, with trainer.accumulate_grad_batches=2, or "
             "set trainer.precision=bf16-mixed; checkpoints are kept: go on by run=…"

@@ -119,6 +119,17 @@ class Inspect(Fit):
 
 
 @dataclass
+class Tune(Fit):
+    """Try learning rates from `low` to `high` and batch sizes, some steps each, and say which are sensible."""
+
+    task: str = "tune"
+    low: float = 1e-6
+    high: float = 10.0
+    steps: int = 100
+    output: str = "${logs_dir}/tune/${oc.env:LITMUS_STAMP}"
+
+
+@dataclass
 class Sweep(Fit):
     """Run trials of one config, each with other values of `space`. With `run=DIR`: go on, or join those who do."""
 
@@ -141,7 +152,7 @@ class Compare:
     output: str | None = None
 
 
-TASKS: dict[str, type] = {each.task: each for each in (Fit, Test, Predict, Export, Inspect, Sweep, Compare)}
+TASKS: dict[str, type] = {each.task: each for each in (Fit, Test, Predict, Export, Inspect, Tune, Sweep, Compare)}
 
 
 def register() -> None:

@@ -31,6 +31,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def decoders(num_workers: int | None, device: str) -> int | None:
+    """How many processes decode for a network at work: null means half the cores where it needs them itself."""
+    return cores() // 2 if num_workers is None and device == "cpu" else num_workers
+
+
 class Workers(AbstractContextManager["Workers"]):
     """Processes that are started when they are first needed. Their start method is spawn: a fork of a process with
     torch's threads may hang. They end with the process that started them, however that ends.

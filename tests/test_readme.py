@@ -61,12 +61,13 @@ def test_command_runs(run: Callable[..., Path], pictures: Path, tmp_path: Path, 
         arguments.append(f"trainer.max_epochs={2 if 'epochs=60' in line else 1}")
     if "finetune" in line:
         arguments.append("trainer.limit_train_batches=2")
-    if "task=inspect" in line:
-        arguments.append(f"output={tmp_path / 'run' / 'inspection'}")
+    if "task=inspect" in line or "task=tune" in line:
+        arguments.append(f"output={tmp_path / 'run' / 'output'}")
     made = {
         "task=predict": "predictions/now/contact_sheet.png",
         "task=export": "export/model.onnx",
-        "task=inspect": "inspection/inspection.json",
+        "task=inspect": "output/inspection.json",
+        "task=tune": "output/tuning.png",
     }
     found = run(*arguments)
     expected = next((made[word] for word in line.split() if word in made), "summary.json")

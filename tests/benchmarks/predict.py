@@ -29,6 +29,7 @@ def main() -> None:
     import train
     from datamodules.decode import Form
     from datamodules.stream import find, read_in_batches
+    from datamodules.workers import decoders
     from lit_modules.prediction import predict
     from lit_modules.predictor import Predictor
 
@@ -43,7 +44,7 @@ def main() -> None:
     predictor = Predictor(module, 1.0).to(device)
     channels, *size = module.input_shape
     files, form = find(str(options.pictures)), Form(channels, tuple(size), cfg.datamodule.resize, cfg.datamodule.draft)
-    workers = train.decoders(cfg, device)
+    workers = decoders(cfg.datamodule.num_workers, device.type)
     decoded = list(read_in_batches(files, form, cfg.datamodule.batch_size, workers))
 
     def read() -> None:
