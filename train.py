@@ -52,12 +52,11 @@ def read_data(cfg: DictConfig, stage: str) -> Any:
     """The data module with the data read that a stage needs."""
     from hydra.utils import instantiate
     from pytorch_lightning import seed_everything
-    from pytorch_lightning.utilities import rank_zero_only
 
     quieten()
     seed_everything(cfg.seed, verbose=False)
     datamodule = instantiate(cfg.datamodule, _convert_="all")
-    rank_zero_only(datamodule.prepare_data)()
+    datamodule.prepare_data()
     datamodule.setup(stage)
     return datamodule
 
@@ -83,7 +82,7 @@ def fit(cfg: DictConfig) -> float:
             raise UserError(f"{part}: a run cannot do without it; leave it in")
     folder = Path(cfg.run_dir)
     resume_from = run_folder.resume_from(cfg)
-    datamodule, module, trainer = build(cfg)
+    datamodule, module, trainer = build(run_folder.without_first_weights(cfg) if resume_from else cfg)
     if resume_from:
         module.refuse_other_data(torch.load(resume_from, map_location="cpu", weights_only=True, mmap=True))
     if trainer.world_size > 1 and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -213,7 +212,7 @@ def best_network(cfg: DictConfig) -> Any:
     checkpoint = torch.load(run_folder.best_checkpoint(Path(cfg.run_dir)), map_location="cpu", weights_only=True)
     channels, names = checkpoint["input_shape"][0], checkpoint["class_names"]
     module = instantiate(
-        cfg.lit_module,
+        run_folder.without_first_weights(cfg).lit_module,
         input_shape=tuple(checkpoint["input_shape"]),
         class_names=names,
         class_counts=[1] * len(names),

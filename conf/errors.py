@@ -76,6 +76,8 @@ def _line(error: BaseException) -> str | None:
             "datamodule.batch_size: the memory is full; halve it, with trainer.accumulate_grad_batches=2, or "
             "set trainer.precision=bf16-mixed; checkpoints are kept: go on by run=…"
         )
+    if "Expected more than 1 value per channel when training" in str(error):  # torch's, of batch normalisation
+        return "datamodule.drop_last: a batch holds one sample, which cannot be normalised; set it to true"
     if type(error).__name__ in ("UncompletedJobError", "FailedJobError"):  # a job of a cluster that was refused there
         return next((line.removeprefix("error: ") for line in str(error).splitlines() if line[:7] == "error: "), None)
     if _misconfigured(error):

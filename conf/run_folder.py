@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from conf.errors import UserError
 from conf.job import may_be_restarted
+from conf.schema import TASKS
 
 CONF = Path(__file__).parent
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "pillow")
@@ -29,7 +31,7 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-
 KEPT = ("seed", "monitor", "mode", "datamodule", "lit_module")
 # What changes speed alone, or says where the same data are.
 FREE = ("num_workers", "root", "download", "cache", "cache_dir", "device_share")
-KEPT_PARTS = ("callbacks.checkpoint.every_n_epochs", "callbacks.adam_to_sgd.")
+KEPT_PARTS = ("callbacks.checkpoint.every_n_epochs", "callbacks.adam_to_sgd.", "callbacks.ema.")
 
 
 def base_config(arguments: list[str]) -> str:
@@ -52,7 +54,7 @@ def base_config(arguments: list[str]) -> str:
         raise UserError(f"run: {runs[-1]} holds no config.yaml; give the folder of a run, such as logs/digits/…")
     try:
         saved = OmegaConf.load(path)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:  # the last of a bare word
         problem = " ".join(str(error).split())
         raise UserError(f"{path}: is damaged ({problem}); take it from a copy of the run") from error
     base = OmegaConf.load(CONF / "train.yaml")
@@ -73,7 +75,10 @@ def base_config(arguments: list[str]) -> str:
             store.store(group="devices", name="saved", node={}, package="trainer")
             entry[group] = "saved"
     groups = {str(group) for entry in base.defaults if isinstance(entry, DictConfig) for group in entry}
-    values = {key: node for key, node in saved.items_ex(resolve=False) if key not in groups}
+    values = {str(key): node for key, node in saved.items_ex(resolve=False) if key not in groups}
+    # Of others Hydra's own section could run code, and a list of defaults read any file.
+    if foreign := sorted(values.keys() - {known.name for task in TASKS.values() for known in fields(task)}):
+        raise UserError(f"{path}: holds {foreign[0]}, which no run saves; take it from a copy of the run")
     merged = OmegaConf.merge(base, values, {"run_dir": runs[-1]})
     store.store(name="saved_run", node=OmegaConf.to_container(merged))
     return "saved_run"
@@ -162,6 +167,14 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return {
         key: value for name, child in node.items() for key, value in flat(child, f"{prefix}.{name}".lstrip(".")).items()
     }
+
+
+def without_first_weights(cfg: DictConfig) -> DictConfig:
+    """A copy whose network reads no weights, for a checkpoint's replace them: their file may be gone."""
+    copy = cfg.copy()
+    if "weights" in copy.lit_module.net:
+        copy.lit_module.net.weights = ""
+    return copy
 
 
 def resume_from(cfg: DictConfig) -> Path | None:

@@ -194,6 +194,8 @@ def _check_settings(cfg: DictConfig) -> None:
         raise UserError(f"monitor: {cfg.monitor}: {why}; {nearest(cfg.monitor, MONITORS)}")
     if cfg.monitor.startswith("val/") and not cfg.trainer.get("limit_val_batches", 1):
         raise UserError(f"monitor: {cfg.monitor} needs validation; set trainer.limit_val_batches or monitor=train/f1")
+    if cfg.test and cfg.trainer.get("limit_test_batches", 1) == 0:
+        raise UserError("trainer.limit_test_batches: 0 tests on nothing; set test=false")
     lower_is_better = cfg.monitor.endswith("loss")
     if (cfg.mode == "min") != lower_is_better or cfg.mode not in ("min", "max"):
         mode = "min" if lower_is_better else "max"

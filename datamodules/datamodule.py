@@ -141,6 +141,8 @@ class DataModule(LightningDataModule):
                 rows["train"], rows[name] = rows["train"][kept], rows["train"][taken]
         if alone:
             splits = {"test": splits["test"]}
+        if self._augmentations and len(loaded.inputs.shape) != 3:
+            raise UserError("datamodule.augment: what is there is for pictures alone; set datamodule.augment={}")
         for name in (name for name in ("train", "val", "test") if name in splits):
             labels = torch.from_numpy(splits[name].labels)
             self._splits[name] = Split(loaded.inputs, rows[name], labels, splits[name].files)

@@ -129,7 +129,7 @@ def make(cache_dir: Path, name: str, items: Sequence[Any], form: Form, workers: 
     """
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with _locked(cache_dir / f"{name}.lock"):
+        with one_at_a_time(cache_dir / f"{name}.lock"):
             if found := find(cache_dir, name, within):
                 return found
             part = cache_dir / f"{name}.part"
@@ -179,8 +179,8 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time; the system lets go when it ends, however it ends."""
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """One process at a time holds this file; the system lets go when it ends, however it ends."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

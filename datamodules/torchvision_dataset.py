@@ -3,6 +3,7 @@
 import inspect
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import torchvision
 from PIL import Image
 
 from conf.errors import UserError, nearest
+from conf.run_folder import make_output
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.splits import Samples
+from datamodules.store import one_at_a_time
 
 # The words that torchvision's constructors use for their splits.
 SPLIT_WORDS = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}
@@ -47,9 +50,11 @@ class TorchvisionDataModule(ImageDataModule):
     download: bool
 
     def prepare_data(self) -> None:
-        """Downloads, on one rank alone, before the others read."""
+        """Downloads what is not there yet, one process after another: torchrun starts all ranks at once."""
         if self.download:
-            self._official_splits(download=True)
+            make_output(Path(self.root), "datamodule.root")
+            with one_at_a_time(Path(self.root) / ".download.lock"):
+                self._official_splits(download=True)
 
     def read(self) -> tuple[dict[str, Samples], list[str]]:
         splits, names = {}, None

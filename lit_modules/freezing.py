@@ -45,7 +45,7 @@ class Freezing:
         held = {id(parameter) for parameter in self._held(epoch)}
         for layer in self.net.modules():
             if own := list(layer.parameters(recurse=False)):
-                layer.train(any(id(parameter) not in held for parameter in own))
+                layer.training = any(id(parameter) not in held for parameter in own)  # not of what is in it
         if self.until is not None and world_size == 1:
             for parameter in self.frozen:
                 parameter.requires_grad = not held

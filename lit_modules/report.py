@@ -16,7 +16,6 @@ from torch import nn
 from conf import run_folder
 from lit_modules.checkpoint_io import write_durably
 from lit_modules.classifier import LitClassifier
-from lit_modules.epoch_table import read_rows
 from lit_modules.evaluation import Evaluation
 from lit_modules.figures import history, png
 from lit_modules.prediction_files import write_confusion, write_predictions
@@ -110,7 +109,7 @@ def write_report(
         device: on which it trained.
     """
     facts = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    epochs = [{name: float(value) for name, value in row.items() if value} for row in read_rows(folder / "metrics.csv")]
+    epochs = run_folder.read_metrics(folder)
     test = evaluations["test"]
     for name, content in {"epochs": png(history(epochs, facts["best_epoch"])), **test.pictures}.items():
         _write(folder / "report" / f"{name}.png", content)
@@ -122,7 +121,7 @@ def write_report(
         "command": f"`{command}`",
         "data": f"{flat['datamodule']}: {len(test.class_names):,} classes; {', '.join(samples)}",
         "network": f"{flat['lit_module.net']}: {parameters}",
-        "optimizer": f"{flat['lit_module.optimizer']}, learning rate {flat['lit_module.optimizer.lr']}",
+        "optimizer": f"{flat['lit_module.optimizer']}, learning rate {flat.get('lit_module.optimizer.lr', 'default')}",
         "training": f"{len(epochs)} epochs in {facts['seconds']:.1f} s, seed {facts['seed']}",
         "best epoch": f"{facts['best_epoch'] + 1}, by {facts['monitor']}; all scores are its own",
     }

@@ -15,7 +15,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
 from conf.errors import UserError, memory_is_full
-from conf.run_folder import make_output
+from conf.run_folder import make_output, write_text
+from lit_modules.checkpoint_io import write_durably
 from lit_modules.classifier import LitClassifier
 from lit_modules.figures import COLORS, png, styled
 
@@ -37,25 +38,34 @@ class RateTest(Callback):
 
     def __init__(self, low: float, high: float, steps: int) -> None:
         self.low, self.high, self.steps = low, high, steps
-        self.rates: list[float] = []
-        self.losses: list[float] = []
+        self._found: dict[float, list[float]] = {}  # rate → the losses of the batches of its step
         self._bar = tqdm(total=steps, desc="learning rates", leave=False, disable=not sys.stderr.isatty())
+
+    @property
+    def rates(self) -> list[float]:
+        return list(self._found)
+
+    @property
+    def losses(self) -> list[float]:
+        return [statistics.fmean(losses) for losses in self._found.values()]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         (optimizer,) = trainer.optimizers
         self._proportions = [group["lr"] / optimizer.defaults["lr"] for group in optimizer.param_groups]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self.rates.append(self.low * (self.high / self.low) ** (trainer.global_step / (self.steps - 1)))
+        self._rate = self.low * (self.high / self.low) ** (trainer.global_step / (self.steps - 1))
         for group, proportion in zip(trainer.optimizers[0].param_groups, self._proportions, strict=True):
-            group["lr"] = self.rates[-1] * proportion
+            group["lr"] = self._rate * proportion
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.losses.append(float(outputs["loss"]))
+        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # by which Lightning has divided it
+        self._found.setdefault(self._rate, []).append(loss)
         self._bar.update(trainer.global_step - self._bar.n)
-        if not np.isfinite(self.losses[-1]) or smooth(self.losses)[-1] > LOST * min(smooth(self.losses)):
+        smoothed = smooth(self.losses)
+        if not np.isfinite(loss) or smoothed[-1] > LOST * smoothed.min():
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -122,8 +132,8 @@ def tune(
         "learning_rate": {"suggested": rate, "batch_size": chosen, "rates": test.rates, "losses": test.losses},
         "batch_size": {"suggested": size, "all_fit": fits, "speeds": [speed._asdict() for speed in speeds]},
     }
-    (output / "tuning.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    (output / "tuning.png").write_bytes(png(draw(test, rate, speeds, size)))
+    write_text(output / "tuning.json", json.dumps(facts, indent=2) + "\n")
+    write_durably(output / "tuning.png", lambda file: file.write(png(draw(test, rate, speeds, size))))
     if rate is None:
         print("learning rate: the loss never fell, so none is suggested; widen the range or add steps")
     else:

@@ -1,6 +1,7 @@
 """Library networks keep the weights that they are given, but for a head of our own."""
 
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,20 @@ def test_run_starts_from_another_runs_model(run: Callable[..., Path], tmp_path: 
         "net.fc.weight",
         "net.fc.bias",
     ]
+
+
+def test_file_of_first_weights_may_be_gone_afterwards(
+    run: Callable[..., Path], donor: tuple[nn.Module, Path], tmp_path: Path, pictures: Path
+) -> None:
+    file = shutil.copy(donor[1], tmp_path / "first.pt")
+    small = ("lit_module/net=torchvision", "datamodule.image_size=32", "trainer=debug", "devices=cpu")
+    data = ("datamodule=image_folder", f"datamodule.root={pictures}")
+    folder = run(*data, *small, f"lit_module.net.weights={file}", *TINY[3:])
+    Path(file).unlink()
+    run(f"run={folder}", "task=test")
+    run(f"run={folder}", "task=predict", f"input={pictures}")
+    run(f"run={folder}", "trainer.max_epochs=2")
+    assert f"weights: {file}" in (folder / "config.yaml").read_text()
 
 
 def refused(download: OSError | RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:

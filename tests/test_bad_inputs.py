@@ -102,6 +102,10 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "a negative rate": (nothing, "FIT ROOT lit_module.optimizer.lr=-1", "lit_module.optimizer", ""),
     "a rate of nan": (nothing, "FIT ROOT lit_module.optimizer.lr=.nan", "", ""),
     "a dropout of two": (nothing, "FIT ROOT lit_module.net.dropout=2", "lit_module.net.dropout: ", ""),
+    "a test of nothing": (
+        nothing, "FIT ROOT trainer.limit_test_batches=0", "trainer.limit_test_batches: ", "test=false"
+    ),
+    "flips of series": (nothing, "+experiment=series datamodule/augment=[flip]", "datamodule.augment: ", "pictures"),
     "no batch": (nothing, "FIT ROOT datamodule.batch_size=0", "datamodule.batch_size: ", "try 64"),
     "a share of all": (nothing, "FIT ROOT datamodule.val_fraction=1", "datamodule.val_fraction: ", "try 0.1"),
     "an unknown loss": (nothing, "FIT ROOT lit_module.loss._target_=torch.nn.L9", "lit_module.loss._target_: ", ""),

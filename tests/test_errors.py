@@ -11,6 +11,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from conf import schema
 from conf.errors import UserError, nearest, one_line_errors
@@ -283,3 +284,9 @@ def test_full_device_memory_is_answered_with_remedies(capsys: pytest.CaptureFixt
     line = one_line(caught.value.code, capsys.readouterr().err)
     assert line.startswith("datamodule.batch_size: ")
     assert "accumulate_grad_batches" in line and "bf16-mixed" in line
+
+
+def test_a_batch_of_one_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), one_line_errors():
+        nn.BatchNorm2d(2)(torch.zeros(1, 2, 1, 1))
+    assert capsys.readouterr().err.startswith("error: datamodule.drop_last: a batch holds one sample")

@@ -95,3 +95,19 @@ def test_two_ranks_unfreeze_as_one(
     ours, theirs = (load(folder, "last.ckpt")["state_dict"] for folder in (one, tmp_path / "two"))
     for name, value in ours.items():
         torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=1e-4)
+
+
+class Holder(nn.Module):
+    """A parameter of its own beside a layer without any, as transformers have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pos = nn.Parameter(torch.zeros(4))
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Linear(4, 2)
+
+
+def test_freezing_a_parameter_leaves_the_dropout_beside_it_on() -> None:
+    net = Holder().train()
+    Freezing(net, ["pos"], None).hold(0, 1)
+    assert not net.training and net.dropout.training and net.head.training

@@ -250,7 +250,7 @@ def test_a_resumed_run_that_is_refused_keeps_its_config(tmp_path: Path) -> None:
     [
         "trainer.max_epochs=99",
         "datamodule.num_workers=2",
-        "callbacks=[default]",
+        "callbacks=[default,ema,early_stopping]",
         "name=other",
         "lit_module.optimizer.lr=0.25",
     ],
@@ -275,6 +275,31 @@ def test_a_resumed_run_may_not_change_what_decides_its_weights(tmp_path: Path, o
     with pytest.raises(UserError) as caught:
         run_folder.refuse_changes(tmp_path, configure(f"run={tmp_path}", override))
     assert str(caught.value).startswith(line)
+
+
+def test_a_resumed_run_keeps_its_average_of_weights(tmp_path: Path) -> None:
+    save(tmp_path, "callbacks=[default,ema]")
+    run_folder.refuse_changes(tmp_path, configure(f"run={tmp_path}"))
+    with pytest.raises(UserError, match=r"^callbacks\.ema\._target_: this run has "):
+        run_folder.refuse_changes(tmp_path, configure(f"run={tmp_path}", "callbacks=[default]"))
+
+
+@pytest.mark.parametrize(
+    "foreign", ["hydra: {job: {env_set: {PATH: /tmp/evil}}}", "defaults: [/datamodule/cifar10]", "anything: 1"]
+)
+def test_a_saved_config_says_nothing_but_what_a_run_saves(tmp_path: Path, foreign: str) -> None:
+    save(tmp_path)
+    with open(tmp_path / "config.yaml", "a") as file:
+        file.write(f"{foreign}\n")
+    with pytest.raises(UserError, match=rf"config\.yaml: holds {foreign.partition(':')[0]}, which no run saves"):
+        configure(f"run={tmp_path}")
+
+
+@pytest.mark.parametrize("content", [b"name: \xb0\xed", b"just a word", b"- a list", b"{"])
+def test_a_damaged_saved_config_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.yaml: (is damaged|holds )"):
+        configure(f"run={tmp_path}")
 
 
 def test_the_newest_readable_checkpoint_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

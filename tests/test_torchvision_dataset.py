@@ -1,7 +1,9 @@
 """Datasets of torchvision, by its own loading code, on small files that the tests write. Nothing is downloaded."""
 
 import struct
+import time
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -171,6 +173,25 @@ def test_preparing_asks_for_the_download(tmp_path: Path, monkeypatch: pytest.Mon
     assert fetched == [True, False]
     module.setup()
     assert fetched == [True, False], "what was fetched is read without the network"
+
+
+def test_several_ranks_download_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, most = [0], [0]
+
+    def slow(self: MNIST) -> None:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.05)
+        write_once(tmp_path)
+        inside[0] -= 1
+
+    monkeypatch.setattr(MNIST, "download", slow)
+    ranks = [Thread(target=module_of("MNIST", tmp_path, download=True).prepare_data) for _ in range(3)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    assert most == [1]
 
 
 def write_once(root: Path) -> None:

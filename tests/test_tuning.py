@@ -13,7 +13,7 @@ from pytorch_lightning import Callback, Trainer
 import train
 from conf.errors import UserError
 from conf.run_folder import read_metrics
-from lit_modules.tuning import RateTest, Speed, enough, smooth, steepest, time_batch_sizes
+from lit_modules.tuning import SHORT, RateTest, Speed, enough, smooth, steepest, time_batch_sizes
 from tests.conftest import configure
 
 UNDRAWN = ("++callbacks.predictions=null", "++callbacks.dashboard=null")
@@ -71,7 +71,7 @@ def test_rates_rise_by_one_factor_and_groups_keep_their_proportions(tmp_path: Pa
             seen.append([group["lr"] for group in optimizer.param_groups])
 
     test = RateTest(1e-5, 1e-2, 30)
-    build(callbacks=[test, Look()], max_epochs=-1, max_steps=30, limit_val_batches=0).fit(module, datamodule)
+    build(callbacks=[test, Look()], max_steps=30, **SHORT).fit(module, datamodule)
     assert test.rates == pytest.approx(np.geomspace(1e-5, 1e-2, 30))
     assert [max(rates) for rates in seen] == pytest.approx(test.rates)
     proportions = np.array(seen) / np.array(seen).max(1, keepdims=True)
@@ -79,10 +79,18 @@ def test_rates_rise_by_one_factor_and_groups_keep_their_proportions(tmp_path: Pa
     assert np.allclose(proportions, proportions[0])
 
 
+def test_several_batches_of_a_step_have_one_rate(tmp_path: Path) -> None:
+    datamodule, module, build = trainer_of((*DIGITS, f"logs_dir={tmp_path}"))
+    test = RateTest(1e-5, 1e-1, 20)
+    build(callbacks=[test], max_steps=20, accumulate_grad_batches=2, **SHORT).fit(module, datamodule)
+    assert test.rates == pytest.approx(np.geomspace(1e-5, 1e-1, 20))
+    assert 2 < test.losses[0] < 6, "a mean of both, not what each adds to the gradient"
+
+
 def test_it_stops_when_the_loss_is_lost(tmp_path: Path) -> None:
     datamodule, module, build = trainer_of((*DIGITS, "lit_module/optimizer=sgd", f"logs_dir={tmp_path}"))
     test = RateTest(1e-3, 1e6, 60)
-    build(callbacks=[test], max_epochs=-1, max_steps=60, limit_val_batches=0).fit(module, datamodule)
+    build(callbacks=[test], max_steps=60, **SHORT).fit(module, datamodule)
     assert 5 < len(test.losses) < 60
 
 

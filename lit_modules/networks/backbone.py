@@ -23,8 +23,8 @@ def torchvision_net(input_shape: tuple[int, ...], num_classes: int, *, name: str
         input_shape: (C, H, W), C being 1 or 3.
         num_classes: number of logits.
         name: of a function in `torchvision.models`.
-        weights: null: random ones; library: those that torchvision recommends, downloaded once; else a file of them,
-            or another run's model.pt or checkpoint.
+        weights: null: random ones, empty: likewise, for others will replace them; library: those that torchvision
+            recommends, downloaded once; else a file of them, or another run's model.pt or checkpoint.
     """
     models = torchvision.models
     _refuse_unknown(name, set(models.list_models(module=models)) - TWO_HEADED, "torchvision")
@@ -74,6 +74,7 @@ def _fit(
         rank_zero_only(print)(
             f"{name}: the first weights are random; lit_module.net.weights=library, or a file of them"
         )
+    if not weights:
         return net
     theirs = _download(download) if weights == LIBRARY else _read(Path(weights))
     kernel = theirs.get(f"{first}.weight")
