@@ -21,7 +21,8 @@ class NoLogging:
 
 @dataclass
 class ClosedHydra(HydraConf):
-    """Hydra's own section, without the three places in it whose values Hydra calls before `check` can see them."""
+    """Hydra's own section, without three places in it whose values Hydra calls before `check` can see them. A launcher
+    is called so too: it is for the command line and our own files to choose, and no saved run holds one."""
 
     callbacks: NoCallbacks = field(default_factory=NoCallbacks)  # type: ignore[assignment]
     hydra_logging: NoLogging = field(default_factory=NoLogging)  # type: ignore[assignment]

@@ -95,6 +95,8 @@ def _line(error: BaseException) -> str | None:
         key = found[1].replace("/", ".")
         return f"{found[1]}: a saved run has no files to choose from; change a value, as {key}.…=…, or leave out run="
     fix = "write +experiment=…" if "'experiment'" in str(error) else "see python train.py --help"
+    if set("[]{}(),") & set(getattr(error, "override", "")):
+        fix = """put quotes around a value of such letters too, as 'key="value"'"""
     return f"command line: {_first_line(error)}; {fix}"
 
 

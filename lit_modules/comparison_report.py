@@ -34,7 +34,14 @@ def tables(runs: list[Record], configs: list[Record], pairs: list[Record], diffe
             for row in runs
         ],
         "Configs": [["config", "runs", *TAGS]]
-        + [[row["config"], str(row["runs"]), *(_with_spread(row, tag) for tag in TAGS)] for row in configs],
+        + [
+            [
+                f"{row['config']}  {row['name']}" if "name" in differing else row["config"],
+                str(row["runs"]),
+                *(_with_spread(row, tag) for tag in TAGS),
+            ]
+            for row in configs
+        ],
         "What differs": [["setting", *(row["config"] for row in configs)]]
         + [[key, *(_text(row[key]) for row in configs)] for key in differing],
         "Pairs": [["run", "against", "right alone", "p (McNemar)", "F1 difference", "p (bootstrap)"]]

@@ -87,6 +87,7 @@ def one_line(code: object, stderr: str) -> str:
         # A command that is none.
         ("experiment=digits", "command line: ", "write +experiment=…"),
         ("trainer.max_epochs", "command line: ", "see python train.py --help"),
+        ("name=[a", "command line: ", "quotes around"),
         ("trainer=5", "command line: ", "trainer.max_epochs=5"),
         # Code that must not run.
         ("lit_module.loss._target_=os.system", "lit_module.loss._target_: ", "torch.nn"),
