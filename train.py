@@ -176,8 +176,7 @@ def predict(cfg: DictConfig) -> None:
 
 
 def export(cfg: DictConfig) -> None:
-    """Makes the best epoch of the run `cfg.run` a file that needs no Litmus. It is checked on validation pictures, or
-    where the data are not here on noise."""
+    """Makes the best epoch of the run `cfg.run` a file that needs no Litmus, checked on its data or on noise."""
     from hydra.utils import instantiate
 
     from lit_modules.calibration import temperature_of
@@ -191,10 +190,11 @@ def export(cfg: DictConfig) -> None:
     facts = {"class_names": list(module.class_names), "resize": OmegaConf.select(cfg, "datamodule.resize")}
     fit_size(cfg, module)
     datamodule = instantiate(cfg.datamodule, _convert_="all")
+    absent = (UserError,) if facts["resize"] else ()  # noise is like pictures, not like any array
     try:
         datamodule.setup()
         batches, facts["checked on"] = datamodule.batches("val"), "validation samples"
-    except UserError as error:
+    except absent as error:
         print(f"no validation samples to check the export on, so noise serves: {error}", file=sys.stderr)
         batches, facts["checked on"] = noise(module.normalize, module.input_shape), "noise"
     inputs, logits = first_samples(batches, module, cfg.input.name == "uint8")

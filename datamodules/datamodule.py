@@ -109,6 +109,8 @@ class DataModule(LightningDataModule):
         splits, self.class_names = self.read()
         if self.classes is not None:
             splits, self.class_names = keep_classes(splits, self.class_names, self.classes)
+        if "train" not in splits and "test" not in splits:
+            raise UserError("datamodule.root: holds no split to learn from or to test on; name one train or test")
         if "train" not in splits and not alone:
             raise UserError("datamodule.root: holds no training split, only one to test on; add one named train")
         if "train" in splits and len(self.class_names) < 2:
@@ -131,6 +133,9 @@ class DataModule(LightningDataModule):
         for name in rows if loaded.bad else ():
             sound = np.flatnonzero(~np.isin(rows[name], list(loaded.bad)))
             rows[name], splits[name] = rows[name][sound], splits[name].take(sound)
+        if "train" in rows and not len(rows["train"]):
+            first = min(loaded.bad)
+            raise UserError(f"{files[first]}: {loaded.bad[first]}, and so is all there is to learn from; repair them")
         if loaded.bad and "train" in rows and stage != "inspect":
             refuse_unlearned_classes(splits, self.class_names)
         for name, fraction in (("test", self.test_fraction), ("val", self.val_fraction)):

@@ -70,8 +70,9 @@ def _scan(split: str, folder: Path, class_names: list[str], root: Path) -> Sampl
         labels += [class_names.index(name)] * len(found)
     if not paths:
         raise UserError(f"{folder}: holds no picture; fill or remove it")
-    start = len(str(root)) + 1
-    return Samples(paths, np.array(labels, np.int64), [path[start:] for path in paths])
+    start = len(os.path.join(folder, ""))  # noqa: PTH118  # of `.` and `/` too
+    above = "" if folder == root else f"{folder.name}/"
+    return Samples(paths, np.array(labels, np.int64), [above + path[start:] for path in paths])
 
 
 def pictures_below(folder: str) -> Iterator[str]:

@@ -50,7 +50,7 @@ def print_report(report: dict[str, Any], output: Path) -> None:
     if damaged := report["damaged"]:
         table = Table("damaged file", "reason", title=f"{len(damaged)} cannot be read", title_justify="left")
         for each in damaged[:MOST]:
-            table.add_row(Text(each["file"]), Text(each["reason"]))
+            table.add_row(_text(each["file"]), _text(each["reason"]))
         console.print(table)
     for kind, title in (("exact", "the same, pixel for pixel"), ("near", "nearly the same")):
         groups = report["duplicates"][kind] or []
@@ -68,7 +68,12 @@ def print_report(report: dict[str, Any], output: Path) -> None:
 
 
 def _add(table: Table, name: str, counts: list[int], weight: float | None) -> None:
-    table.add_row(Text(name), *(f"{count:,}" for count in counts), "" if weight is None else f"{weight:.3g}")
+    table.add_row(_text(name), *(f"{count:,}" for count in counts), "" if weight is None else f"{weight:.3g}")
+
+
+def _text(names: str) -> Text:
+    """Without markup, and with a question mark for each byte that is no UTF-8."""
+    return Text(names.encode("utf-8", "replace").decode())
 
 
 def _longer(report: dict[str, Any]) -> bool:
@@ -79,7 +84,7 @@ def _longer(report: dict[str, Any]) -> bool:
 def _names(files: list[dict[str, str]]) -> Text:
     more = [f"and {len(files) - 3} more"] if len(files) > 4 else []
     shown = files[:3] if more else files
-    return Text("\n".join([f"{each['file']} ({each['split']}, {each['class']})" for each in shown] + more))
+    return _text("\n".join([f"{each['file']} ({each['split']}, {each['class']})" for each in shown] + more))
 
 
 def _remark(group: dict[str, Any]) -> Text:
@@ -136,7 +141,7 @@ def draw_sheet(splits: dict[str, Split], class_names: Sequence[str], path: Path)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, size[0]), ylim=(size[1], 0))
     axes.axis("off")
     for name, (top, left) in zip(class_names, corners, strict=True):
-        axes.text(left + MARGIN, top - 4, name, fontsize=9, parse_math=False)
+        axes.text(left + MARGIN, top - 4, _text(name).plain, fontsize=9, parse_math=False)
     for number, split in enumerate(splits):
         for _, left in corners[:columns]:
             axes.text(left + MARGIN + number * part, HEADING - 4, split, fontsize=8, color="#777777")

@@ -105,7 +105,7 @@ def find(cache_dir: Path, name: str, within: int) -> Stored | None:
     try:
         found = Stored(folder, trusted=False, within=within)
         os.utime(folder)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
     return found
 

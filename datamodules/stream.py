@@ -66,7 +66,16 @@ def read_in_batches(
 
     Args:
         num_workers: see `Workers`.
+
+    Raises:
+        UserError: `batch_size` is none.
     """
+    if batch_size < 1:
+        raise UserError(f"datamodule.batch_size: must be 1 or more, not {batch_size}; try 64")
+    return _decoded(files, form, batch_size, num_workers)
+
+
+def _decoded(files: Sequence[str], form: Form, batch_size: int, num_workers: int | None) -> Iterator[DecodedBatch]:
     batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
     with Workers(num_workers, files) as workers:
         for batch, found in zip(batches, workers.map(partial(decode_all, form=form), batches), strict=True):

@@ -77,6 +77,10 @@ class TorchvisionDataModule(ImageDataModule):
             raise UserError(f"datamodule.dataset: torchvision has no {self.dataset}; {hint}")
         constructor: Any = found
         parameters = inspect.signature(constructor).parameters
+        needed = {name for name, each in parameters.items() if each.default is each.empty}
+        if needed - {"root", "split", "kwargs"}:
+            problem = f"{self.dataset} is no set of labelled pictures that Litmus can read"
+            raise UserError(f"datamodule.dataset: {problem}; choose another, or use an image folder")
         options: dict[str, Any] = {"download": True} if download else {}
         try:
             if "train" in parameters:

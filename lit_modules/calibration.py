@@ -23,7 +23,7 @@ def temperature_of(folder: Path) -> float:
     """
     path = folder / "predictions.csv"
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = [row for row in csv.DictReader(file) if row["split"] == "val"]
         epoch = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["best_epoch"]
         columns = [name for name in rows[0] if name.startswith("p/")]

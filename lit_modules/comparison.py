@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 
 from conf import run_folder
 from conf.errors import UserError
@@ -47,17 +47,17 @@ class Run:
     """The letter of all runs with the same settings but for the seed."""
 
 
-def find(runs: str | list[str]) -> list[Path]:
-    """The folders of the list, or those of runs that the glob finds.
+def find(runs: Any) -> list[Path]:
+    """The folders of the list, or those of runs that the glob finds. A number is a name, as a sweep gives them.
 
     Raises:
         UserError: there is none.
     """
-    if isinstance(runs, str):
-        folders = [Path(path) for path in sorted(glob(runs, recursive=True))]  # noqa: PTH207 (absolute ones too)
-        folders = [folder for folder in folders if any((folder / mark).exists() for mark in MARKS)]
+    if isinstance(runs, list | ListConfig):
+        folders = [Path(str(path)) for path in runs]
     else:
-        folders = [Path(path) for path in runs]
+        folders = [Path(path) for path in sorted(glob(str(runs), recursive=True))]  # noqa: PTH207 (absolute ones too)
+        folders = [folder for folder in folders if any((folder / mark).exists() for mark in MARKS)]
     if not folders:
         raise UserError(f"runs: {runs} names no run's folder; give a list, or a glob such as 'logs/digits/*'")
     return folders
@@ -94,7 +94,7 @@ def _unfinished(folder: Path, settings: Record) -> str:
 
 def _read_predictions(path: Path) -> dict[str, Predictions]:
     rows: dict[str, list[tuple[str, str, str]]] = {}
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         for row in csv.DictReader(file):
             if None in row.values():
                 raise ValueError("predictions.csv ends within a row")
@@ -201,8 +201,8 @@ def _f1_difference(*labels_and_weights: np.ndarray) -> np.ndarray:
     return significance.macro_f1(true, first, weights) - significance.macro_f1(true, second, weights)
 
 
-def compare(runs: str | list[str], output: Path | None) -> None:
-    """Prints the tables; writes them as CSV and Markdown, and a chart, into the folder `output`.
+def compare(runs: Any, output: Path | None) -> None:
+    """Prints the tables of the `runs`, see `find`; writes them as CSV and Markdown, and a chart, into `output`.
 
     Runs stand in the order of their validation F1, and the first one is what the others are paired with: test data
     choose nothing, not even here.

@@ -19,6 +19,7 @@ from lit_modules.classifier import LitClassifier, Normalize
 from lit_modules.export_example import example
 from lit_modules.predictor import Predictor
 
+ARRAYS = {"uint8": "as trained on", "float32": "as trained on, uint8 divided by 255"}
 SAMPLES = 1000  # to check with
 TOLERANCE = 1e-5  # of a probability, float32
 NEEDED = {"torch_export": [], "onnx": ["onnx", "onnxscript", "onnxruntime"], "safetensors": ["safetensors"]}
@@ -51,7 +52,7 @@ def export(
     if missing := [package for package in NEEDED[file_format] if find_spec(package) is None]:
         raise UserError(f'format: {file_format} needs {", ".join(missing)}; pip install -e ".[onnx]"')
     kind, largest = ("uint8", 255) if inputs.dtype == torch.uint8 else ("float32", 1)
-    meaning = f"pictures, channels first, grey or RGB, 0 to {largest}" if facts["resize"] else "as trained on"
+    meaning = f"pictures, channels first, grey or RGB, 0 to {largest}" if facts["resize"] else ARRAYS[kind]
     contract = facts | {
         "inputs": {"shape": ["batch", *inputs.shape[1:]], "dtype": kind, "meaning": meaning},
         "outputs": {"shape": ["batch", *expected.shape[1:]], "dtype": "float32", "meaning": "probabilities"},

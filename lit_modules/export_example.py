@@ -46,8 +46,13 @@ picture = {FIT[resize].format(height=height, width=width)}
 inputs = numpy.asarray(picture).reshape(1, {height}, {width}, {channels}).transpose(0, 3, 1, 2){scale}
 """
     else:
-        what, imports = f"one sample {[channels, *size]} as .npy", ""
-        read = 'inputs = numpy.load(sys.argv[1]).astype("float32")[None]\n'
+        kind = contract["inputs"]["dtype"]
+        what, imports = f"one sample {[channels, *size]} of {'uint8' if kind == 'uint8' else 'numbers'} as .npy", ""
+        read = "inputs = numpy.load(sys.argv[1])[None]\n"
+        if kind == "float32":
+            read += """\
+inputs = inputs / numpy.float32(255) if inputs.dtype == numpy.uint8 else inputs.astype("float32")
+"""
     return f'''"""Class probabilities of {what}: python example_{file_format}.py FILE"""
 
 import json

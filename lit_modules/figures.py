@@ -71,8 +71,14 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
+def drawable(text: str) -> str:
+    """With a question mark for each byte of a file's name that is no UTF-8."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def short(name: str, length: int = LONGEST_NAME, keep_end: bool = False) -> str:
-    """A name of at most so many characters."""
+    """A name of at most so many characters, all of which can be drawn."""
+    name = drawable(name)
     if len(name) <= length:
         return name
     return f"…{name[1 - length :]}" if keep_end else f"{name[: length - 1]}…"

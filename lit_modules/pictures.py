@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lit_modules.figures import COLORS, short, styled
+from lit_modules.figures import COLORS, drawable, short, styled
 
 CAPTION = 0.17  # inches of a line
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -34,7 +34,7 @@ def grid(samples: Sequence[np.ndarray], captions: Sequence[str], title: str, col
         axes.text(
             x + 0.04,
             y - width + 0.04,
-            caption if lines > 1 else short(caption, int(width * 15)),
+            drawable(caption) if lines > 1 else short(caption, int(width * 15)),
             va="top",
             fontsize=7,
             clip_on=True,

@@ -18,6 +18,8 @@ from conf.run_folder import make_output
 from lit_modules.predictor import Predictor
 
 SHEET = 64  # pictures
+# How a file's name keeps bytes that are no UTF-8: as they are, and in JSON by its own escape, such as \udcff.
+ERRORS = {"csv": "surrogateescape", "jsonl": "backslashreplace"}
 
 
 def predict(
@@ -41,8 +43,11 @@ def predict(
     captions: list[str] = []
     unread = 0
     with ExitStack() as stack:
-        parts = [output / f"predictions.{suffix}.part" for suffix in ("csv", "jsonl")]
-        table_file, lines = (stack.enter_context(open(part, "w", newline="", encoding="utf-8")) for part in parts)
+        parts = [output / f"predictions.{suffix}.part" for suffix in ERRORS]
+        table_file, lines = (
+            stack.enter_context(open(part, "w", newline="", encoding="utf-8", errors=errors))
+            for part, errors in zip(parts, ERRORS.values(), strict=True)
+        )
         bar = stack.enter_context(tqdm(total=total, unit=" pictures", disable=not sys.stderr.isatty()))
         table = csv.writer(table_file)
         table.writerow(["file", "predicted", "probability", *(f"p/{name}" for name in class_names)])

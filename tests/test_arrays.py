@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,10 +214,36 @@ def test_every_task_takes_a_run_on_arrays(
     other = save(tmp_path / "other.npz", inputs=inputs[:9], labels=labels[:9], split=np.array(["test"] * 9))
     run(f"run={folder}", "task=test", f"datamodule.root={other}")
     assert "on 9 samples" in capfd.readouterr().out
+    other = save(tmp_path / "val.npz", inputs=inputs[:9], labels=labels[:9], split=np.array(["val"] * 9))
+    with pytest.raises(UserError, match=r"^datamodule.root: holds no split to learn from or to test on; "):
+        run(f"run={folder}", "task=test", f"datamodule.root={other}")
     run(f"run={folder}", "task=export", "format=torch_export", f"output={tmp_path / 'export'}")
     assert "validation samples" in capfd.readouterr().out
     with pytest.raises(UserError, match=r"^input: .* learned from arrays, not from pictures; "):
         run(f"run={folder}", "task=predict", f"input={tmp_path / 'export' / 'example_torch_export.py'}")
+
+
+@pytest.mark.parametrize(("dtype", "kinds"), [("uint8", ["uint8", "float"]), ("float32", ["uint8"])])
+def test_the_example_of_an_export_gives_the_probabilities_of_the_run(
+    run: Callable[..., Path], tmp_path: Path, dtype: str, kinds: list[str]
+) -> None:
+    inputs = noise(60, 2, 16, dtype=dtype)
+    root = save(tmp_path / "a.npz", inputs=inputs, labels=np.arange(60) % 2)
+    choices = (*DRAWN, "++callbacks.dashboard=null", "datamodule=arrays", "trainer.max_epochs=1")
+    folder = run(*choices, f"datamodule.root={root}")
+    with open(folder / "predictions.csv", newline="") as file:
+        row = list(csv.DictReader(file))[-1]
+    np.save(tmp_path / "one.npy", inputs[int(row["file"].removeprefix("inputs[").removesuffix("]"))])
+    for kind in kinds:
+        export = ("task=export", "format=torch_export", f"input={kind}", f"output={tmp_path / kind}")
+        run(f"run={folder}", *export)
+        example = [sys.executable, "-I", "example_torch_export.py", str(tmp_path / "one.npy")]
+        answer = subprocess.run(example, cwd=tmp_path / kind, capture_output=True, text=True, check=True, timeout=120)
+        found = json.loads(answer.stdout.replace("'", '"'))
+        assert found == pytest.approx({name: float(row[f"p/{name}"]) for name in ("0", "1")}, abs=1e-5)
+    root.unlink()
+    with pytest.raises(UserError, match=r"a\.npz: cannot be read"):  # no noise stands for such samples
+        run(f"run={folder}", *export)
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 5), (1, 6, 5, 4)], ids=["pictures", "volumes"])

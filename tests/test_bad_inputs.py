@@ -145,7 +145,14 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
         nothing, "task=export format=safetensors run=RUN output=RUN/config.yaml/x", "output: ", ""
     ),
     "nothing to predict": (nothing, "task=predict run=RUN input=/not/there", "input: /not/there names no picture", ""),
+    "no batch to predict": (
+        nothing, "task=predict run=RUN input=PICTURES datamodule.batch_size=0", "datamodule.batch_size: ", "try 64"
+    ),
+    "a negative batch to predict": (
+        nothing, "task=predict run=RUN input=PICTURES datamodule.batch_size=-1", "datamodule.batch_size: ", "try 64"
+    ),
     "nothing to compare": (nothing, "task=compare runs=/not/there/*", "runs: ", ""),
+    "no number of a run": (nothing, "task=compare runs=5", "runs: 5 names no run", ""),
 }  # fmt: skip
 
 
@@ -169,6 +176,7 @@ def test_it_is_answered_in_one_line(
     before = contents(tmp_path)
     words = [word for part in text.split() for word in (FIT if part == "FIT" else (part,))]
     words = [f"datamodule.root={pictures}" if word == "ROOT" else word.replace("RUN", str(run)) for word in words]
+    words = [word.replace("PICTURES", str(pictures)) for word in words]
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught, one_line_errors():
         cfg = configure(*words)

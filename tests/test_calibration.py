@@ -65,12 +65,12 @@ def write_predictions(folder: Path, best_epoch: int) -> float:
     """What a run leaves of its predictions; returns the temperature that they ask for."""
     logits, labels = drawn(2.0, samples=300)
     given = softmax(logits, axis=1)
-    with open(folder / "predictions.csv", "w", newline="") as file:
+    with open(folder / "predictions.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["split", "file", "true", "predicted", *(f"p/{name}" for name in "abcd")])
         for i, (row, label) in enumerate(zip(given, labels, strict=True)):
             writer.writerow(["val", f"{i}.png", "abcd"[label], "abcd"[row.argmax()], *row.tolist()])
-            writer.writerow(["test", f"{i}.png", "abcd"[row.argmax()], "abcd"[row.argmax()], *row.tolist()])
+            writer.writerow(["test", f"{i} \udcff.png", "abcd"[row.argmax()], "abcd"[row.argmax()], *row.tolist()])
     (folder / "summary.json").write_text(json.dumps({"best_epoch": best_epoch}))
     return fit_temperature(given, labels)
 

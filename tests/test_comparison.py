@@ -124,6 +124,18 @@ def test_a_run_that_is_not_whole_is_shown_with_the_reason(
     assert rows["good"]["remark"] == "" and float(rows["good"]["test/f1/low"]) < float(rows["good"]["test/f1"])
 
 
+def test_numbers_are_names(
+    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(3):
+        write_run(tmp_path / str(i), 0.9, seed=i)
+    result = command("task=compare", "runs=[0,1,2]", "output=out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert sorted(table(tmp_path / "out" / "runs.csv")) == ["0", "1", "2"]
+    monkeypatch.chdir(tmp_path)
+    assert comparison.find(2) == [Path("2")]
+
+
 def test_no_run_and_no_place_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^runs: \S+/nothing\* names no run's folder; "):
         comparison.compare(f"{tmp_path}/nothing*", None)

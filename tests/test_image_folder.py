@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from conf.errors import UserError
+from datamodules import image_folder
 from datamodules.image_folder import ImageFolderDataModule
 from tests.conftest import PLAIN
 
@@ -47,6 +48,27 @@ def test_a_flat_folder_is_one_split(tmp_path: Path) -> None:
     splits, names = read(tmp_path)
     assert names == ["ant", "cat"]
     assert splits == {"train": ["ant/c.png", "cat/a.jpg", "cat/b.png"]}
+
+
+@pytest.mark.parametrize("root", [".", "..", "../data/.", "{}/", ".in/.."])
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_files_are_named_from_the_root_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str, split: str
+) -> None:
+    for name in ("ant", "cat"):
+        put(tmp_path / "data" / split / name / "deep", "a.png")
+    (tmp_path / "data" / ".in").mkdir()
+    monkeypatch.chdir(tmp_path / "data" / (".in" if root == ".." else ""))
+    expected = [f"{split}{name}/deep/a.png" for name in ("ant", "cat")]
+    assert read(Path(root.format(tmp_path / "data")))[0]["train"] == expected
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_files_are_named_from_the_root_of_the_system_on(monkeypatch: pytest.MonkeyPatch, split: str) -> None:
+    monkeypatch.setattr(image_folder, "_folders", lambda folder: [("ant", f"/{split}ant")])
+    monkeypatch.setattr(image_folder, "pictures_below", lambda folder: [f"{folder}/a.png"])
+    samples = image_folder._scan("train", Path(f"/{split}"), ["ant"], Path("/"))
+    assert samples.files == [f"{split}ant/a.png"]
 
 
 def test_labels_are_positions_in_the_class_names(tmp_path: Path) -> None:

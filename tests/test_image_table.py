@@ -175,3 +175,6 @@ def test_a_run_learns_from_a_table_and_is_tested_on_another(
     other = write(tmp_path / "other.csv", "\n".join(["path,label,split", *(f"{row},test" for row in rows[:40])]))
     run(f"run={folder}", "task=test", f"datamodule.root={other}")
     assert "on 40 samples" in capfd.readouterr().out
+    write(other, "\n".join(["path,label,split", *(f"{row},val" for row in rows)]))
+    with pytest.raises(UserError, match=r"^datamodule.root: holds no split to learn from or to test on; "):
+        run(f"run={folder}", "task=test", f"datamodule.root={other}")

@@ -1,6 +1,7 @@
 """An inspection tells of a folder what was put into it, and of its faults each one."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from conf.errors import UserError
 from datamodules.inputs import InMemory, Split
 from datamodules.inspection_report import draw_sheet
 from lit_modules.losses import weigh_classes
+from tests.conftest import write_pictures
 from tests.test_duplicates import photographs
 
 FOLDER = ("task=inspect", "+experiment=image_folder")
@@ -86,6 +89,16 @@ def test_what_is_wrong_is_told_and_stops_nothing(
     console = capsys.readouterr().out
     for word in ("page.jpg", "the file is empty", "several classes", "compressed.jpg", "b [x]"):
         assert word in console
+
+
+def test_training_pictures_of_which_none_can_be_read_are_one_line(run: Callable[..., Path], tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        for name in ("a", "b"):
+            write_pictures(tmp_path / "data" / split / name, 2, level=90, size=(64, 64))
+    for path in (tmp_path / "data" / "train").rglob("*.png"):
+        os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(UserError, match=r"^train/a/000.png: .*, and so is all there is to learn from; "):
+        report(run, tmp_path / "out", f"datamodule.root={tmp_path / 'data'}")
 
 
 def test_counts_and_measures_are_those_of_the_files(run: Callable[..., Path], folder: Path, tmp_path: Path) -> None:

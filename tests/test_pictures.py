@@ -41,6 +41,13 @@ def test_pictures_are_shown_as_they_are() -> None:
         np.testing.assert_array_equal(picture, sample.transpose(1, 2, 0))
 
 
+@pytest.mark.parametrize("caption", ["\udcb0.png", "cat\n\udcb0.png"])
+def test_a_file_name_that_is_no_utf_8_is_drawn(caption: str) -> None:
+    figure = grid(np.zeros((1, 1, 4, 4), np.float32), [caption], "")
+    assert png(figure).startswith(b"\x89PNG")
+    assert figure.axes[0].texts[0].get_text() == caption.replace("\udcb0", "?")
+
+
 def test_of_a_volume_the_middle_slice_is_shown() -> None:
     volume = np.zeros((1, 1, 7, 4, 4), np.float32)
     volume[0, 0, 3] = 0.5

@@ -106,6 +106,7 @@ DAMAGES = {
     "cut off": lambda folder: os.truncate(folder / "pixels.npy", 4000),
     "empty": lambda folder: os.truncate(folder / "pixels.npy", 0),
     "no digests": lambda folder: (folder / "digests.npy").unlink(),
+    "empty digests": lambda folder: os.truncate(folder / "digests.npy", 0),
     "no facts": lambda folder: (folder / "store.json").write_text("{"),
     "facts of another": lambda folder: (folder / "store.json").write_text(
         json.dumps({**FORM._asdict(), "size": [1, 1], "bad": {}})

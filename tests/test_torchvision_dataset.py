@@ -160,6 +160,12 @@ def test_a_dataset_without_a_training_split_is_refused(tmp_path: Path, dataset: 
     assert refusal(dataset, tmp_path).startswith(f"datamodule.dataset: {dataset} ")
 
 
+@pytest.mark.parametrize("dataset", ["UCF101", "HMDB51", "PhotoTour", "Kinetics", "CocoDetection"])
+def test_a_dataset_of_anything_but_labelled_pictures_is_refused(tmp_path: Path, dataset: str) -> None:
+    expected = f"datamodule.dataset: {dataset} is no set of labelled pictures that Litmus can read; "
+    assert refusal(dataset, tmp_path).startswith(expected)
+
+
 def test_preparing_without_download_touches_nothing(tmp_path: Path) -> None:
     module_of("MNIST", tmp_path).prepare_data()
     assert not list(tmp_path.iterdir())
