@@ -1,7 +1,7 @@
 """What is wrong with samples, said before anything is learned from them: unreadable, parted groups, duplicates."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Literal
 
@@ -11,6 +11,16 @@ from pytorch_lightning.utilities import rank_zero_only
 from conf.errors import UserError
 from datamodules.inputs import Split
 from datamodules.splits import Samples
+
+
+def refuse_missing_splits(splits: Mapping[str, Samples], class_names: Sequence[str], alone: bool) -> None:
+    """Raises UserError where there is nothing to learn from, or nothing to test on where that is all (`alone`)."""
+    if "train" not in splits and "test" not in splits:
+        raise UserError("datamodule.root: holds no split to learn from or to test on; name one train or test")
+    if "train" not in splits and not alone:
+        raise UserError("datamodule.root: holds no training split, only one to test on; add one named train")
+    if "train" in splits and len(class_names) < 2:
+        raise UserError(f"datamodule: found only the class {', '.join(class_names)}; a classifier needs two")
 
 
 def answer_bad(

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset
 
 from conf.errors import UserError, nearest
+from datamodules import checks
 from datamodules.augment import as_augmentation, augment, uniform
-from datamodules.checks import answer_bad, refuse_parted_groups, refuse_unlearned_classes, warn_of_duplicates
 from datamodules.inputs import Loaded, Split, resident
 from datamodules.loader import Batch, BatchLoader
 from datamodules.mixing import Mixing, soft_targets
@@ -109,17 +109,12 @@ class DataModule(LightningDataModule):
         splits, self.class_names = self.read()
         if self.classes is not None:
             splits, self.class_names = keep_classes(splits, self.class_names, self.classes)
-        if "train" not in splits and "test" not in splits:
-            raise UserError("datamodule.root: holds no split to learn from or to test on; name one train or test")
-        if "train" not in splits and not alone:
-            raise UserError("datamodule.root: holds no training split, only one to test on; add one named train")
-        if "train" in splits and len(self.class_names) < 2:
-            raise UserError(f"datamodule: found only the class {', '.join(self.class_names)}; a classifier needs two")
+        checks.refuse_missing_splits(splits, self.class_names, alone)
         if alone and "test" in splits:
             splits = {"test": splits["test"]}
         if "train" in splits:
-            refuse_unlearned_classes(splits, self.class_names)
-        refuse_parted_groups(splits)
+            checks.refuse_unlearned_classes(splits, self.class_names)
+        checks.refuse_parted_groups(splits)
         splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
         files = [name for samples in splits.values() for name in samples.files]
         items: Any = ConcatDataset([samples.items for samples in splits.values()])
@@ -129,7 +124,7 @@ class DataModule(LightningDataModule):
         if stage == "inspect":
             self.found = Found(items, files, loaded, self._splits)
         else:
-            answer_bad(loaded.bad, self.on_bad, files, rows)
+            checks.answer_bad(loaded.bad, self.on_bad, files, rows)
         for name in rows if loaded.bad else ():
             sound = np.flatnonzero(~np.isin(rows[name], list(loaded.bad)))
             rows[name], splits[name] = rows[name][sound], splits[name].take(sound)
@@ -137,7 +132,7 @@ class DataModule(LightningDataModule):
             first = min(loaded.bad)
             raise UserError(f"{files[first]}: {loaded.bad[first]}, and so is all there is to learn from; repair them")
         if loaded.bad and "train" in rows and stage != "inspect":
-            refuse_unlearned_classes(splits, self.class_names)
+            checks.refuse_unlearned_classes(splits, self.class_names)
         for name, fraction in (("test", self.test_fraction), ("val", self.val_fraction)):
             if name not in splits and "train" in splits:
                 whole = splits["train"]
@@ -152,7 +147,7 @@ class DataModule(LightningDataModule):
             labels = torch.from_numpy(splits[name].labels)
             self._splits[name] = Split(loaded.inputs, rows[name], labels, splits[name].files)
         if loaded.digests is not None and stage != "inspect":
-            warn_of_duplicates(self._splits, loaded.digests)
+            checks.warn_of_duplicates(self._splits, loaded.digests)
 
     @property
     def form_is_known(self) -> bool:
