@@ -7,6 +7,7 @@ name and renamed when it is whole. Stores that nobody used for 30 days are remov
 import fcntl
 import hashlib
 import json
+import math
 import mmap
 import os
 import shutil
@@ -31,6 +32,8 @@ FILES = ("pixels.npy", "digests.npy", "store.json")
 UNUSED_SECONDS = 30 * 24 * 3600
 # What the system maps around a byte that is read.
 MAPPED_AROUND = 64 * 1024
+# Bytes of a large store that may be mapped at once: of a random order hardly any would be read again before its end.
+MAPPED = 64 * 2**20
 
 
 def fingerprint(paths: Sequence[str], options: Sequence[Any]) -> str:
@@ -55,7 +58,7 @@ class Stored:
     Args:
         folder: the store's.
         trusted: whether this process made it. Else each sample's digest is compared when it is first read.
-        within: bytes of memory that the mapped file may take; what was read is given back when it is more.
+        within: bytes of memory that the mapped file may take. What was read of a larger one is soon given back.
     """
 
     def __init__(self, folder: Path, *, trusted: bool, within: int) -> None:
@@ -75,8 +78,8 @@ class Stored:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._pixels = np.frombuffer(self._map, np.uint8, count * self.sample_bytes, file.tell()).reshape(shape)
         self._unseen = np.full(count, not trusted)
-        self._each = max(MAPPED_AROUND, self.sample_bytes)
-        self._within = within
+        self._each = (self.sample_bytes // MAPPED_AROUND + 2) * MAPPED_AROUND  # at most
+        self._within = math.inf if len(self._map) < within else min(MAPPED, within)
         self._mapped = 0
 
     def read(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:

@@ -2,20 +2,19 @@
 
 import multiprocessing
 import os
-import signal
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager
-from multiprocessing import connection
+from contextlib import AbstractContextManager, contextmanager
+from types import ModuleType
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from conf.errors import UserError
+from datamodules.worker import live_as_long_as_the_parent
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -61,11 +60,12 @@ class Workers(AbstractContextManager["Workers"]):
                 self._pool = ThreadPoolExecutor(1)
             else:
                 spawn = multiprocessing.get_context("spawn")
-                self._pool = ProcessPoolExecutor(self.count, spawn, initializer=_live_as_long_as_the_parent)
+                self._pool = ProcessPoolExecutor(self.count, spawn, initializer=live_as_long_as_the_parent)
         ahead: deque[Future[R]] = deque()
         try:
             for task in tasks:
-                ahead.append(self._pool.submit(work, task))
+                with _empty_main():
+                    ahead.append(self._pool.submit(work, task))
                 if len(ahead) > 3 * self.count:
                     yield ahead.popleft().result()
             while ahead:
@@ -102,14 +102,13 @@ def progress(found: Iterable[R], total: int, description: str, size: Callable[[R
             bar.update(size(each))
 
 
-def _live_as_long_as_the_parent() -> None:
-    """Ctrl-C is the parent's to answer; and where it is killed, nobody else would tell the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+@contextmanager
+def _empty_main() -> Iterator[None]:
+    """Processes that are spawned import the program that started them, which takes longer than all they need; and they
+    are spawned as the first work is handed in."""
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program

@@ -39,6 +39,18 @@ def test_few_items_and_those_in_memory_start_no_process(monkeypatch: pytest.Monk
             assert next(pool.map(square, [3]))[0] == 9
 
 
+def knows_the_program(_: str) -> bool:
+    return hasattr(sys.modules["__main__"], "__file__")
+
+
+def test_processes_do_not_import_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datamodules.workers.FEWEST_FOR_PROCESSES", 1)
+    program = sys.modules["__main__"]
+    with Workers(2, ["a"]) as workers:
+        assert list(workers.map(knows_the_program, ["a", "b"])) == [False, False]
+    assert sys.modules["__main__"] is program
+
+
 def test_no_more_is_asked_for_than_a_few_ahead() -> None:
     asked = []
 

@@ -1,0 +1,20 @@
+"""How a worker process begins. Imports next to nothing, so that it begins fast."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing import connection
+
+
+def live_as_long_as_the_parent() -> None:
+    """Ctrl-C is the parent's to answer; and where it is killed, nobody else would tell the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
