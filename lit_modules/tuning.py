@@ -51,6 +51,8 @@ class RateTest(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         (optimizer,) = trainer.optimizers
+        if not optimizer.defaults["lr"]:
+            raise UserError("lit_module.optimizer.lr: 0 leaves no proportions of the groups' rates; leave it out")
         self._proportions = [group["lr"] / optimizer.defaults["lr"] for group in optimizer.param_groups]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -116,7 +118,7 @@ def tune(
         low, high, steps: of the learning rate; see `RateTest`.
 
     Raises:
-        UserError: the range of rates is none.
+        UserError: the range of rates is none, or no loss is a number.
     """
     if not 0 < low < high or steps < 20:
         raise UserError(f"low, high, steps: no range, {low} to {high} in {steps}; try 1e-6, 10 and at least 20 steps")
@@ -125,6 +127,8 @@ def tune(
     print(f"learning rates from {low:g} to {high:g}, {steps} steps of {chosen}", flush=True)
     test = RateTest(low, high, steps)
     build_trainer(callbacks=[test], max_steps=steps, **SHORT).fit(module, datamodule)
+    if not np.isfinite(test.losses).any():
+        raise UserError("lit_module: the loss is no number from the first step on; look at the data by task=inspect")
     rate = steepest(test.rates, test.losses)
     speeds, fits = time_batch_sizes(module, datamodule, build_trainer)
     size = enough(speeds)

@@ -13,6 +13,7 @@ from pytorch_lightning import Callback, Trainer
 import train
 from conf.errors import UserError
 from conf.run_folder import read_metrics
+from lit_modules.classifier import LitClassifier
 from lit_modules.tuning import SHORT, RateTest, Speed, enough, smooth, steepest, time_batch_sizes
 from tests.conftest import configure
 
@@ -135,6 +136,20 @@ def test_suggested_rate_trains_better_than_others(
         run(*DIGITS, *choices, f"run_dir={folder}", "~callbacks.divergence_guard", "test=false")
         accuracy[factor] = read_metrics(folder)[-1]["val/acc"]
     assert accuracy[1.0] > max(accuracy[0.01], accuracy[100.0]) + 0.1
+
+
+def test_no_rate_at_all_is_one_line(run: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^lit_module\.optimizer\.lr: 0 leaves no proportions"):
+        run(*DIGITS, "task=tune", "lit_module.optimizer.lr=0", f"output={tmp_path / 'tune'}")
+
+
+def test_a_loss_that_is_never_a_number_is_one_line(
+    run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = LitClassifier.training_step
+    monkeypatch.setattr(LitClassifier, "training_step", lambda *arguments: step(*arguments) * float("nan"))
+    with pytest.raises(UserError, match=r"^lit_module: the loss is no number from the first step on"):
+        run(*DIGITS, "task=tune", f"output={tmp_path / 'tune'}")
 
 
 @pytest.mark.parametrize("wrong", ["low=1", "low=0", "high=1e-9", "steps=3"])
