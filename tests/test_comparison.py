@@ -37,7 +37,7 @@ def write_run(folder: Path, share: float, *, lr: float = 0.1, seed: int = 0, fil
             [split, files.format(i), NAMES[a], NAMES[b]] for i, (a, b) in enumerate(zip(TRUE, predicted, strict=True))
         ]
     (folder / "summary.json").write_text(json.dumps(facts))
-    settings = f"seed: {seed}\nepochs: 5\nrun_dir: {folder}\nlit_module: {{optimizer: {{lr: {lr}}}}}\n"
+    settings = f"name: rate{lr}\nseed: {seed}\nepochs: 5\nrun_dir: {folder}\nlit_module: {{optimizer: {{lr: {lr}}}}}\n"
     (folder / "config.yaml").write_text(settings)
     with open(folder / "predictions.csv", "w", newline="") as file:
         csv.writer(file).writerows([["split", "file", "true", "predicted"], *rows])
@@ -69,6 +69,7 @@ def test_seeds_of_one_config_are_averaged_and_settings_that_differ_are_named(tmp
     assert not {"seed", "run_dir", "epochs"} & a.keys()
     report = (tmp_path / "out" / "report.md").read_text()
     assert "| lit_module.optimizer.lr | 0.1000 | 0.5000 |" in report
+    assert "| A  rate0.1 | 3 |" in report and "| B  rate0.5 | 1 |" in report
     assert (tmp_path / "out" / "scores.png").read_bytes().startswith(b"\x89PNG")
 
 

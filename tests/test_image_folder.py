@@ -1,6 +1,8 @@
 """Folders of pictures: every layout is read as it says, and every mistake in one is answered by its name."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from PIL import Image
 from conf.errors import UserError
 from datamodules import image_folder
 from datamodules.image_folder import ImageFolderDataModule
-from tests.conftest import PLAIN
+from tests.conftest import PLAIN, ROOT
 
 
 def put(folder: Path, *names: str, level: int = 100, size: tuple[int, int] = (4, 4), mode: str = "RGB") -> None:
@@ -242,3 +244,9 @@ def test_the_home_folder_may_be_written_short(tmp_path: Path, monkeypatch: pytes
     for name in ("ant", "bee"):
         put(tmp_path / "pictures" / name, *numbered(1))
     assert module_of(f"~{os.sep}pictures").read()[1] == ["ant", "bee"]
+
+
+def test_asking_for_suffixes_leaves_common_formats_first() -> None:
+    asked = "from datamodules.image_folder import is_picture; assert is_picture('a.png')"
+    order = "from PIL import Image; assert Image.ID.index('JPEG') < Image.ID.index('BLP')"
+    subprocess.run([sys.executable, "-c", f"{asked}; {order}"], cwd=ROOT, check=True)

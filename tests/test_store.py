@@ -64,6 +64,23 @@ def test_giving_memory_back_changes_nothing(tmp_path: Path, paths: list[str]) ->
     assert np.array_equal(all_of(make(tmp_path / "cache", paths, within=0), 300), expected)
 
 
+def mapped() -> int:
+    """Bytes of files that are resident in this process."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssFile"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says what is resident")
+@pytest.mark.parametrize(("within", "grows"), [(2**20, False), (PLENTY, True)])
+def test_a_store_larger_than_memory_is_given_back(tmp_path: Path, paths: list[str], within: int, grows: bool) -> None:
+    form = FORM._replace(size=(256, 256))
+    with Workers(0, paths) as workers:
+        made = store.make(tmp_path / "cache", "large", paths, form, workers, within)
+    before = mapped()
+    most = max(mapped() for _ in made.read(np.array_split(np.random.default_rng(0).permutation(300), 60)))
+    assert (most - before > 30 * 2**20) == grows, "of 56 MiB"
+
+
 def test_damaged_pictures_are_remembered_with_their_reasons(tmp_path: Path) -> None:
     paths = on_disk(tmp_path / "pictures", 140, damaged=(2, 130))
     made = make(tmp_path / "cache", paths)
