@@ -3,7 +3,7 @@
 python train.py +experiment=digits
 python train.py run=logs/digits/2026-01-31_12-00-00 task=test
 
-Exit codes: 0 done; 2 the input is wrong; 3 some pictures to predict could not be read; 130, 143 stopped by a signal.
+Exit codes: 0 done; 2 the input is wrong; 3 some pictures could not be read; 130, 141, 143 stopped by a signal.
 """
 
 import os
@@ -19,9 +19,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from conf import job, run_folder, schema
+from conf import job, process, run_folder, schema
 from conf.errors import UserError, one_line_errors
-from conf.quiet import quieten
 
 # torch and Lightning are imported inside the tasks, so that --help, --cfg job and wrong keys are answered at once.
 
@@ -53,7 +52,7 @@ def read_data(cfg: DictConfig, stage: str) -> Any:
     from hydra.utils import instantiate
     from pytorch_lightning import seed_everything
 
-    quieten()
+    process.set_up()
     seed_everything(cfg.seed, verbose=False)
     datamodule = instantiate(cfg.datamodule, _convert_="all")
     datamodule.prepare_data()
@@ -159,7 +158,7 @@ def predict(cfg: DictConfig) -> None:
     channels, *size = module.input_shape
     if "resize" not in cfg.datamodule:
         raise UserError(f"input: the run {cfg.run} learned from arrays, not from pictures; use an export of it")
-    quieten()
+    process.set_up()
     trainer = instantiate(cfg.trainer, **ALONE, logger=False, callbacks=[], _convert_="all")
     predictor = Predictor(module, temperature_of(Path(cfg.run_dir)) if cfg.calibrate else 1.0).to(
         trainer.strategy.root_device
@@ -183,7 +182,7 @@ def export(cfg: DictConfig) -> None:
     from lit_modules.export import export, first_samples, noise
     from lit_modules.predictor import Predictor
 
-    quieten()
+    process.set_up()
     run_folder.refuse_changes(Path(cfg.run_dir), cfg)
     module = best_network(cfg)
     predictor = Predictor(module, temperature_of(Path(cfg.run_dir)) if cfg.calibrate else 1.0)
@@ -295,5 +294,6 @@ if __name__ == "__main__":
     schema.register()
     with one_line_errors():
         os.environ.setdefault("LITMUS_STAMP", job.stamp())
+        base = run_folder.base_config(sys.argv[1:])
         # Not as a decorator, for the base depends on run=…; but Hydra's shell completion looks for "@hydra.main".
-        hydra.main(version_base="1.3", config_path="conf", config_name=run_folder.base_config(sys.argv[1:]))(main)()
+        process.run(hydra.main(version_base="1.3", config_path="conf", config_name=base)(main))

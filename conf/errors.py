@@ -1,7 +1,9 @@
 """How a mistake of the user's is answered: one line on stderr and exit code 2, never a traceback."""
 
 import difflib
+import os
 import re
+import select
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 CONF = Path(__file__).parent
+STDOUT = 1
 
 
 class UserError(Exception):
@@ -43,12 +46,24 @@ def one_line_errors() -> Iterator[None]:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning ends with 1 where it tests or validates
             raise SystemExit(130) from None
         raise
+    except BrokenPipeError:
+        _leave_if_nobody_reads()
+        raise
     except Exception as error:
         line = _line(error)
         if line is None:
             raise
         print(f"error: {line}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _leave_if_nobody_reads() -> None:
+    """Exit code 141, as by SIGPIPE, if it was our output that broke, as `| head` does, and no other pipe."""
+    output = select.poll()
+    output.register(STDOUT, 0)
+    if output.poll(0):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # for what is still to be flushed
+        raise SystemExit(141) from None
 
 
 def memory_is_full(error: BaseException) -> bool:

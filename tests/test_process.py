@@ -1,0 +1,85 @@
+"""How the process of a command starts, keeps its memory, and ends."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# Takes and frees what a step would, then counts the pages that the system has to bring for it once more.
+STEPS = """
+import resource, torch
+from conf import process
+process.set_up()
+def step():
+    return [torch.ones(size * 2**18) for size in (10, 40, 80)]
+for _ in range(10):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+PAGES = 5 * 130 * 2**20 // os.sysconf("SC_PAGE_SIZE")
+
+
+def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    chosen = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUN"))}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=ROOT, env=chosen | environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    assert int(python(STEPS).stdout) < PAGES / 100
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
+def test_an_allocator_that_the_user_has_set_is_left_alone() -> None:
+    assert int(python(STEPS, MALLOC_ARENA_MAX="8").stdout) > PAGES / 4
+
+
+def program(body: str) -> str:
+    """A program that says so when the interpreter is taken apart."""
+    return f"""
+import atexit, sys
+from conf import process
+class Part:
+    def __del__(self): print("taken apart")
+part = Part()
+def program():
+    atexit.register(print, "registered later", end="")
+    {body}
+process.run(program)
+"""
+
+
+def test_a_process_that_is_done_ends_at_once_but_after_all_that_was_registered() -> None:
+    done = python(program("print('worked')"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "worked\nregistered later", "")
+
+
+def test_an_exit_code_is_kept() -> None:
+    done = python(program("sys.exit(3)"))
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout.startswith("registered later")
+
+
+@pytest.mark.parametrize("overrides", [["--cfg", "job"], ["trainer=debug"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_nobody_reads_any_more_ends_a_command_in_silence(
+    overrides: list[str], unbuffered: str, tmp_path: Path
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "train.py", "+experiment=digits", f"logs_dir={tmp_path}", *overrides]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with os.fdopen(writer, "wb") as output:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (141, "")
