@@ -144,7 +144,6 @@ def predict(cfg: DictConfig) -> None:
 
     from datamodules.decode import Form
     from datamodules.stream import find, read_in_batches
-    from datamodules.workers import decoders
     from lit_modules.calibration import temperature_of
     from lit_modules.prediction import predict
     from lit_modules.predictor import Predictor
@@ -164,8 +163,8 @@ def predict(cfg: DictConfig) -> None:
         trainer.strategy.root_device
     )
     data = cfg.datamodule
-    workers = decoders(data.num_workers, trainer.strategy.root_device.type)
-    batches = read_in_batches(files, Form(channels, tuple(size), data.resize, data.draft), data.batch_size, workers)
+    form, device = Form(channels, tuple(size), data.resize, data.draft), trainer.strategy.root_device.type
+    batches = read_in_batches(files, form, data.batch_size, data.num_workers, device)
     with torch.inference_mode(), trainer.precision_plugin.forward_context():
         unread = predict(predictor, batches, len(files), module.class_names, cfg.tta.name == "flip", output)
     print(f"{len(files) - unread} predictions → {output}")

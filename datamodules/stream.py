@@ -60,24 +60,26 @@ class DecodedBatch(NamedTuple):
 
 
 def read_in_batches(
-    files: Sequence[str], form: Form, batch_size: int, num_workers: int | None
+    files: Sequence[str], form: Form, batch_size: int, num_workers: int | None, device: str
 ) -> Iterator[DecodedBatch]:
     """Decodes the files in their order. Never more than three batches a process are held, whatever their number.
 
     Args:
         num_workers: see `Workers`.
+        device: where a network works meanwhile: to one on a `cpu`, processes leave the cores.
 
     Raises:
         UserError: `batch_size` is none.
     """
     if batch_size < 1:
         raise UserError(f"datamodule.batch_size: must be 1 or more, not {batch_size}; try 64")
-    return _decoded(files, form, batch_size, num_workers)
+    workers = Workers(num_workers, files, niceness=19 if device == "cpu" else 0)
+    return _decoded(files, form, batch_size, workers)
 
 
-def _decoded(files: Sequence[str], form: Form, batch_size: int, num_workers: int | None) -> Iterator[DecodedBatch]:
+def _decoded(files: Sequence[str], form: Form, batch_size: int, workers: Workers) -> Iterator[DecodedBatch]:
     batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
-    with Workers(num_workers, files) as workers:
+    with workers:
         for batch, found in zip(batches, workers.map(partial(decode_all, form=form), batches), strict=True):
             sound = [i for i in range(len(batch)) if i not in found.bad]
             problems = [(batch[i], reason) for i, reason in found.bad.items()]

@@ -7,8 +7,13 @@ import threading
 from multiprocessing import connection
 
 
-def live_as_long_as_the_parent() -> None:
-    """Ctrl-C is the parent's to answer; and where it is killed, nobody else would tell the process."""
+def begin(niceness: int) -> None:
+    """Ctrl-C is the parent's to answer; and where it is killed, nobody else would tell the process.
+
+    Args:
+        niceness: 19 takes only what others leave of the cores.
+    """
+    os.nice(niceness)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from conf.errors import UserError
-from datamodules.worker import live_as_long_as_the_parent
+from datamodules.worker import begin
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,11 +30,6 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def decoders(num_workers: int | None, device: str) -> int | None:
-    """How many processes decode for a network at work: null means half the cores where it needs them itself."""
-    return cores() // 2 if num_workers is None and device == "cpu" else num_workers
-
-
 class Workers(AbstractContextManager["Workers"]):
     """Processes that are started when they are first needed. Their start method is spawn: a fork of a process with
     torch's threads may hang. They end with the process that started them, however that ends.
@@ -42,11 +37,13 @@ class Workers(AbstractContextManager["Workers"]):
     Args:
         num_workers: null: one a core; 0 or 1: a thread instead.
         items: what the work is on. A thread serves for few of them, and for what lies in memory.
+        niceness: of the processes: 19 leaves the cores to whoever wants them.
     """
 
-    def __init__(self, num_workers: int | None, items: Sequence[Any]) -> None:
+    def __init__(self, num_workers: int | None, items: Sequence[Any], niceness: int = 0) -> None:
         many = len(items) >= FEWEST_FOR_PROCESSES and isinstance(items[0], str)
         self.count = max(1, cores() if num_workers is None else num_workers) if many else 1
+        self._niceness = niceness
         self._pool: Executor | None = None
 
     def map(self, work: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
@@ -60,7 +57,7 @@ class Workers(AbstractContextManager["Workers"]):
                 self._pool = ThreadPoolExecutor(1)
             else:
                 spawn = multiprocessing.get_context("spawn")
-                self._pool = ProcessPoolExecutor(self.count, spawn, initializer=live_as_long_as_the_parent)
+                self._pool = ProcessPoolExecutor(self.count, spawn, begin, (self._niceness,))
         ahead: deque[Future[R]] = deque()
         try:
             for task in tasks:

@@ -151,7 +151,7 @@ def test_order_and_pixels_do_not_depend_on_processes(
     monkeypatch.setattr("datamodules.workers.FEWEST_FOR_PROCESSES", 1)
     write_pictures(tmp_path, 20, level=99, size=(7, 9))
     files = [str(tmp_path / f"{i:03d}.png") for i in [*reversed(range(20)), 3, 3, 99]]
-    batches = list(read_in_batches(files, Form(3, (7, 9), "pad", True), 4, workers))
+    batches = list(read_in_batches(files, Form(3, (7, 9), "pad", True), 4, workers, "cpu"))
     assert [file for batch in batches for file in batch.files] == files[:-1]
     assert batches[-1].problems == [(files[-1], "no such file or directory")]
     expected = [np.asarray(Image.open(file)).transpose(2, 0, 1) for file in files[:-1]]
@@ -169,7 +169,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path, monkey
         with torch.inference_mode():
             predict(
                 predictor,
-                read_in_batches(files, Form(3, (64, 64), "pad", True), 20, 0),
+                read_in_batches(files, Form(3, (64, 64), "pad", True), 20, 0, "cpu"),
                 count,
                 NAMES,
                 False,

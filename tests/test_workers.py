@@ -51,6 +51,16 @@ def test_processes_do_not_import_the_program(monkeypatch: pytest.MonkeyPatch) ->
     assert sys.modules["__main__"] is program
 
 
+def niceness(_: str) -> int:
+    return os.nice(0)
+
+
+@pytest.mark.parametrize("ours", [0, 19])
+def test_processes_leave_the_cores_to_others_if_told(ours: int) -> None:
+    with Workers(2, MANY, niceness=ours) as pool:
+        assert list(pool.map(niceness, ["a", "b"])) == [min(19, os.nice(0) + ours)] * 2
+
+
 def test_no_more_is_asked_for_than_a_few_ahead() -> None:
     asked = []
 

@@ -29,7 +29,6 @@ def main() -> None:
     import train
     from datamodules.decode import Form
     from datamodules.stream import find, read_in_batches
-    from datamodules.workers import decoders
     from lit_modules.prediction import predict
     from lit_modules.predictor import Predictor
 
@@ -44,11 +43,11 @@ def main() -> None:
     predictor = Predictor(module, 1.0).to(device)
     channels, *size = module.input_shape
     files, form = find(str(options.pictures)), Form(channels, tuple(size), cfg.datamodule.resize, cfg.datamodule.draft)
-    workers = decoders(cfg.datamodule.num_workers, device.type)
-    decoded = list(read_in_batches(files, form, cfg.datamodule.batch_size, workers))
+    settings = form, cfg.datamodule.batch_size, cfg.datamodule.num_workers
+    decoded = list(read_in_batches(files, *settings, "none"))
 
     def read() -> None:
-        for _ in read_in_batches(files, form, cfg.datamodule.batch_size, None):
+        for _ in read_in_batches(files, *settings, "none"):
             pass
 
     def compute() -> None:
@@ -57,13 +56,13 @@ def main() -> None:
                 predictor(torch.from_numpy(batch.inputs).to(device)).cpu()
 
     def both() -> None:
-        batches = read_in_batches(files, form, cfg.datamodule.batch_size, workers)
+        batches = read_in_batches(files, *settings, device.type)
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
             predict(predictor, batches, len(files), module.class_names, False, Path(folder) / "out")
 
     sides = {"predict": both, "the loader alone": read, "the network alone": compute}
     measured = in_turn({name: lambda _, work=work: seconds(work) for name, work in sides.items()}, options.rounds)
-    report("predict", measured, pictures=len(files), batch_size=cfg.datamodule.batch_size, workers=workers)
+    report("predict", measured, pictures=len(files), batch_size=cfg.datamodule.batch_size)
     ours, loader, network = (figures["seconds"] for figures in measured.values())
     slower = statistics.median(max(halves) / own for own, *halves in zip(ours, loader, network, strict=True))
     both_halves = statistics.median(sum(halves) / own for own, *halves in zip(ours, loader, network, strict=True))
