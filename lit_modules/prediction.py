@@ -42,6 +42,7 @@ def predict(
     shown: list[np.ndarray] = []
     captions: list[str] = []
     unread = 0
+    encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make one for each line
     with ExitStack() as stack:
         parts = [output / f"predictions.{suffix}.part" for suffix in ERRORS]
         table_file, lines = (
@@ -65,7 +66,7 @@ def predict(
                 table.writerow([file, name, likelihood, *row])
                 found = {"file": file, "predicted": name, "probability": likelihood}
                 by_class = dict(zip(class_names, row, strict=True))
-                lines.write(json.dumps(found | {"probabilities": by_class}, ensure_ascii=False) + "\n")
+                lines.write(encode(found | {"probabilities": by_class}) + "\n")
                 if len(shown) < SHEET:
                     shown.append(pixels.copy())
                     captions.append(f"{Path(file).name}\n{name} {likelihood:.2f}")
