@@ -294,4 +294,4 @@ def to_float(samples: Tensor) -> Tensor:
     """
     if samples.dtype != torch.uint8:
         return samples
-    return samples.to(torch.float32) / torch.full((), 255.0, device=samples.device)
+    return samples.to(torch.float32).div_(torch.full((), 255.0, device=samples.device))

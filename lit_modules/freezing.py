@@ -32,7 +32,8 @@ class Freezing:
     @property
     def frozen(self) -> list[nn.Parameter]:
         """By name, for a strategy may put other objects in their place."""
-        return [parameter for name, parameter in self.net.named_parameters() if name in self.names]
+        named = self.net.named_parameters() if self.names else ()  # it is asked for at every step
+        return [parameter for name, parameter in named if name in self.names]
 
     def release(self) -> None:
         """Lets an optimizer, or DDP, that is built now take in what learns later; `hold` comes before the next step."""
