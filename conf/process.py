@@ -9,6 +9,10 @@ import sys
 import warnings
 from collections.abc import Callable
 
+from conf.memory import free_memory
+
+# What is kept lies in pieces, up to two thirds more than a step needs: where less is free, glibc works as it does.
+PLENTY = 8 * 2**30  # bytes
 # Of mallopt, from glibc's malloc.h.
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
 
@@ -51,10 +55,10 @@ def _quieten() -> None:
 
 def _keep_freed_memory() -> None:
     """A step on a CPU frees all that the last one took. glibc gives the large parts back to the system, which fills
-    them with zeros when they are taken again: up to a third of the time. So it keeps them, unless the user has said
-    how it shall work, by MALLOC_… or GLIBC_TUNABLES. No other C library has mallopt."""
-    chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
-    if os.name == "posix" and not chosen and hasattr(ctypes.CDLL(None), "mallopt"):
+    them with zeros when they are taken again: up to a third of the time. So it keeps them, unless memory is
+    scarce or the user has said how it shall work, by MALLOC_… or GLIBC_TUNABLES. No other C library has mallopt."""
+    as_usual = free_memory() < PLENTY or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    if os.name == "posix" and not as_usual and hasattr(ctypes.CDLL(None), "mallopt"):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(TRIM_THRESHOLD, -1)  # never
         mallopt(TOP_PAD, 64 * 2**20)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from conf.errors import UserError
+from conf.memory import free_memory
 from datamodules import store
 from datamodules.datamodule import DataModule
 from datamodules.decode import Form, Probe, Resize, common_size, probe_all
 from datamodules.inputs import Loaded, Streamed, collect
-from datamodules.memory import free_memory
 from datamodules.workers import Workers, chunks, progress
 
 # Pictures may take this share of the memory that is free.

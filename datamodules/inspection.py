@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from conf.memory import free_memory
 from conf.run_folder import make_output, write_text
 from datamodules.datamodule import DataModule, Found
 from datamodules.decode import Form, Header, decode_all, digests, headers
 from datamodules.duplicates import FREQUENCIES, LEAST, candidates, connected, hashes, likeness, same, spectrum
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.inspection_report import draw_sheet, print_report
-from datamodules.memory import free_memory
 from datamodules.store import Stored
 from datamodules.workers import Workers, chunks, cores, progress
 

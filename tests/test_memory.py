@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules import memory
-from datamodules.memory import free_memory
+from conf import memory
+from conf.memory import free_memory
 
 
 def test_it_is_about_what_the_system_says() -> None:

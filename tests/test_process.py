@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from conf.memory import free_memory
+from conf.process import PLENTY
 from tests.conftest import ROOT
 
 # Takes and frees what a step would, then counts the pages that the system has to bring for it once more.
@@ -34,6 +36,7 @@ def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
+@pytest.mark.skipif(free_memory() < 2 * PLENTY, reason="memory is scarce here")
 def test_freed_memory_is_kept_for_the_next_step() -> None:
     assert int(python(STEPS).stdout) < PAGES / 100
 
@@ -41,6 +44,12 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
 def test_an_allocator_that_the_user_has_set_is_left_alone() -> None:
     assert int(python(STEPS, MALLOC_ARENA_MAX="8").stdout) > PAGES / 4
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
+def test_where_memory_is_scarce_it_is_given_back() -> None:
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (2**32, 2**32))\n" + STEPS
+    assert int(python(limited).stdout) > PAGES / 4
 
 
 def program(body: str) -> str:
