@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tracemalloc
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -215,3 +216,13 @@ def test_predictions_are_those_of_the_run(run: Callable[..., Path], pictures: Pa
         assert one["predicted"] == other["predicted"] and other["file"] == str(pictures / one["file"])
         for name in ("p/dark", "p/light"):
             assert float(one[name]) == pytest.approx(float(other[name]), abs=1e-6)
+
+
+@pytest.mark.parametrize(("device", "niceness"), [("cpu", 19), ("cuda", 0)])
+def test_processes_leave_the_cores_to_a_network_that_needs_them(
+    device: str, niceness: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+    monkeypatch.setattr("datamodules.stream.Workers", lambda *_, niceness: started.append(niceness) or nullcontext())
+    read_in_batches([], Form(3, (7, 9), "pad", True), 4, 2, device)
+    assert started == [niceness]
