@@ -32,6 +32,7 @@ def run(program: Callable[[], None]) -> None:
 def _end(done: list[bool]) -> None:
     """Ends the process at once if its program came to its end; otherwise leaves that, and the exit code, to Python."""
     if done:
+        logging.shutdown()  # registered when it was imported, before us
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)

@@ -72,6 +72,12 @@ def test_a_process_that_is_done_ends_at_once_but_after_all_that_was_registered()
     assert (done.returncode, done.stdout, done.stderr) == (0, "worked\nregistered later", "")
 
 
+def test_what_is_logged_and_held_back_is_written_before_the_end() -> None:
+    held = "import logging.handlers as h; logging = h.logging; to = logging.StreamHandler(sys.stdout)"
+    body = f"{held}; logging.getLogger().addHandler(h.MemoryHandler(100, target=to)); logging.warning('held back')"
+    assert python(program(body)).stdout == "registered laterheld back\n"
+
+
 def test_an_exit_code_is_kept() -> None:
     done = python(program("sys.exit(3)"))
     assert (done.returncode, done.stderr) == (3, "")
