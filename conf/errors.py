@@ -1,6 +1,7 @@
 """How a mistake of the user's is answered: one line on stderr and exit code 2, never a traceback."""
 
 import difflib
+import errno
 import os
 import re
 import select
@@ -54,7 +55,16 @@ def one_line_errors() -> Iterator[None]:
         if line is None:
             raise
         print(f"error: {line}", file=sys.stderr)
+        _drop_unwritable_output()
         raise SystemExit(2) from None
+
+
+def _drop_unwritable_output() -> None:
+    """What is held back for a full disk; Python would try to write it once more at the end, and say so."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
 
 
 def _leave_if_nobody_reads() -> None:
@@ -75,6 +85,8 @@ def _line(error: BaseException) -> str | None:
     """The one line for `error`; None if it is a bug of ours and deserves its traceback."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.filename or 'output'}: {error.strerror}; make room; a run that had begun goes on by run=…"
     if isinstance(error, InstantiationException):
         return _from_constructor(error)
     if isinstance(error, ValueError) and "Config group override must be" in str(error):  # Hydra's, for trainer=5

@@ -60,8 +60,8 @@ class TorchvisionDataModule(ImageDataModule):
         splits, names = {}, None
         for name, dataset in self._official_splits(download=False).items():
             labels = _labels(dataset)
-            if labels.ndim != 1:
-                raise UserError(f"datamodule.dataset: {self.dataset} has several labels a picture; choose another")
+            if labels is None:
+                raise UserError(f"datamodule.dataset: {self.dataset} has not one class a picture; choose another")
             files = [f"{self.dataset}/{name}/{i:05d}" for i in range(len(dataset))]
             splits[name] = Samples(_Items(dataset), labels, files)
             names = names or getattr(dataset, "classes", None)
@@ -103,9 +103,14 @@ class TorchvisionDataModule(ImageDataModule):
         return splits
 
 
-def _labels(dataset: Any) -> np.ndarray:
-    """int64 `[N]`, from the table that most datasets hold; else sample by sample."""
-    for attribute in ("targets", "labels", "_labels"):
-        if hasattr(dataset, attribute):
-            return np.asarray(getattr(dataset, attribute), np.int64)
-    return np.array([dataset[i][1] for i in range(len(dataset))], np.int64)
+def _labels(dataset: Any) -> np.ndarray | None:
+    """int64 `[N]`, from the table that most datasets hold; else sample by sample. None: they are no classes."""
+    tables = (getattr(dataset, attribute, None) for attribute in ("targets", "labels", "_labels"))
+    found = next((table for table in tables if table is not None), None)
+    if found is None:
+        found = [dataset[i][1] for i in range(len(dataset))]
+    try:
+        labels = np.asarray(found, np.int64)
+    except (TypeError, ValueError):  # boxes, words, pictures
+        return None
+    return labels if labels.ndim == 1 else None

@@ -98,3 +98,13 @@ def test_output_that_nobody_reads_any_more_ends_a_command_in_silence(
             command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.PIPE, text=True, check=False
         )
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is full")
+@pytest.mark.parametrize("overrides", [["--cfg", "job"], ["--help"], ["trainer=debug"]])
+def test_output_on_a_full_disk_is_answered_in_one_line(overrides: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "train.py", "+experiment=digits", f"logs_dir={tmp_path}", *overrides]
+    with open("/dev/full", "w") as output:
+        done = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: output: No space left on device; make room") and done.stderr.count("\n") == 1

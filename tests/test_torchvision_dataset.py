@@ -2,6 +2,7 @@
 
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -164,6 +165,37 @@ def test_a_dataset_without_a_training_split_is_refused(tmp_path: Path, dataset: 
 def test_a_dataset_of_anything_but_labelled_pictures_is_refused(tmp_path: Path, dataset: str) -> None:
     expected = f"datamodule.dataset: {dataset} is no set of labelled pictures that Litmus can read; "
     assert refusal(dataset, tmp_path).startswith(expected)
+
+
+def write_kitti(root: Path) -> None:
+    for split in ("training", "testing"):
+        (root / "Kitti" / "raw" / split / "image_2").mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(root / "Kitti" / "raw" / split / "image_2" / "0.png")
+    (root / "Kitti" / "raw" / "training" / "label_2").mkdir()
+    (root / "Kitti" / "raw" / "training" / "label_2" / "0.txt").write_text("Car 0 0 0 0 0 1 1 1 1 1 0 0 0 0\n")
+
+
+def write_celeba(root: Path) -> None:
+    """Six pictures, two a split, with two attributes each."""
+    folder = root / "celeba"
+    (folder / "img_align_celeba").mkdir(parents=True)
+    for i in range(6):
+        Image.new("RGB", (4, 4)).save(folder / "img_align_celeba" / f"{i}.jpg")
+    for name, header in (("attr", "2\nBald Young\n"), ("bbox", "2\nx y\n"), ("landmarks_align", "2\nx y\n")):
+        (folder / f"list_{name}_celeba.txt").write_text(header + "".join(f"{i}.jpg 1 -1\n" for i in range(6)))
+    for name in ("identity_CelebA", "list_eval_partition"):
+        (folder / f"{name}.txt").write_text("".join(f"{i}.jpg {i // 2}\n" for i in range(6)))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torchvision's own open files
+@pytest.mark.parametrize(("dataset", "write"), [("Kitti", write_kitti), ("CelebA", write_celeba)])
+def test_a_dataset_of_boxes_or_of_several_labels_a_picture_is_refused(
+    tmp_path: Path, dataset: str, write: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path)
+    monkeypatch.setattr("torchvision.datasets.CelebA._check_integrity", lambda _: True)
+    expected = f"datamodule.dataset: {dataset} has not one class a picture; choose another"
+    assert refusal(dataset, tmp_path) == expected
 
 
 def test_preparing_without_download_touches_nothing(tmp_path: Path) -> None:
