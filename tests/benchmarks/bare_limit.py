@@ -2,7 +2,8 @@
 
 python -m tests.benchmarks.bare_limit --pictures DIR
 
-DIR holds train/<class> and test/<class>. An epoch of each side is timed in turn, within one run of the Trainer.
+DIR holds train/<class> and test/<class>. An epoch of each side is timed in turn, within one run of the Trainer. First
+comes Lightning alone, on the same batches, which is as near as any Trainer can come.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from lit_modules.classifier import LitClassifier
 from tests.benchmarks.measuring import BOOK, UNDRAWN, Measured, chosen_classes, configure, report
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
+ALONE = "Lightning alone, batches ready"
 
 
 class Bare:
@@ -48,32 +50,41 @@ class Bare:
         return int(sum(right))
 
 
+class Alone(LightningModule):
+    """What Lightning itself costs: the same network, and no more than must be written."""
+
+    def __init__(self, module: LitClassifier) -> None:
+        super().__init__()
+        self.normalize, self.net, self.loss = (
+            copy.deepcopy(part) for part in (module.normalize, module.net, module.loss)
+        )
+        self.optimizer = module.optimizer
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        inputs, labels = batch
+        loss: Tensor = self.loss(self.net(self.normalize(inputs)), labels)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        inputs, labels = batch
+        (self.net(self.normalize(inputs)).argmax(1) == labels).sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.optimizer(self.net.parameters())
+
+
 class BesideTheTrainer(Callback):
     """Before each epoch of the Trainer but the first, which warms up, times an epoch of every bare side; then the
     Trainer's own, from its start to the start of the next. Milliseconds a training step."""
 
-    def __init__(self, side: str) -> None:
+    def __init__(self, side: str, sides: dict[str, Callable[[], Any]]) -> None:
         self.side = side
         self.measured: Measured = {}
         self._began: float | None = None
-        self._sides: dict[str, Callable[[], Any]] = {}
+        self._sides = sides
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, LitClassifier)
         self.steps = trainer.num_training_batches
-        loader, validation = trainer.train_dataloader, trainer.val_dataloaders
-        assert loader is not None and validation is not None
-        ready, ready_to_score = ([(to_float(b.inputs), b.labels) for b in part] for part in (loader, validation))
-        ours, theirs = Bare(pl_module), Bare(pl_module)
-
-        def picked() -> Pairs:
-            shuffled = BatchLoader(loader.split, loader.batch_size, seed=trainer.current_epoch)
-            return ((to_float(batch.inputs), batch.labels) for batch in shuffled)
-
-        self._sides = {
-            "bare, batches ready": lambda: ours.epoch(ready, ready_to_score),
-            "bare, batches picked": lambda: theirs.epoch(picked(), ready_to_score),
-        }
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finish()
@@ -110,9 +121,27 @@ def measure(pictures: Path, side: str, epochs: int, *overrides: str) -> Measured
         Path(cfg.run_dir).mkdir(parents=True)
         (Path(cfg.run_dir) / "config.yaml").write_text("")
         datamodule, module, trainer = train.build(cfg)
-        beside = BesideTheTrainer(side)
-        trainer.callbacks.append(beside)
-        trainer.fit(module, datamodule)
+
+        def picked(split: str = "train") -> Pairs:
+            loader = BatchLoader(datamodule._splits[split], datamodule.batch_size, seed=0)
+            return ((to_float(batch.inputs), batch.labels) for batch in loader)
+
+        ready, ready_to_score = list(picked()), list(picked("val"))
+        ours, theirs = Bare(module), Bare(module)
+        sides: dict[str, Callable[[], Any]] = {
+            "bare, batches ready": lambda: ours.epoch(ready, ready_to_score),
+            "bare, batches picked": lambda: theirs.epoch(picked(), ready_to_score),
+        }
+        beside = BesideTheTrainer(side, sides)
+        if side == ALONE:
+            nothing = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
+            trainer = Trainer(max_epochs=epochs + 1, callbacks=[beside], enable_progress_bar=False, **nothing)
+            # A list would be taken for as many loaders.
+            loaders = (dict(enumerate(part)).values() for part in (ready, ready_to_score))
+            trainer.fit(Alone(module), *loaders)
+        else:
+            trainer.callbacks.append(beside)
+            trainer.fit(module, datamodule)
         return beside.measured
 
 
@@ -124,7 +153,7 @@ def main() -> None:
     parser.add_argument("--overrides", nargs="*", default=[], help="for another network than the notes'")
     arguments = parser.parse_args()
     with chosen_classes(arguments.pictures, arguments.classes) as folder:
-        for side, more in (("Litmus, nothing drawn", UNDRAWN), ("Litmus", ())):
+        for side, more in ((ALONE, ()), ("Litmus, nothing drawn", UNDRAWN), ("Litmus", ())):
             measured = measure(folder, side, arguments.epochs, *arguments.overrides, *more)
             report("bare_limit", measured, overrides=arguments.overrides)
 
