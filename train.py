@@ -43,7 +43,7 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
         std=std,
         _convert_="all",
     )
-    module.files = datamodule.files
+    module.files = {split: datamodule.files(split) for split in ("train", "val", "test")}
     return datamodule, module, build_trainer(cfg)
 
 
@@ -128,7 +128,7 @@ def test(cfg: DictConfig) -> None:
     fit_size(cfg, module)
     datamodule = read_data(cfg, "test")
     datamodule.adopt(module.class_names, module.input_shape)
-    module.files = datamodule.files
+    module.files = {"test": datamodule.files("test")}
     trainer = build_trainer(cfg)
     if trainer.is_global_zero:
         print(f"testing {cfg.run} on {len(datamodule.files('test'))} samples", flush=True)

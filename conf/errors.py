@@ -51,7 +51,7 @@ def one_line_errors() -> Iterator[None]:
         _leave_if_nobody_reads()
         raise
     except Exception as error:
-        line = _line(error)
+        line = one_line(error)
         if line is None:
             raise
         print(f"error: {line}", file=sys.stderr)
@@ -81,12 +81,12 @@ def memory_is_full(error: BaseException) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
-def _line(error: BaseException) -> str | None:
+def one_line(error: BaseException) -> str | None:
     """The one line for `error`; None if it is a bug of ours and deserves its traceback."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.filename or 'output'}: {error.strerror}; make room; a run that had begun goes on by run=…"
+        return f"{error.filename or 'output'}: {error.strerror}; make room, then start again, or go on by run=…"
     if isinstance(error, InstantiationException):
         return _from_constructor(error)
     if isinstance(error, ValueError) and "Config group override must be" in str(error):  # Hydra's, for trainer=5
@@ -98,6 +98,8 @@ def _line(error: BaseException) -> str | None:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: {error.problem}; correct the YAML"
+    if isinstance(error, MemoryError):  # NumPy's
+        return f"datamodule: {_first_line(error)}; make pictures smaller by datamodule.image_size, or keep fewer"
     if memory_is_full(error):
         return (
             "datamodule.batch_size: the memory is full; halve it, with trainer.accumulate_grad_batches=2, or "

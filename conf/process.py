@@ -51,6 +51,7 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", "ReduceLROnPlateau conditioned on metric")  # LitClassifier steps it
     warnings.filterwarnings("ignore", "The ``compute`` method of metric Scores was called before")  # an empty share
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # as it must on resume
+    warnings.filterwarnings("ignore", "It is recommended to use .*sync_dist=True")  # the first rank alone has them
     warnings.filterwarnings("ignore", "The `srun` command is available")  # on a cluster's login node, too
 
 

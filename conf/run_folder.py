@@ -20,7 +20,8 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from conf.errors import UserError
+from conf.errors import UserError, one_line
+from conf.files import write_text
 from conf.job import may_be_restarted
 from conf.schema import TASKS
 
@@ -28,10 +29,10 @@ CONF = Path(__file__).parent
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "pillow")
 
 # What a run keeps as long as it lives: sections, and parts of another.
-KEPT = ("seed", "monitor", "mode", "datamodule", "lit_module")
+KEPT = ("seed", "monitor", "mode", "init_from", "datamodule", "lit_module")
 # What changes speed alone, or says where the same data are.
 FREE = ("num_workers", "root", "download", "cache", "cache_dir", "device_share")
-KEPT_PARTS = ("callbacks.checkpoint.every_n_epochs", "callbacks.adam_to_sgd.", "callbacks.ema.")
+KEPT_PARTS = ("callbacks.checkpoint.every_n_epochs", "callbacks.adam_to_sgd.", "callbacks.ema.", "callbacks.whitening.")
 
 
 def base_config(arguments: list[str]) -> str:
@@ -45,6 +46,8 @@ def base_config(arguments: list[str]) -> str:
         UserError: DIR holds no saved config.
     """
     if "task=compare" in arguments:
+        if {"-m", "--multirun"} & set(arguments):
+            raise UserError("-m: task=compare makes no runs; leave it out")
         return "compare"
     runs = [argument.partition("=")[2].strip("'\"") for argument in arguments if argument.startswith("run=")]
     if not runs or runs[-1] in ("", "null"):
@@ -69,6 +72,9 @@ def base_config(arguments: list[str]) -> str:
         if group == "task" and saved.get("task") == "sweep":
             entry[group] = "sweep"
         elif group in saved and group != "task":
+            section = saved[group]
+            if isinstance(section, DictConfig) and "defaults" in section:  # Hydra would obey them
+                raise UserError(f"{path}: holds {group!s}.defaults, which no run saves; take it from a copy of the run")
             store.store(group=str(group), name="saved", node=OmegaConf.to_container(saved[group]))
             entry[group] = ["saved"] if isinstance(entry[group], ListConfig) else "saved"
         elif group == "devices":  # part of the saved trainer
@@ -120,8 +126,8 @@ def claim(folder: Path, cfg: DictConfig) -> Iterator[None]:
         lock.flush()
         write_text(config, OmegaConf.to_yaml(saved))
         yield
-    except UserError:
-        if _times(folder) == checkpoints:  # nothing came of it: all is left as it was
+    except Exception as error:
+        if one_line(error) and _times(folder) == checkpoints:  # nothing came of it: all is left as it was
             if before is not None:
                 write_text(config, before)
             elif made:
@@ -237,8 +243,11 @@ def unreadable(path: Path) -> str | None:
 
 
 def best_epoch(folder: Path) -> int:
-    """The epoch, from 0 on, that best.ckpt stands for."""
-    return _epoch(best_checkpoint(folder).resolve())
+    """The epoch, from 0 on, of best.ckpt, which is a link, or a copy of what it led to."""
+    import torch
+
+    checkpoint = torch.load(best_checkpoint(folder), map_location="cpu", weights_only=True, mmap=True)
+    return int(checkpoint["epoch"])
 
 
 def _epoch(checkpoint: Path) -> int:
@@ -256,33 +265,6 @@ def write_summary(folder: Path, facts: dict[str, Any]) -> None:
     versions = {f"version/{package}": version(package) for package in PACKAGES}
     summary = facts | versions | {"git_commit": _git_commit()}
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a sibling file and renames it, so that no reader sees half of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); make room, then go on by run=…") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def make_output(folder: Path, key: str = "output") -> None:
-    """Makes the folder for what a task writes.
-
-    Raises:
-        UserError: it cannot be made; named by `key`, which gave it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{key}: cannot write to {folder} ({error.strerror}); choose another") from error
 
 
 def _git_commit() -> str | None:

@@ -7,7 +7,6 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -15,6 +14,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from conf.closed_hydra import ClosedHydra
 from conf.errors import UserError, nearest
+from conf.settings import check_settings, check_trainer
 
 # A `_target_` runs code, so only these packages may stand there, by name and by the place of definition.
 PACKAGES = (
@@ -29,8 +29,6 @@ PACKAGES = (
     "torchvision.models.",
     "torchvision.transforms.",
 )
-MONITORS = [f"{split}/{score}" for split in ("train", "val") for score in ("loss", "acc", "f1", "likelihood")]
-LARGEST_SEED = 2**32 - 1  # NumPy's
 DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_"}
 
 
@@ -178,37 +176,11 @@ def check(cfg: DictConfig) -> None:
     for key in sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"{key}: is not set; add {key}=… to the command")
     if issubclass(schema, Fit):
-        _check_settings(cfg)
+        check_settings(cfg)
     for path, node in _nodes(OmegaConf.to_container(cfg, resolve=True), ""):
         _check_node(path, node)
-
-
-def _check_settings(cfg: DictConfig) -> None:
-    """What the values of a config that builds a network must be."""
-    if not 0 <= cfg.seed <= LARGEST_SEED:
-        raise UserError(f"seed: must be from 0 to {LARGEST_SEED}, not {cfg.seed}; choose seed=0")
-    if cfg.run and Path(cfg.run_dir) != Path(cfg.run):
-        raise UserError(f"run_dir: the run {cfg.run} stays in its folder; leave run_dir out, and sweep new runs only")
-    if cfg.monitor not in MONITORS:
-        why = "test data chooses nothing" if cfg.monitor.startswith("test/") else "there is no such score"
-        raise UserError(f"monitor: {cfg.monitor}: {why}; {nearest(cfg.monitor, MONITORS)}")
-    if cfg.monitor.startswith("val/") and not cfg.trainer.get("limit_val_batches", 1):
-        raise UserError(f"monitor: {cfg.monitor} needs validation; set trainer.limit_val_batches or monitor=train/f1")
-    if cfg.test and cfg.trainer.get("limit_test_batches", 1) == 0:
-        raise UserError("trainer.limit_test_batches: 0 tests on nothing; set test=false")
-    lower_is_better = cfg.monitor.endswith("loss")
-    if (cfg.mode == "min") != lower_is_better or cfg.mode not in ("min", "max"):
-        mode = "min" if lower_is_better else "max"
-        raise UserError(f"mode: {cfg.monitor} is better when it is {mode}imal; set mode={mode}")
-    for name, node in cfg.callbacks.items():
-        if node and "monitor" in node and node.monitor not in MONITORS:
-            raise UserError(f"callbacks.{name}.monitor: there is no such score; {nearest(node.monitor, MONITORS)}")
-    for path in ("callbacks", "logger", "datamodule.augment"):
-        parts = OmegaConf.select(cfg, path)
-        for name, node in parts.items() if isinstance(parts, DictConfig) else ():
-            if node is not None and "_target_" not in node:
-                group = path.replace(".", "/")
-                raise UserError(f"{path}.{name!s}: was not chosen; add it by {group}=[…,{name!s}]")
+    if issubclass(schema, Fit):
+        check_trainer(cfg)  # whose values are of their types now
 
 
 def _nodes(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:

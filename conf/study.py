@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 
 from conf import run_folder, schema
 from conf.errors import UserError
+from conf.files import make_output, write_text
 from conf.job import may_be_restarted
 from conf.space import choices, ends, experiment, grid, overrides
 
@@ -162,8 +163,7 @@ class Study:
         command = f"python train.py --config-dir {self.folder} +experiment=best"
         header = f"# @package _global_\n# {command}\n# Trial {best.number + 1}: {self.cfg.monitor} {best.value:.4f}\n"
         path = self.folder / "experiment" / "best.yaml"
-        path.parent.mkdir(exist_ok=True)
-        run_folder.write_text(path, header + experiment([*self.cfg.overrides, *overrides(best.params)]))
+        write_text(path, header + experiment([*self.cfg.overrides, *overrides(best.params)]))
         draw(self.study, self.folder / "plots")
         print(f"best, trial {best.number + 1}: {self.cfg.monitor} {best.value:.4f}  {' '.join(overrides(best.params))}")
         print(f"its test scores: python train.py run={self.path(best.number)} task=test\nagain: {command}")
@@ -177,14 +177,20 @@ def sweep(cfg: DictConfig, command_line: list[str]) -> None:
     if cfg.run:
         for text in [*base, *(text for text in command_line if text.startswith("space"))]:
             raise UserError(f"{text}: a study keeps what it began with; leave it out, or start a new one without run=…")
+        for text in cfg.overrides:  # which become a command line, whose flags and Hydra's section could run code
+            key = text.partition("=")[0].strip("+~ ")
+            if key.startswith("-") or "hydra" in key or key in ("run", "task"):
+                raise UserError(
+                    f"{folder / 'config.yaml'}: overrides hold {text}, which no study saves; take a copy of it"
+                )
     else:
         cfg.overrides = base
         refuse_wrong(cfg)
         saved = OmegaConf.to_yaml(cfg)
         if (folder / "config.yaml").exists() and not may_be_restarted():
             raise UserError(f"run_dir: {folder} holds a run already; go on with it by run={folder} or choose another")
-        run_folder.make_output(folder / "trials", "run_dir")
-        run_folder.write_text(folder / "config.yaml", saved)
+        make_output(folder / "trials", "run_dir")
+        write_text(folder / "config.yaml", saved)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     print(f"{cfg.name} → {folder}\ngo on, or help, by: python train.py run={folder}", flush=True)
@@ -196,7 +202,8 @@ def sweep(cfg: DictConfig, command_line: list[str]) -> None:
 
 def refuse_wrong(cfg: DictConfig) -> None:
     """Raises UserError or Hydra's errors if a run with any one value of the space would."""
-    if cfg.workers < 1 or (cfg.trials is None and cfg.sampler is not None) or (cfg.trials or 1) < 1:
+    endless = cfg.trials is None and cfg.sampler is not None
+    if cfg.workers < 1 or endless or (cfg.trials is not None and cfg.trials < 1):
         raise UserError("trials, workers: must be 1 or more; give them, as in trials=20 workers=1")
     space = choices(cfg.space)
     if cfg.sampler is None:

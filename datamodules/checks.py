@@ -23,6 +23,13 @@ def refuse_missing_splits(splits: Mapping[str, Samples], class_names: Sequence[s
         raise UserError(f"datamodule: found only the class {', '.join(class_names)}; a classifier needs two")
 
 
+def refuse_unwritable_names(class_names: Sequence[str]) -> None:
+    """Raises UserError for the name of a class that TensorBoard and tables cannot hold."""
+    for name in class_names:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python keeps a byte that is no UTF-8
+            raise UserError(f"class {name!r}: its name is not UTF-8; rename it")
+
+
 def answer_bad(
     bad: dict[int, str], on_bad: Literal["error", "skip"], files: Sequence[str], rows: dict[str, np.ndarray]
 ) -> None:

@@ -109,6 +109,7 @@ class DataModule(LightningDataModule):
         splits, self.class_names = self.read()
         if self.classes is not None:
             splits, self.class_names = keep_classes(splits, self.class_names, self.classes)
+        checks.refuse_unwritable_names(self.class_names)
         checks.refuse_missing_splits(splits, self.class_names, alone)
         if alone and "test" in splits:
             splits = {"test": splits["test"]}

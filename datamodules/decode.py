@@ -146,7 +146,7 @@ def decode_all(items: Sequence[str | Image.Image], form: Form, latest: float = m
         found = decode(item, form)
         if isinstance(found, str):
             bad[i] = found
-        elif latest < math.inf and Path(str(item)).stat().st_mtime > latest:
+        elif isinstance(item, str) and latest < math.inf and Path(item).stat().st_mtime > latest:
             bad[i] = "changed while it was in use"
         else:
             pixels[i] = found

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from conf.files import make_output, write_text
 from conf.memory import free_memory
-from conf.run_folder import make_output, write_text
 from datamodules.datamodule import DataModule, Found
 from datamodules.decode import Form, Header, decode_all, digests, headers
 from datamodules.duplicates import FREQUENCIES, LEAST, candidates, connected, hashes, likeness, same, spectrum

@@ -47,6 +47,8 @@ def fingerprint(paths: Sequence[str], options: Sequence[Any]) -> str:
             stamp = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)  # the last cannot be set back
         except OSError as error:
             stamp = (error.errno or 0, 0, 0)
+        except ValueError:  # a zero byte, which no name holds
+            stamp = (0, 0, 0)
         absolute = path if path[0] == "/" else os.path.abspath(path)  # noqa: PTH100
         digest.update(f"{absolute}\0{stamp}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

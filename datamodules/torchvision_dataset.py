@@ -1,6 +1,7 @@
 """A classification dataset of torchvision by its name: CIFAR10, MNIST, SVHN, Flowers102, …"""
 
 import inspect
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import torchvision
 from PIL import Image
 
 from conf.errors import UserError, nearest
-from conf.run_folder import make_output
+from conf.files import make_output
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.splits import Samples
 from datamodules.store import one_at_a_time
@@ -66,8 +67,10 @@ class TorchvisionDataModule(ImageDataModule):
             splits[name] = Samples(_Items(dataset), labels, files)
             names = names or getattr(dataset, "classes", None)
         count = 1 + max(int(samples.labels.max()) for samples in splits.values())
-        # Imagenette gives a class several names.
-        return splits, [str(name[0] if isinstance(name, tuple) else name) for name in names or range(count)]
+        # Imagenette gives a class several names, and ImageNet two classes the same first one.
+        firsts = [str(name[0] if isinstance(name, tuple) else name) for name in names or range(count)]
+        twice = {name for name, times in Counter(firsts).items() if times > 1}
+        return splits, [f"{name} {label}" if name in twice else name for label, name in enumerate(firsts)]
 
     def _official_splits(self, download: bool) -> dict[str, Any]:
         """The dataset's splits by our names for them."""

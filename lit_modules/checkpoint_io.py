@@ -1,16 +1,15 @@
-"""Writing files so that whatever happens meanwhile, the old file or the new one is there, whole."""
+"""Checkpoints and weights: written whole or not at all, and read without running what stands in them."""
 
-import os
 import pickle
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from conf.errors import UserError
+from conf.files import write_durably
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -45,29 +44,3 @@ def refuse_other_weights(theirs: dict[str, Tensor], ours: dict[str, Tensor], fil
         if here != there:
             fix = "choose the same lit_module.net and classes"
             raise UserError(f"{key}: {name} is {there} in {file}, {here} here; {fix}")
-
-
-def write_durably(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a sibling temporary file, has it reach the disk, and renames it over `path`.
-
-    Raises:
-        UserError: the disk is full, say; the old file is still there.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch's own writer turns a full disk into a RuntimeError
-        problem = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UserError(f"{path}: cannot be written ({problem}); make room, then go on by run=…") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -101,7 +101,7 @@ class LitClassifier(LightningModule):
         self.train_scores, self.val_scores, self.test_scores = (Scores(len(class_names)) for _ in range(3))
         self.latest_val: dict[str, float] = {}
         self.speed: dict[str, float] = {}  # of the latest epoch, by callbacks/speed.py
-        self.files: Callable[[str], Sequence[str]]  # the names of a split's samples; train.py knows them
+        self.files: dict[str, Sequence[str]]  # the names of each split's samples; train.py knows them
         self.evaluations: dict[str, Evaluation] = {}  # of the best epoch, by callbacks/predictions.py
         self._saved_schedules: list[dict[str, Any]] = []
         self._optimizer_and_scheduler(total_steps=100)  # refuses what does not fit before anything is written

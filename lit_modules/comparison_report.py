@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from conf.run_folder import make_output, write_text
+from conf.files import make_output, write_durably, write_text
 
 TAGS = ("val/f1", "test/f1", "test/acc")
 NOTES = {
@@ -132,7 +132,5 @@ def draw(runs: list[Record], path: Path) -> None:
         axis.set_title(tag, fontsize=10)
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(scored)), [f"{row['run']}  {row['config']}" for row in scored])
-    temporary = path.with_name(f".{path.name}")
     with warnings.catch_warnings(action="ignore"):  # of letters that its font lacks
-        figure.savefig(temporary, dpi=120)
-    temporary.replace(path)
+        write_durably(path, lambda file: figure.savefig(file, dpi=120))

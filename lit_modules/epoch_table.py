@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from tqdm import tqdm
 
-from lit_modules.checkpoint_io import write_durably
+from conf.files import write_durably
 
 
 class EpochTable(Logger):

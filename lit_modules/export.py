@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from conf.errors import UserError
-from conf.run_folder import make_output
-from lit_modules.checkpoint_io import write_durably
+from conf.files import make_output, write_durably
 from lit_modules.classifier import LitClassifier, Normalize
 from lit_modules.export_example import example
 from lit_modules.predictor import Predictor

@@ -25,6 +25,10 @@ class Freezing:
         self.names = {name for pattern in patterns for name in matching(net, pattern, "lit_module.freeze")}
         if until is not None and not self.names:
             raise UserError("lit_module.unfreeze_epoch: nothing is frozen; name what is by lit_module.freeze")
+        if until is not None and until < 1:
+            raise UserError(f"lit_module.unfreeze_epoch: must be 1 or more, not {until}; leave it out")
+        if self.names.issuperset(name for name, _ in net.named_parameters()):
+            raise UserError("lit_module.freeze: leaves nothing to train; freeze less")
         self.net = net
         self.until = until
         self.release()

@@ -23,8 +23,8 @@ def weigh_classes(choice: Literal["auto"] | list[float] | None, counts: list[int
         return torch.tensor([sum(counts) / (len(counts) * count) for count in counts])
     if len(choice) != len(counts):
         raise UserError(f"lit_module.class_weights: {len(choice)} numbers for {len(counts)} classes; give one for each")
-    if min(choice) < 0:
-        raise UserError(f"lit_module.class_weights: {choice} has a negative number; weigh by 0 or more")
+    if min(choice) < 0 or sum(choice) == 0:
+        raise UserError(f"lit_module.class_weights: {choice} is negative or 0 everywhere; weigh by 0 or more")
     return torch.tensor(choice, dtype=torch.float32)
 
 
@@ -58,11 +58,13 @@ def build_loss(loss: Callable[..., nn.Module], weight: Tensor | None, num_classe
         )
     logits = torch.zeros(num_classes + 1, num_classes)
     labels = torch.arange(num_classes + 1) % num_classes
+    problem = ""
     for targets, one_hot in ((labels, False), (nn.functional.one_hot(labels, num_classes).float(), True)):
         try:
             with warnings.catch_warnings(action="error"):  # torch only warns of targets that it broadcasts
                 if module(logits, targets).ndim == 0:
                     return module, one_hot
-        except (RuntimeError, ValueError, IndexError, TypeError, UserWarning):
-            continue
-    raise UserError(f"lit_module.loss: {type(module).__name__} cannot score logits by classes; try CrossEntropyLoss")
+        except (RuntimeError, ValueError, IndexError, TypeError, UserWarning) as error:
+            problem = problem or str(error).splitlines()[0].rstrip(".")
+    name = type(module).__name__
+    raise UserError(f"lit_module.loss: {name} cannot score logits by classes ({problem}); try CrossEntropyLoss")

@@ -32,7 +32,7 @@ def build_optimizer(
         raise UserError("lit_module.freeze: leaves nothing to train; freeze less")
     try:
         built = optimizer(filled)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError, IndexError) as error:
         raise UserError(f"lit_module.optimizer: {error}; correct it or lit_module.param_groups") from error
     for name, options in groups.items():
         for option in options.keys() - {"pattern"} - built.defaults.keys():
@@ -58,8 +58,12 @@ def parameter_groups(module: nn.Module, groups: dict[str, dict[str, Any]]) -> li
     found = []
     for group, options in groups.items():
         key = f"lit_module.param_groups.{group}"
-        if "pattern" not in options:
+        if not isinstance(options, dict) or "pattern" not in options:
             raise UserError(f"{key}: has no pattern; add {key}.pattern=… with names such as '*.bias'")
+        for option in ("lr", "weight_decay"):  # of its groups the optimizer does not check them
+            value = options.get(option, 0)
+            if not isinstance(value, int | float) or value < 0:
+                raise UserError(f"{key}.{option}: must be a number of 0 or more, not {value}; correct it")
         patterns = options["pattern"] if isinstance(options["pattern"], list) else [options["pattern"]]
         names = {name for pattern in patterns for name in matching(module, pattern, f"{key}.pattern")}
         chosen = [rest.pop(name) for name in list(rest) if name in names]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from conf.run_folder import make_output
+from conf.files import make_output
 from lit_modules.predictor import Predictor
 
 SHEET = 64  # pictures

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lit_modules.checkpoint_io import write_durably
+from conf.files import write_durably
 from lit_modules.evaluation import Evaluation
 
 

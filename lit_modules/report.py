@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import nn
 
 from conf import run_folder
-from lit_modules.checkpoint_io import write_durably
+from conf.files import write_durably
 from lit_modules.classifier import LitClassifier
 from lit_modules.evaluation import Evaluation
 from lit_modules.figures import history, png

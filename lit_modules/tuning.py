@@ -15,8 +15,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
 from conf.errors import UserError, memory_is_full
-from conf.run_folder import make_output, write_text
-from lit_modules.checkpoint_io import write_durably
+from conf.files import make_output, write_durably, write_text
 from lit_modules.classifier import LitClassifier
 from lit_modules.figures import COLORS, png, styled
 

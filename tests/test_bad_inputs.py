@@ -76,6 +76,9 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "no data": (nothing, "FIT datamodule.root=/not/there", "datamodule.root: /not/there does not exist", ""),
     "a file as data": (nothing, "FIT datamodule.root=RUN/config.yaml", "datamodule.root: ", "is not a folder"),
     "one class": (lambda p, r: shutil.rmtree(p / "light"), "FIT ROOT", "datamodule.root: ", "1 class folder"),
+    "a class in Latin-1": (
+        lambda p, r: (p / "dark").rename(p / os.fsdecode(b"caf\xe9")), "FIT ROOT", "class 'caf\\udce9': ", "rename it"
+    ),
     "no classes": (lambda p, r: [shutil.rmtree(each) for each in p.iterdir()], "FIT ROOT", "datamodule.root: ", "0"),
     "an empty class": (lambda p, r: (p / "new").mkdir(), "FIT ROOT", "PICTURES/new: holds no picture", ""),
     "an empty file": (lambda p, r: (p / "dark/000.png").write_bytes(b""), "FIT ROOT", "dark/000.png (the file is", ""),
@@ -116,7 +119,36 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "an unknown pattern": (nothing, "FIT ROOT lit_module.freeze=[bloks.*]", "lit_module.freeze: ", ""),
     "weights for others": (nothing, "FIT ROOT lit_module.class_weights=[1,2,3]", "lit_module.class_weights: ", "2"),
     "an unknown experiment": (nothing, "+experiment=image_foldr", "experiment=image_foldr: ", "'image_folder'"),
+    "no epoch": (nothing, "FIT ROOT trainer.max_epochs=0", "epochs: ", "try 1"),
+    "no validated epoch": (
+        nothing, "FIT ROOT trainer.check_val_every_n_epoch=5", "trainer.check_val_every_n_epoch: ", "lower it"
+    ),
+    "no epoch kept": (
+        nothing, "FIT ROOT callbacks.checkpoint.every_n_epochs=0", "callbacks.checkpoint.every_n_epochs: ", "1 or more"
+    ),
+    "no batch of many": (
+        nothing, "FIT ROOT trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches: ", "1 or more"
+    ),
+    "no training": (nothing, "FIT ROOT trainer.limit_train_batches=0", "trainer.limit_train_batches: ", "on nothing"),
+    "less than a batch": (nothing, "FIT ROOT trainer.limit_train_batches=0.0001", "trainer: ", ""),
+    "Lightning's own trial": (nothing, "FIT ROOT +trainer.fast_dev_run=true", "trainer.fast_dev_run: ", "debug"),
+    "half precision": (nothing, "FIT ROOT trainer.precision=bf16-true", "trainer.precision: ", "bf16-mixed"),
+    "pictures too large": (nothing, "FIT ROOT datamodule.image_size=9999999", "datamodule: Unable to allocate ", ""),
+    "all frozen": (nothing, "FIT ROOT lit_module.freeze=[*] lit_module.unfreeze_epoch=1", "lit_module.freeze: ", ""),
+    "thawed before": (
+        nothing, "FIT ROOT lit_module.freeze=[head.*] lit_module.unfreeze_epoch=0", "lit_module.unfreeze_epoch: ", ""
+    ),
+    "one beta": (nothing, "FIT ROOT +lit_module.optimizer.betas=[0.9]", "lit_module.optimizer: ", ""),
+    "a group of nothing": (nothing, "FIT ROOT +lit_module.param_groups.a=3", "lit_module.param_groups.a: ", "pattern"),
+    "a group that climbs": (
+        nothing, "FIT ROOT +lit_module.param_groups.a={pattern:head.*,lr:-1}", "lit_module.param_groups.a.lr: ", "-1"
+    ),
+    "weights of 0": (nothing, "FIT ROOT lit_module.class_weights=[0,0]", "lit_module.class_weights: ", "everywhere"),
+    "smoothed twice": (
+        nothing, "FIT ROOT lit_module.loss.label_smoothing=2", "lit_module.loss: ", "must be between 0.0 and 1.0"
+    ),
     # Checkpoints
+    "first weights, resumed": (nothing, "run=RUN ROOT init_from=RUN/model.pt", "init_from: ", "keeps it"),
     "no run": (nothing, "run=/not/there", "run: ", "folder of a run"),
     "no checkpoint": (lambda p, r: shutil.rmtree(r / "checkpoints"), "run=RUN", "run: ", ""),
     "cut checkpoints": (cut, "run=RUN", "run: ", ""),
@@ -145,6 +177,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
         nothing, "task=export format=safetensors run=RUN output=RUN/config.yaml/x", "output: ", ""
     ),
     "nothing to predict": (nothing, "task=predict run=RUN input=/not/there", "input: /not/there names no picture", ""),
+    "an empty word to predict": (nothing, "task=predict run=RUN input=", "input: is empty", ""),
     "no batch to predict": (
         nothing, "task=predict run=RUN input=PICTURES datamodule.batch_size=0", "datamodule.batch_size: ", "try 64"
     ),

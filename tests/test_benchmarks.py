@@ -69,7 +69,7 @@ def test_race_is_run(classes: Path, name: str) -> None:
 def test_bare_limit_is_measured(classes: Path) -> None:
     lines = measured("bare_limit", "--pictures", str(classes), "--classes", "dark", "light", "--epochs", "2")
     for line in lines:
-        assert all(len(figures["ms a step"]) == 2 for figures in line["measured"].values())  # type: ignore[attr-defined]
+        assert all(len(figures["ms a step"]) > 2 for figures in line["measured"].values())  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow

@@ -221,7 +221,7 @@ def test_series_pictures_and_volumes_pass_through_all_of_it(tmp_path: Path, shap
         param_groups={}, freeze=[], layer_decay=1.0, unfreeze_epoch=None, scheduler=None, interval="step",
         monitor="val/f1", seed=0,
     )  # fmt: skip
-    module.files = lambda split: [f"{split}/{i}" for i in range(count)]
+    module.files = {split: [f"{split}/{i}" for i in range(count)] for split in ("val", "test")}
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     trainer = Trainer(
         accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, logger=TensorBoard(str(tmp_path)),

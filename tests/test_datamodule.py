@@ -48,6 +48,24 @@ def test_where_pictures_are_kept_changes_no_bit(pictures: Path, monkeypatch: pyt
         assert torch.equal(inputs_of(module, "test"), inputs_of(expected, "test"))
 
 
+def test_pictures_that_are_no_files_are_streamed_too() -> None:
+    found, expected = (
+        instantiate(configure("datamodule=digits", *more).datamodule, _convert_="all")
+        for more in (["datamodule.cache=off"], [])
+    )
+    for module in (found, expected):
+        module.setup()
+    assert isinstance(found._splits["train"].inputs, Streamed)
+    assert torch.equal(inputs_of(found, "test"), inputs_of(expected, "test"))
+
+
+def test_averaging_weights_copies_no_data(run: Callable[..., Path], pictures: Path, tmp_path: Path) -> None:
+    place = (f"datamodule.root={pictures}", "datamodule.cache=disk", f"datamodule.cache_dir={tmp_path / 'cache'}")
+    average = ("callbacks=[default,ema]", "callbacks.ema.decay=0.5", "lit_module.net.pool=2")
+    folder = run("+experiment=image_folder", *TINY, *place, *average)
+    assert (folder / "model.pt").exists()
+
+
 def test_pictures_without_room_anywhere_are_decoded_as_they_are_needed(
     pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 import subprocess
 from functools import cache
 from importlib.metadata import version
@@ -295,6 +296,31 @@ def test_a_saved_config_says_nothing_but_what_a_run_saves(tmp_path: Path, foreig
         configure(f"run={tmp_path}")
 
 
+@pytest.mark.parametrize("error", [UserError("a: b; c"), OSError(errno.ENOSPC, "No space left")])
+def test_what_is_refused_before_a_checkpoint_leaves_no_folder(tmp_path: Path, error: Exception) -> None:
+    cfg = configure("+experiment=digits")
+    with pytest.raises(type(error)), run_folder.claim(tmp_path / "logs" / "run", cfg):
+        raise error
+    assert list(tmp_path.iterdir()) == []
+    with run_folder.claim(tmp_path / "run", cfg):
+        pass
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    cfg.run, cfg.epochs = str(tmp_path / "run"), 7
+    with pytest.raises(type(error)), run_folder.claim(tmp_path / "run", cfg):
+        raise error
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("section", ["trainer", "logger"])
+def test_a_saved_section_names_no_others(tmp_path: Path, section: str) -> None:
+    save(tmp_path)
+    saved = OmegaConf.load(tmp_path / "config.yaml")
+    saved[section].defaults = [{"/logger@_global_.hydra.job": "saved"}]
+    OmegaConf.save(saved, tmp_path / "config.yaml")
+    with pytest.raises(UserError, match=rf"config\.yaml: holds {section}\.defaults, which no run saves"):
+        configure(f"run={tmp_path}")
+
+
 @pytest.mark.parametrize("content", [b"name: \xb0\xed", b"just a word", b"- a list", b"{"])
 def test_a_damaged_saved_config_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.yaml").write_bytes(content)
@@ -323,9 +349,13 @@ def test_a_run_without_checkpoints_cannot_go_on(tmp_path: Path) -> None:
 
 
 def test_the_best_epoch_is_that_of_the_file_behind_the_link(tmp_path: Path) -> None:
-    checkpoint_in(tmp_path, "epoch=007.ckpt")
-    (tmp_path / "checkpoints" / "best.ckpt").symlink_to("epoch=007.ckpt")
-    assert run_folder.best_checkpoint(tmp_path) == tmp_path / "checkpoints" / "best.ckpt"
+    file = checkpoint_in(tmp_path, "epoch=007.ckpt", {"class_names": [], "epoch": 7})
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    best.symlink_to(file.name)
+    assert run_folder.best_checkpoint(tmp_path) == best
+    assert run_folder.best_epoch(tmp_path) == 7
+    best.unlink()
+    shutil.copy(file, best)  # as a copy of the folder has it where links are followed
     assert run_folder.best_epoch(tmp_path) == 7
 
 
@@ -378,27 +408,3 @@ def test_the_summary_needs_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("PATH", str(tmp_path))
     run_folder.write_summary(tmp_path, {})
     assert json.loads((tmp_path / "summary.json").read_text())["git_commit"] is None
-
-
-def test_a_file_is_replaced_not_written_over(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    run_folder.write_text(path, "größe: 1\n")
-    assert path.read_bytes() == "größe: 1\n".encode()
-    assert [each.name for each in tmp_path.iterdir()] == ["config.yaml"], "no temporary file is left"
-    with open(path, encoding="utf-8") as reader:
-        run_folder.write_text(path, "größe: 2\n")
-        assert reader.read() == "größe: 1\n", "who has the old file open reads the old text"
-    assert path.read_text(encoding="utf-8") == "größe: 2\n"
-
-
-def test_a_text_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    path = tmp_path / "config.yaml"
-    run_folder.write_text(path, "old")
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="No space left"):
-        run_folder.write_text(path, "new")
-    assert path.read_text() == "old"
-    assert [each.name for each in tmp_path.iterdir()] == ["config.yaml"], "no temporary file is left"

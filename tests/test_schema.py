@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf import schema
 from conf.errors import UserError
+from conf.settings import MONITORS
 from tests.conftest import ROOT, configure
 
 CROP = {"_target_": "datamodules.augment.RandomCrop", "padding": 2, "fill": "black"}
@@ -127,7 +128,7 @@ def test_directives_of_hydra_are_no_parameters() -> None:
         "subprocess.run",
         "torch.hub.load",
         "torch.load",
-        "conf.run_folder.write_text",
+        "conf.files.write_text",
         "train.fit",
         "torchx.nn.Linear",
     ],
@@ -177,7 +178,7 @@ def test_a_target_that_does_not_exist_is_refused(target: str, hint: str) -> None
     assert refusal({"lit_module.loss._target_": target}) == f"lit_module.loss._target_: {hint}"
 
 
-@pytest.mark.parametrize("monitor", schema.MONITORS)
+@pytest.mark.parametrize("monitor", MONITORS)
 def test_every_score_may_be_monitored_in_its_direction(monitor: str) -> None:
     right, wrong = ("min", "max") if monitor in ("train/loss", "val/loss") else ("max", "min")
     schema.check(changed({"monitor": monitor, "mode": right}))

@@ -202,12 +202,25 @@ def test_study_that_is_there_is_gone_on_with_by_its_folder_alone(begin: Callable
 
 
 @pytest.mark.parametrize(
+    "foreign", ["+hydra.job.env_set.PYTHONPATH=/evil", "--config-dir=/evil", "-m", " hydra/launcher=evil", "run=/evil"]
+)
+def test_study_of_somebody_else_runs_nothing_of_hydra(begin: Callable[..., Path], foreign: str) -> None:
+    folder = begin("+sweep=grid", f"+space={{{LR}:[0.1],lit_module.net.dropout:[0]}}")
+    saved = OmegaConf.load(folder / "config.yaml")
+    saved.overrides = [*saved.overrides, foreign]
+    OmegaConf.save(saved, folder / "config.yaml")
+    with pytest.raises(UserError, match=r"config\.yaml: overrides hold .*, which no study saves"):
+        study.sweep(configure(f"run={folder}"), [f"run={folder}"])
+
+
+@pytest.mark.parametrize(
     ("texts", "line"),
     [
         (["+sweep=optuna"], "space: is not set; add space=…"),
         (["+sweep=optuna", "+space={trainer.max_epochs:[abc]}"], "trainer.max_epochs: 'abc' does not fit; "),
         (["+sweep=optuna", "+space={seed:{low:3,high:1}}"], "space.seed: {'low': 3, 'high': 1} is no choice ("),
         (["+sweep=optuna", "+space={seed:5}"], "space.seed: 5 is no choice ("),
+        (["+sweep=optuna", "+space={seed:[1]}", "trials=0"], "trials, workers: must be 1 or more; "),
         (["+sweep=optuna", "+space={seed:[1]}", "workers=0"], "trials, workers: must be 1 or more; "),
         (["+sweep=grid", "+space={seed:{low:1,high:3}}"], "space.seed: a grid needs values; "),
     ],

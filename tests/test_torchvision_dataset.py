@@ -135,6 +135,12 @@ def test_a_class_with_several_names_goes_by_the_first(tmp_path: Path) -> None:
     assert module_of("Imagenette", tmp_path).read()[1][0] == "tench"
 
 
+def test_two_classes_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MNIST, "classes", [("crane", "bird"), "dog", ("crane", "machine"), *"3456789"])
+    write_mnist(tmp_path, 80, 20)
+    assert module_of("MNIST", tmp_path).read()[1] == ["crane 0", "dog", "crane 2", *"3456789"]
+
+
 @pytest.mark.parametrize("dataset", ["MNIST", "CIFAR10", "Country211"])
 def test_missing_data_are_answered_by_how_to_fetch_them(tmp_path: Path, dataset: str) -> None:
     line = refusal(dataset, tmp_path)

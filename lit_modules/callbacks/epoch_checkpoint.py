@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from conf.errors import UserError
-from lit_modules.checkpoint_io import write_durably
+from conf.files import write_durably
 from lit_modules.classifier import LitClassifier
 
 

@@ -66,7 +66,7 @@ class CollectPredictions(Callback):
             predictions = collector.gather()
             if predictions is None:
                 return
-            evaluation = Evaluation(pl_module.class_names, pl_module.files(split), predictions)
+            evaluation = Evaluation(pl_module.class_names, pl_module.files[split], predictions)
             scores = {f"{split}/{name}": value for name, value in evaluation.scores.items() if value == value}
             if trainer.state.fn != TrainerFn.FITTING:
                 pl_module.evaluations[split] = evaluation

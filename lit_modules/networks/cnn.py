@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from conf.errors import UserError, nearest
 
+# Channels last in memory: the same shapes and values, and convolutions that are faster on CPU and GPU.
+MEMORY_FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d}
 NOT_BY_ELEMENT = {"GLU", "MultiheadAttention", "Softmax", "Softmax2d", "Softmin", "LogSoftmax"}
 
 
@@ -53,11 +55,10 @@ class CNN(nn.Module):
     ) -> None:
         super().__init__()
         in_channels, *size = input_shape
-        dimensions = len(size)
-        if dimensions not in (1, 2, 3):
-            raise UserError(f"lit_module.net: samples of shape {input_shape} have no 1, 2 or 3 spatial dimensions")
+        dimensions = spatial_dimensions(input_shape)
         pools = [pool] * len(channels) if isinstance(pool, int) else pool
-        _check(channels, kernel_size, pools, hidden)
+        check_widths(channels, hidden)
+        _check(len(channels), kernel_size, pools)
         check_probabilities(dropout=dropout, head_dropout=head_dropout)
         for stride in pools:
             size = [length // stride for length in size]
@@ -93,8 +94,7 @@ class CNN(nn.Module):
 
         self.head = fully_connected([features, *hidden, num_classes], activate, head_dropout)
 
-        # Channels last in memory: the same shapes and values, and convolutions that are faster on CPU and GPU.
-        self.memory_format = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)[dimensions - 1]
+        self.memory_format = MEMORY_FORMATS[dimensions]
         self.to(memory_format=self.memory_format)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -124,6 +124,21 @@ def fully_connected(widths: list[int], activate: Callable[[], nn.Module], dropou
     return head
 
 
+def spatial_dimensions(input_shape: tuple[int, ...]) -> int:
+    """1 for series, 2 for pictures, 3 for volumes."""
+    dimensions = len(input_shape) - 1
+    if dimensions not in MEMORY_FORMATS:
+        raise UserError(f"lit_module.net: samples of shape {input_shape} have no 1, 2 or 3 spatial dimensions")
+    return dimensions
+
+
+def check_widths(channels: list[int], hidden: list[int]) -> None:
+    if not channels or min(channels) < 1:
+        raise UserError(f"lit_module.net.channels: {channels} is not a list of channel counts; try [32,64]")
+    if hidden and min(hidden) < 1:
+        raise UserError(f"lit_module.net.hidden: {hidden} is not a list of widths; try [64] or []")
+
+
 def check_probabilities(**probabilities: float) -> None:
     for key, value in probabilities.items():
         if not 0 <= value < 1:
@@ -141,12 +156,8 @@ def activation_named(name: str) -> type[nn.Module]:
     return getattr(nn, name)
 
 
-def _check(channels: list[int], kernel_size: int, pools: list[int], hidden: list[int]) -> None:
-    if not channels or min(channels) < 1:
-        raise UserError(f"lit_module.net.channels: {channels} is not a list of channel counts; try [32,64]")
-    if len(pools) != len(channels) or min(pools) < 1:
-        raise UserError(f"lit_module.net.pool: {pools} does not fit {len(channels)} blocks; give one number for all")
+def _check(blocks: int, kernel_size: int, pools: list[int]) -> None:
+    if len(pools) != blocks or min(pools) < 1:
+        raise UserError(f"lit_module.net.pool: {pools} does not fit {blocks} blocks; give one number for all")
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise UserError(f"lit_module.net.kernel_size: must be odd, not {kernel_size}; try 3")
-    if hidden and min(hidden) < 1:
-        raise UserError(f"lit_module.net.hidden: {hidden} is not a list of widths; try [64] or []")

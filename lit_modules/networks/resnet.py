@@ -3,11 +3,18 @@
 import math
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from conf.errors import UserError
-from lit_modules.networks.cnn import activation_named, fully_connected, of_dimension, sequential
+from lit_modules.networks.cnn import (
+    MEMORY_FORMATS,
+    activation_named,
+    check_widths,
+    fully_connected,
+    of_dimension,
+    sequential,
+    spatial_dimensions,
+)
 
 
 class ResNet(nn.Module):
@@ -44,16 +51,11 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         in_channels, *size = input_shape
-        dimensions = len(size)
-        if dimensions not in (1, 2, 3):
-            raise UserError(f"lit_module.net: samples of shape {input_shape} have no 1, 2 or 3 spatial dimensions")
-        if not channels or min(channels) < 1:
-            raise UserError(f"lit_module.net.channels: {channels} is not a list of channel counts; try [32]")
+        dimensions = spatial_dimensions(input_shape)
+        check_widths(channels, hidden)
         for key, value in (("blocks", blocks), ("repeats", repeats)):
             if value < 1:
                 raise UserError(f"lit_module.net.{key}: must be 1 or more, not {value}; try 1")
-        if hidden and min(hidden) < 1:
-            raise UserError(f"lit_module.net.hidden: {hidden} is not a list of widths; try [64] or []")
         size = [length // 2 ** (len(channels) + 1) for length in size]
         if min(size) < 1:
             shape = "×".join(map(str, input_shape[1:]))
@@ -83,7 +85,7 @@ class ResNet(nn.Module):
         self.repeats = repeats
         self.features = nn.Sequential(pooling(2), nn.Flatten())
         self.head = fully_connected([width * math.prod(size), *hidden, num_classes], activate, dropout=0.0)
-        self.memory_format = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)[dimensions - 1]
+        self.memory_format = MEMORY_FORMATS[dimensions]
         self.to(memory_format=self.memory_format)
 
     def forward(self, inputs: Tensor) -> Tensor:

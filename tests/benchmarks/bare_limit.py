@@ -2,14 +2,16 @@
 
 python -m tests.benchmarks.bare_limit --pictures DIR
 
-DIR holds train/<class> and test/<class>. An epoch of each side is timed in turn, within one run of the Trainer. First
-comes Lightning alone, on the same batches, which is as near as any Trainer can come.
+DIR holds train/<class> and test/<class>. A step of each side is timed in turn, within one run of the Trainer, so that
+whatever else slows the machine meets all of them. First comes Lightning alone, on the same batches, which is as near as
+any Trainer can come.
 """
 
 import argparse
 import copy
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from itertools import count, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,88 +26,55 @@ from datamodules.loader import BatchLoader
 from lit_modules.classifier import LitClassifier
 from tests.benchmarks.measuring import BOOK, UNDRAWN, Measured, chosen_classes, configure, report
 
-Pairs = Iterable[tuple[Tensor, Tensor]]
-ALONE = "Lightning alone, batches ready"
+ALONE = "Lightning alone"
 
 
-class Bare:
-    """The loop without a Trainer, on a copy of the network."""
-
-    def __init__(self, module: LitClassifier) -> None:
-        self.normalize, self.net, self.loss = (
-            copy.deepcopy(part) for part in (module.normalize, module.net, module.loss)
-        )
-        self.optimizer = module.optimizer(self.net.parameters())
-
-    def epoch(self, training: Pairs, validation: Pairs) -> int:
-        """One epoch of training and of counting right predictions."""
-        self.net.train()
-        for inputs, labels in training:
-            self.optimizer.zero_grad()
-            self.loss(self.net(self.normalize(inputs)), labels).backward()
-            self.optimizer.step()
-        self.net.eval()
-        with torch.no_grad():
-            right = [(self.net(self.normalize(inputs)).argmax(1) == labels).sum() for inputs, labels in validation]
-        return int(sum(right))
-
-
-class Alone(LightningModule):
-    """What Lightning itself costs: the same network, and no more than must be written."""
+class Plain(LightningModule):
+    """The network, and no more than must be written. It serves as the loop without a Trainer, too."""
 
     def __init__(self, module: LitClassifier) -> None:
         super().__init__()
         self.normalize, self.net, self.loss = (
             copy.deepcopy(part) for part in (module.normalize, module.net, module.loss)
         )
-        self.optimizer = module.optimizer
+        self.optimizer = module.optimizer(self.net.parameters())
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         inputs, labels = batch
         loss: Tensor = self.loss(self.net(self.normalize(inputs)), labels)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        inputs, labels = batch
-        (self.net(self.normalize(inputs)).argmax(1) == labels).sum()
-
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optimizer(self.net.parameters())
+        return self.optimizer
+
+    def bare_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        self.optimizer.zero_grad()
+        self.training_step(batch, 0).backward()
+        self.optimizer.step()
 
 
 class BesideTheTrainer(Callback):
-    """Before each epoch of the Trainer but the first, which warms up, times an epoch of every bare side; then the
-    Trainer's own, from its start to the start of the next. Milliseconds a training step."""
+    """Before each step of the Trainer, times one of every bare side; then the Trainer's own, from its start to the
+    start of the next one. Neither the first epoch counts, which warms up, nor the last step of an epoch."""
 
-    def __init__(self, side: str, sides: dict[str, Callable[[], Any]]) -> None:
+    def __init__(self, side: str, sides: dict[str, Callable[[int], None]]) -> None:
         self.side = side
-        self.measured: Measured = {}
-        self._began: float | None = None
-        self._sides = sides
+        self.sides = sides
+        self.measured: Measured = {name: {"ms a step": []} for name in (*sides, side)}
+        self._bare: list[float] = []
+        self._began = 0.0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.steps = trainer.num_training_batches
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._finish()
-        for side, epoch in self._sides.items():
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch and batch_idx:
+            own = time.perf_counter() - self._began
+            for side, seconds in zip(self.measured, (*self._bare, own), strict=True):
+                self.measured[side]["ms a step"].append(1000 * seconds)
+        self._bare = []
+        for step in self.sides.values():
             began = time.perf_counter()
-            epoch()
-            if trainer.current_epoch:
-                self._note(side, began)
-        if trainer.current_epoch:
-            self._began = time.perf_counter()
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._finish()
-
-    def _finish(self) -> None:
-        if self._began is not None:
-            self._note(self.side, self._began)
-
-    def _note(self, side: str, began: float) -> None:
-        figures = self.measured.setdefault(side, {"ms a step": []})
-        figures["ms a step"].append(1000 * (time.perf_counter() - began) / self.steps)
+            step(batch_idx)
+            self._bare.append(time.perf_counter() - began)
+        self._began = time.perf_counter()
 
 
 def measure(pictures: Path, side: str, epochs: int, *overrides: str) -> Measured:
@@ -121,24 +90,21 @@ def measure(pictures: Path, side: str, epochs: int, *overrides: str) -> Measured
         Path(cfg.run_dir).mkdir(parents=True)
         (Path(cfg.run_dir) / "config.yaml").write_text("")
         datamodule, module, trainer = train.build(cfg)
-
-        def picked(split: str = "train") -> Pairs:
-            loader = BatchLoader(datamodule._splits[split], datamodule.batch_size, seed=0)
-            return ((to_float(batch.inputs), batch.labels) for batch in loader)
-
-        ready, ready_to_score = list(picked()), list(picked("val"))
-        ours, theirs = Bare(module), Bare(module)
-        sides: dict[str, Callable[[], Any]] = {
-            "bare, batches ready": lambda: ours.epoch(ready, ready_to_score),
-            "bare, batches picked": lambda: theirs.epoch(picked(), ready_to_score),
-        }
-        beside = BesideTheTrainer(side, sides)
+        loader = BatchLoader(datamodule._splits["train"], datamodule.batch_size, seed=0)
+        picked = ((to_float(batch.inputs), batch.labels) for _ in count() for batch in loader)
+        ready = list(islice(picked, len(loader)))
+        ours, theirs = Plain(module), Plain(module)
+        beside = BesideTheTrainer(
+            side,
+            {
+                "bare, batches ready": lambda i: ours.bare_step(ready[i]),
+                "bare, batches picked": lambda _: theirs.bare_step(next(picked)),
+            },
+        )
         if side == ALONE:
             nothing = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
             trainer = Trainer(max_epochs=epochs + 1, callbacks=[beside], enable_progress_bar=False, **nothing)
-            # A list would be taken for as many loaders.
-            loaders = (dict(enumerate(part)).values() for part in (ready, ready_to_score))
-            trainer.fit(Alone(module), *loaders)
+            trainer.fit(Plain(module), dict(enumerate(ready)).values())  # a list would be taken for as many loaders
         else:
             trainer.callbacks.append(beside)
             trainer.fit(module, datamodule)
@@ -149,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=Path, required=True)
     parser.add_argument("--classes", nargs="+", default=["airplane", "bird"])
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--overrides", nargs="*", default=[], help="for another network than the notes'")
     arguments = parser.parse_args()
     with chosen_classes(arguments.pictures, arguments.classes) as folder:

@@ -1,0 +1,53 @@
+"""Writing files so that whatever happens meanwhile, the old file or the new one is there, whole."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from conf.errors import UserError
+
+
+def write_durably(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Writes a sibling temporary file, has it reach the disk, and renames it over `path`.
+
+    Raises:
+        UserError: the disk is full, say; the old file is still there.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch's answer to a full disk
+            raise
+        problem = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot be written ({problem}); make room, then go on by run=…") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text in UTF-8, durably."""
+    write_durably(path, lambda file: file.write(text.encode()))
+
+
+def make_output(folder: Path, key: str = "output") -> None:
+    """Makes the folder for what a task writes.
+
+    Raises:
+        UserError: it cannot be made; named by `key`, which gave it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{key}: cannot write to {folder} ({error.strerror}); choose another") from error
