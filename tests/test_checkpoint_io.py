@@ -2,12 +2,14 @@
 
 import os
 import pickle
+import resource
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from conf.errors import UserError
 from lit_modules.checkpoint_io import DurableCheckpointIO
 
 
@@ -39,6 +41,20 @@ def test_old_checkpoint_survives_one_that_cannot_be_pickled(tmp_path: Path) -> N
     DurableCheckpointIO().save_checkpoint({"epoch": 1}, path)
     with pytest.raises((AttributeError, pickle.PicklingError)):
         DurableCheckpointIO().save_checkpoint({"epoch": 2, "callback": lambda: None}, path)
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    assert names(tmp_path) == ["a.ckpt"]
+
+
+def test_old_checkpoint_survives_a_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    DurableCheckpointIO().save_checkpoint({"epoch": 1}, path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"a\.ckpt: cannot be written"):  # torch's writer raises RuntimeError
+            DurableCheckpointIO().save_checkpoint({"weight": torch.zeros(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert torch.load(path, weights_only=True) == {"epoch": 1}
     assert names(tmp_path) == ["a.ckpt"]
 

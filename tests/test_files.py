@@ -36,6 +36,15 @@ def test_old_file_survives_a_write_that_fails_midway(tmp_path: Path) -> None:
     assert names(tmp_path) == ["file"]
 
 
+def test_a_bug_is_not_taken_for_a_full_disk(tmp_path: Path) -> None:
+    def fail(file: BinaryIO) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        write_durably(tmp_path / "file", fail)
+    assert names(tmp_path) == []
+
+
 def test_old_file_survives_a_rename_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(source: Path, target: Path) -> None:
         raise OSError("Input/output error")

@@ -278,10 +278,11 @@ def test_a_resumed_run_may_not_change_what_decides_its_weights(tmp_path: Path, o
     assert str(caught.value).startswith(line)
 
 
-def test_a_resumed_run_keeps_its_average_of_weights(tmp_path: Path) -> None:
-    save(tmp_path, "callbacks=[default,ema]")
+@pytest.mark.parametrize("callback", ["ema", "whitening", "adam_to_sgd"])
+def test_a_resumed_run_keeps_the_callbacks_that_decide_its_weights(tmp_path: Path, callback: str) -> None:
+    save(tmp_path, f"callbacks=[default,{callback}]")
     run_folder.refuse_changes(tmp_path, configure(f"run={tmp_path}"))
-    with pytest.raises(UserError, match=r"^callbacks\.ema\._target_: this run has "):
+    with pytest.raises(UserError, match=rf"^callbacks\.{callback}\._target_: this run has "):
         run_folder.refuse_changes(tmp_path, configure(f"run={tmp_path}", "callbacks=[default]"))
 
 
