@@ -284,7 +284,7 @@ def main(cfg: DictConfig) -> Any:
     with one_line_errors():
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             cfg.run_dir = str(Path(cfg.run_dir) / str(HydraConfig.get().job.num))
-        schema.check(cfg)
+        schema.check(cfg, HydraConfig.get().overrides.task)
         return TASKS[cfg.task](cfg)
 
 

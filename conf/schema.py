@@ -4,7 +4,7 @@ import inspect
 import pkgutil
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
@@ -160,12 +160,17 @@ def register() -> None:
         ConfigStore.instance().store(group="task", name=name, node=schema, package="_global_")
 
 
-def check(cfg: DictConfig) -> None:
-    """Checks what composition alone lets pass: root values and every `_target_` node.
+def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
+    """Checks what composition alone lets pass: root values and every `_target_` node, and of the command line's
+    overrides whether each changes something.
 
     Raises:
         UserError: a value is missing, a target is not allowed, a key is not a parameter, or a value has the wrong type.
     """
+    for key in (text.removesuffix("={}").lstrip("+") for text in overrides if text.endswith("={}")):
+        if there := OmegaConf.select(cfg, key):
+            removals = " ".join(f"~{key}.{name}" for name in there)
+            raise UserError(f"{key}: {{}} is added to what is there, and so changes nothing; write {removals}")
     schema = TASKS[cfg.task]
     known = {each.name for each in fields(schema)}
     for key in map(str, cfg):

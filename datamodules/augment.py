@@ -66,17 +66,14 @@ class RandomCrop:
         self.mode = "reflect" if fill == "reflect" else "constant"
 
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
-        n, c, height, width = images.shape
+        height, width = images.shape[2:]
         if self.mode == "reflect" and self.padding >= min(height, width):
             size = f"pictures of {height}×{width}"
             raise UserError(f"datamodule.augment: a crop's padding of {self.padding} is too much for {size}; lower it")
         padded = F.pad(images, [self.padding] * 4, mode=self.mode)
         offset = (uniform * (2 * self.padding + 1)).long()  # [N, 2]
-        rows = offset[:, :1] + torch.arange(height, device=images.device)  # [N, H]
-        columns = offset[:, 1:] + torch.arange(width, device=images.device)  # [N, W]
-        sample = torch.arange(n, device=images.device)[:, None, None, None]
-        channel = torch.arange(c, device=images.device)[:, None, None]
-        return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # [N, C, rows, columns, H, W], a view
+        return windows[torch.arange(len(images), device=images.device), :, offset[:, 0], offset[:, 1]]
 
 
 class HorizontalFlip:

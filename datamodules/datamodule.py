@@ -143,7 +143,8 @@ class DataModule(LightningDataModule):
         if alone:
             splits = {"test": splits["test"]}
         if self._augmentations and len(loaded.inputs.shape) != 3:
-            raise UserError("datamodule.augment: what is there is for pictures alone; set datamodule.augment={}")
+            removals = " ".join(f"~datamodule.augment.{name}" for name in self.augment)
+            raise UserError(f"datamodule.augment: what is there is for pictures alone; write {removals}")
         for name in (name for name in ("train", "val", "test") if name in splits):
             labels = torch.from_numpy(splits[name].labels)
             self._splits[name] = Split(loaded.inputs, rows[name], labels, splits[name].files)

@@ -40,6 +40,8 @@ def build_optimizer(
             raise UserError(f"lit_module.param_groups.{name}.{option}: the optimizer has no such option; {fix}")
     for group in built.param_groups:
         group["lr"] *= layer_decay ** group.pop("depth", 0)
+    # A fused one offers to undo fp16's scaling by itself, too late for clipping and for whoever looks at gradients.
+    built._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     return built
 
 

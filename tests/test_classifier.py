@@ -232,6 +232,25 @@ def test_fit_has_the_bits_of_a_hand_written_loop(accumulate: int, clip: float | 
     assert_equal(copy_of(ours.net), copy_of(theirs.net))
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_a_fused_optimizer_takes_the_steps_of_a_plain_one(name: str) -> None:
+    choices = (f"lit_module/optimizer={name}", "trainer.max_epochs=2")
+    (_, ours, trainer), (_, theirs, _) = (
+        fit(*choices, f"lit_module.optimizer.fused={value}") for value in ("true", "null")
+    )
+    assert trainer.optimizers[0].defaults["fused"]
+    for key, value in theirs.net.state_dict().items():
+        torch.testing.assert_close(ours.net.state_dict()[key], value, rtol=1e-5, atol=1e-7)
+
+
+def test_gradients_are_clipped_under_amp() -> None:
+    clipped, free = (
+        fit("trainer.precision=bf16-mixed", "trainer.max_epochs=1", f"trainer.gradient_clip_val={value}")[1]
+        for value in ("0.001", "null")
+    )
+    assert not torch.equal(clipped.net.state_dict()["head.0.weight"], free.net.state_dict()["head.0.weight"])
+
+
 @pytest.fixture(scope="module")
 def reference() -> dict[str, Tensor]:
     """The weights after a fit with dropout."""

@@ -24,7 +24,7 @@ Command = Callable[..., CompletedProcess[str]]
 def answer(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
     """The one line for a wrong command, without `error: `."""
     with pytest.raises(SystemExit) as caught, one_line_errors():
-        schema.check(configure(*overrides))
+        schema.check(configure(*overrides), overrides)
     return one_line(caught.value.code, capsys.readouterr().err)
 
 
@@ -50,6 +50,8 @@ def one_line(code: object, stderr: str) -> str:
         ("callbacks=[default,ema] callbacks.ema.decai=1", "callbacks.ema.decai: ", "did you mean 'decay'?"),
         ("datamodule.augment.crop.padding=1", "datamodule.augment.crop: ", "+datamodule.augment.crop"),
         ("lit_module.param_groups={head:{lr:1}}", "lit_module.param_groups.head: ", "+lit_module.param_groups.head"),
+        # One that would change nothing.
+        ("datamodule/augment=[crop,flip] datamodule.augment={}", "datamodule.augment: ", "~datamodule.augment.crop"),
         # A file of a group that does not exist.
         ("lit_module/optimizer=adamx", "lit_module/optimizer=adamx: ", "did you mean 'adam'?"),
         ("lit_module/scheduler=cosin", "lit_module/scheduler=cosin: ", "did you mean 'cosine'?"),

@@ -2,9 +2,9 @@
 
 python -m tests.benchmarks.bare_limit --pictures DIR
 
-DIR holds train/<class> and test/<class>. A step of each side is timed in turn, within one run of the Trainer, so that
-whatever else slows the machine meets all of them. First comes Lightning alone, on the same batches, which is as near as
-any Trainer can come.
+DIR holds train/<class> and test/<class>. The network is the notes', or that of other --overrides. A step of each side
+is timed in turn, within one run of the Trainer, so that whatever else slows the machine meets all of them. First comes
+Lightning alone, on the same batches, which is as near as any Trainer can come.
 """
 
 import argparse
@@ -78,7 +78,7 @@ class BesideTheTrainer(Callback):
 
 
 def measure(pictures: Path, side: str, epochs: int, *overrides: str) -> Measured:
-    """A fit of the notes' network with the bare sides beside it."""
+    """A fit with the bare sides beside it."""
     with TemporaryDirectory() as logs:
         place = (
             f"datamodule.root={pictures}",
@@ -86,7 +86,7 @@ def measure(pictures: Path, side: str, epochs: int, *overrides: str) -> Measured
             f"logs_dir={logs}",
             f"epochs={epochs + 1}",
         )
-        cfg = configure(*BOOK, *place, *overrides)
+        cfg = configure(*overrides, *place)
         Path(cfg.run_dir).mkdir(parents=True)
         (Path(cfg.run_dir) / "config.yaml").write_text("")
         datamodule, module, trainer = train.build(cfg)
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, required=True)
     parser.add_argument("--classes", nargs="+", default=["airplane", "bird"])
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--overrides", nargs="*", default=[], help="for another network than the notes'")
+    parser.add_argument("--overrides", nargs="*", default=BOOK, help="of the network and its data")
     arguments = parser.parse_args()
     with chosen_classes(arguments.pictures, arguments.classes) as folder:
         for side, more in ((ALONE, ()), ("Litmus, nothing drawn", UNDRAWN), ("Litmus", ())):
