@@ -175,7 +175,7 @@ def digests(pixels: np.ndarray) -> np.ndarray:
 def reason(error: BaseException) -> str:
     """Why a file could not be read, without its path, in one line."""
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture"
+        return "not a picture that Pillow reads"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -16,6 +16,8 @@ from datamodules.splits import SPLIT_NAMES, SPLIT_WORDS, Samples
 
 # Pillow hands EPS to another program, and what is left cannot be opened by it, or holds no pixels.
 NO_PICTURES = {"EPS", "PDF", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS"}
+# Pillow reads none of these, but they are somebody's pictures: they are named as such that cannot be read.
+UNREAD = {".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -68,6 +70,8 @@ def _scan(split: str, folder: Path, class_names: list[str], root: Path) -> Sampl
             raise UserError(f"{class_folder}: holds no picture; fill or remove it")
         paths += found
         labels += [class_names.index(name)] * len(found)
+    if not _folders(folder):
+        raise UserError(f"{folder}: holds no folder of a class; put each class into its own, or remove it")
     if not paths:
         raise UserError(f"{folder}: holds no picture; fill or remove it")
     start = len(os.path.join(folder, ""))  # noqa: PTH118  # of `.` and `/` too
@@ -116,4 +120,4 @@ def is_picture(name: str) -> bool:
 def _suffixes() -> set[str]:
     Image.preinit()  # first, so that Image.open goes on trying the common formats before the rare ones
     known = Image.registered_extensions()
-    return {suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in NO_PICTURES}
+    return UNREAD | {suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in NO_PICTURES}

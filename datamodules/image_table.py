@@ -5,9 +5,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import numpy as np
 
@@ -34,8 +34,9 @@ class Row(NamedTuple):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ImageTableDataModule(ImageDataModule):
-    """A CSV table in UTF-8 whose header names the columns `path`, `label` and, where wanted, `split` and `group`, in
-    any order; others are passed over. Pictures of one group are never parted. The classes are the labels, sorted.
+    """A table in UTF-8 as `header_and_rows` reads it. Its header names the columns `path`, `label` and, where wanted,
+    `split` and `group`, in any order; others are passed over. Pictures of one group are never parted. The classes are
+    the labels, sorted.
 
     The whole table is held in memory, some 300 bytes a row. Where `channels` or `image_size` are not given, all
     pictures are opened to find them.
@@ -86,8 +87,7 @@ def _rows(table: Path) -> Iterator[Row]:
     number = 1
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file, strict=True)
-            header = [word.strip().lower() for word in next(rows, [])]
+            header, rows = header_and_rows(file)
             _check_header(table, header)
             at = [header.index(column) if column in header else None for column in COLUMNS]
             path_at, label_at, split_at, group_at = at
@@ -114,6 +114,14 @@ def _rows(table: Path) -> Iterator[Row]:
         raise UserError(f"{table}: row {number + 1} or later: is not UTF-8; save the table as UTF-8") from error
     except csv.Error as error:
         raise UserError(f"{table}: row {number + 1}: is no CSV ({error}); correct its quotes") from error
+
+
+def header_and_rows(file: TextIO) -> tuple[list[str], Iterator[list[str]]]:
+    """The words of a table's header, stripped and in lower case, and its rows. What parts their fields is a comma, a
+    semicolon, as spreadsheets write it where the comma is in numbers, or a tab."""
+    first = file.readline()
+    rows = csv.reader(chain([first], file), delimiter=max(",;\t", key=first.count), strict=True)
+    return [word.strip().lower() for word in next(rows, [])], rows
 
 
 def _check_header(table: Path, header: list[str]) -> None:

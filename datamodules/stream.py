@@ -12,12 +12,13 @@ import numpy as np
 from conf.errors import UserError, nearest
 from datamodules.decode import Form, decode_all
 from datamodules.image_folder import is_picture, pictures_below
+from datamodules.image_table import header_and_rows
 from datamodules.workers import Workers
 
 
 def find(source: str) -> list[str]:
     """The files that `source` names: itself, all pictures below a folder in the order of their names, the column `file`
-    of a CSV table (from the table's folder on), or what a glob finds.
+    of a table such as a CSV file (from the table's folder on), or what a glob finds.
 
     Raises:
         UserError: none.
@@ -27,7 +28,7 @@ def find(source: str) -> list[str]:
     path = Path(source).expanduser()
     if path.is_dir():
         found = sorted(pictures_below(str(path)))
-    elif path.suffix.lower() == ".csv" and path.is_file():
+    elif path.suffix.lower() in (".csv", ".tsv") and path.is_file():
         found = _listed(path)
     elif path.is_file():
         found = [str(path)]
@@ -41,11 +42,11 @@ def find(source: str) -> list[str]:
 def _listed(table: Path) -> list[str]:
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            columns = rows.fieldnames or []
-            if "file" not in columns:
-                raise UserError(f"input: {table} has no column 'file'; {nearest('file', columns)}")
-            return [str(table.parent / row["file"]) for row in rows if row["file"]]
+            header, rows = header_and_rows(file)
+            if "file" not in header:
+                raise UserError(f"input: {table} has no column 'file'; {nearest('file', header)}")
+            at = header.index("file")
+            return [str(table.parent / Path(row[at]).expanduser()) for row in rows if row[at:] and row[at]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"input: {table} is no CSV table in UTF-8 ({error}); correct it") from error
 

@@ -250,7 +250,7 @@ def damaged(kind: str) -> bytes:
     ("kind", "reason"),
     [
         ("empty", "the file is empty"),
-        ("html", "not a picture"),
+        ("html", "not a picture that Pillow reads"),
         ("bomb", "exceeds limit"),
         ("jpeg", "image file is truncated"),
         ("png", "image file is truncated"),

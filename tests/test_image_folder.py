@@ -158,7 +158,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, split: str) -> None:
             put(tmp_path / part / name, *numbered(6))
     (tmp_path / split / "ant" / "3.png").write_bytes(b"<html>not here</html>")
     name = f"{split}/ant/3.png".lstrip("/")
-    assert refusal(tmp_path).startswith(f"{name} (not a picture): 1 sample cannot be read")
+    assert refusal(tmp_path).startswith(f"{name} (not a picture that Pillow reads): 1 sample cannot be read")
 
 
 def test_a_missing_root_is_refused(tmp_path: Path) -> None:
@@ -194,6 +194,20 @@ def test_an_empty_validation_split_is_named(tmp_path: Path) -> None:
         put(tmp_path / "train" / name, *numbered(6))
         (tmp_path / "val" / name).mkdir(parents=True)
     assert refusal(tmp_path).startswith(f"{tmp_path / 'val'}: holds no picture; ")
+
+
+def test_a_split_without_class_folders_is_named(tmp_path: Path) -> None:
+    for folder in ("train/ant", "train/bee", "test"):
+        put(tmp_path / folder, *numbered(6))
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'test'}: holds no folder of a class; ")
+
+
+def test_a_picture_that_pillow_does_not_read_is_named(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        put(tmp_path / name, *numbered(6))
+    (tmp_path / "ant" / "7.HEIC").write_bytes(b"\0\0\0\x18ftypheic" * 9)
+    (tmp_path / "bee" / "Thumbs.db").write_bytes(b"none of anybody's")
+    assert refusal(tmp_path).startswith("ant/7.HEIC (not a picture that Pillow reads): 1 sample cannot be read")
 
 
 def test_an_extra_class_in_validation_is_named(tmp_path: Path) -> None:

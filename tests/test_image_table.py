@@ -84,6 +84,13 @@ def test_a_table_gives_what_the_folder_gives(tmp_path: Path) -> None:
         assert np.array_equal(inputs_of(table, split), inputs_of(folder, split))
 
 
+@pytest.mark.parametrize("between", [";", "\t"])
+def test_fields_may_be_parted_otherwise(tmp_path: Path, between: str) -> None:
+    text = f'path{between}label\na,1.png{between}x\n"b{between}.png"{between}y\n'
+    splits, _ = read(write(tmp_path / "t.csv", text))
+    assert splits == {"train": [("a,1.png", "x"), (f"b{between}.png", "y")]}
+
+
 def test_groups_are_not_parted(tmp_path: Path) -> None:
     put(tmp_path, *numbered(120))
     rows = [f"{file},{i % 2},patient {i // 4}" for i, file in enumerate(numbered(120))]

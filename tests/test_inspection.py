@@ -62,7 +62,7 @@ def test_what_is_wrong_is_told_and_stops_nothing(
 ) -> None:
     found = report(run, tmp_path / "out", f"datamodule.root={folder}", "datamodule.on_bad=error")
     assert found["damaged"] == [
-        {"file": "train/aa/page.jpg", "reason": "not a picture"},
+        {"file": "train/aa/page.jpg", "reason": "not a picture that Pillow reads"},
         {"file": "test/aa/empty.png", "reason": "the file is empty"},
     ]
     exact = found["duplicates"]["exact"]

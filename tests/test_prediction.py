@@ -71,17 +71,19 @@ def test_every_picture_gets_its_probabilities(run: Callable[..., Path], trained_
     ]
 
 
-@pytest.mark.parametrize("kind", ["file", "folder", "table", "glob"])
+@pytest.mark.parametrize("kind", ["file", "folder", "table", "tabs", "glob"])
 def test_pictures_are_named_in_four_ways(
     run: Callable[..., Path], trained_run: Path, tmp_path: Path, kind: str
 ) -> None:
     write_pictures(tmp_path / "new", 3, level=200)
     (tmp_path / "new" / "notes.txt").write_text("no picture")
     (tmp_path / "new" / "list.csv").write_text("id,file\n1,002.png\n2,000.png\n")
+    (tmp_path / "new" / "list.tsv").write_text("File\tid\n001.png\t1\n\n")
     named = {
         "file": ("new/001.png", ["001.png"]),
         "folder": ("new", ["000.png", "001.png", "002.png"]),
         "table": ("new/list.csv", ["002.png", "000.png"]),
+        "tabs": ("new/list.tsv", ["001.png"]),
         "glob": ("new/00[12]*", ["001.png", "002.png"]),
     }
     source, expected = named[kind]

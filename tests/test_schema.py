@@ -85,6 +85,7 @@ def test_what_constructors_take_passes(key: str, value: object) -> None:
         ("lit_module.net.norm", "layer", "batch or instance or none"),
         ("datamodule.channels", 2, "auto or 1 or 3"),
         ("trainer.max_epochs", "ten", "int or null"),
+        ("trainer.max_time", 5, "str or datetime.timedelta or dict[str, int] or null"),
         ("datamodule.image_size", "big", "int or list[int] or null"),
         ("lit_module.net.pool", [1.5], "int or list[int]"),
         ("lit_module.class_weights", "a", "auto or list[float] or null"),

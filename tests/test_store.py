@@ -85,7 +85,7 @@ def test_damaged_pictures_are_remembered_with_their_reasons(tmp_path: Path) -> N
     paths = on_disk(tmp_path / "pictures", 140, damaged=(2, 130))
     made = make(tmp_path / "cache", paths)
     found = store.find(tmp_path / "cache", store.fingerprint(paths, FORM), PLENTY)
-    assert found is not None and found.bad == made.bad == dict.fromkeys((2, 130), "not a picture")
+    assert found is not None and found.bad == made.bad == dict.fromkeys((2, 130), "not a picture that Pillow reads")
 
 
 def touched(path: str) -> None:
