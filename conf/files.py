@@ -1,7 +1,11 @@
 """Writing files so that whatever happens meanwhile, the old file or the new one is there, whole."""
 
+import csv
+import fcntl
+import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,16 +33,38 @@ def write_durably(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         raise UserError(f"{path}: cannot be written ({problem}); make room, then go on by run=…") from error
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Has what was written to a file, or the names in a folder, reach the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text in UTF-8, durably."""
     write_durably(path, lambda file: file.write(text.encode()))
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows as a CSV table, durably; its columns are all names, in the order of their first appearance."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """One process at a time holds this file; the system lets go when it ends, however it ends."""
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def make_output(folder: Path, key: str = "output") -> None:

@@ -254,10 +254,28 @@ def _epoch(checkpoint: Path) -> int:
     return int(checkpoint.stem.removeprefix("epoch="))
 
 
+def read_rows(metrics: Path) -> list[dict[str, str]]:
+    """The rows of a metrics.csv as text, one an epoch; none if there is no such file.
+
+    Raises:
+        UserError: it is not as it was written.
+    """
+    try:
+        with open(metrics, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+            for row in rows:
+                int(row["epoch"])
+            return rows
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{metrics}: another program has changed it; put it back, or remove it") from error
+
+
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of metrics.csv, one an epoch; what was not scored in an epoch is missing from its row."""
-    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    """The rows of metrics.csv; what was not scored in an epoch is missing from its row."""
+    rows = read_rows(folder / "metrics.csv")
+    return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
 
 def write_summary(folder: Path, facts: dict[str, Any]) -> None:

@@ -7,8 +7,6 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -21,7 +19,7 @@ from optuna.trial import TrialState
 
 from conf import run_folder, schema
 from conf.errors import UserError
-from conf.files import make_output, write_text
+from conf.files import make_output, one_at_a_time, write_text
 from conf.job import may_be_restarted
 from conf.space import choices, ends, experiment, grid, overrides
 
@@ -57,7 +55,7 @@ class Study:
         if cfg.sampler is None:
             self.points = grid(self.space)
             self.total = min(len(self.points), cfg.trials or len(self.points))
-        with self.locked():
+        with one_at_a_time(self.folder / ".lock"):
             self.study = optuna.create_study(
                 storage=cfg.storage,
                 study_name=f"{cfg.name}/{self.folder.resolve().name}",
@@ -83,7 +81,7 @@ class Study:
 
     def claim(self) -> tuple[optuna.Trial, IO[bytes]] | None:
         """A trial that nobody looks after, or a new one, with its log; None if there is neither."""
-        with self.locked():
+        with one_at_a_time(self.folder / ".lock"):
             trials = self.study.get_trials(deepcopy=False)
             for found in trials:
                 if found.state == TrialState.RUNNING and (log := lock(self.path(found.number, ".log"))):
@@ -140,20 +138,12 @@ class Study:
 
     def scores(self, number: int) -> dict[int, float]:
         """The monitored score of each epoch of a trial so far."""
-        folder = self.path(number)
-        rows = run_folder.read_metrics(folder) if (folder / "metrics.csv").exists() else []
+        rows = run_folder.read_metrics(self.path(number))
         return {int(row["epoch"]): row[self.cfg.monitor] for row in rows if self.cfg.monitor in row}
 
     def path(self, number: int, suffix: str = "") -> Path:
         """A trial's folder, or a file beside it."""
         return self.folder / "trials" / f"{number:03d}{suffix}"
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keeps other processes from choosing a trial at the same time."""
-        with open(self.folder / ".lock", "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def write_best(self) -> None:
         """Writes experiment/best.yaml, draws the study, and says where things lie."""
@@ -196,7 +186,7 @@ def sweep(cfg: DictConfig, command_line: list[str]) -> None:
     print(f"{cfg.name} → {folder}\ngo on, or help, by: python train.py run={folder}", flush=True)
     study = Study(cfg)
     study.run()
-    with study.locked():  # others may be done at the same time
+    with one_at_a_time(study.folder / ".lock"):  # others may be done at the same time
         study.write_best()
 
 

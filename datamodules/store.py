@@ -4,7 +4,6 @@ A store is a folder `<cache_dir>/<fingerprint>/` of pixels.npy, digests.npy and 
 name and renamed when it is whole. Stores that nobody used for 30 days are removed.
 """
 
-import fcntl
 import hashlib
 import json
 import math
@@ -13,7 +12,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from PIL import features
 from torch import Tensor
 
 from conf.errors import UserError
+from conf.files import one_at_a_time, sync
 from datamodules.decode import Form, decode_to, digests
 from datamodules.workers import CHUNK, Workers, chunks, progress
 
@@ -144,7 +143,7 @@ def make(cache_dir: Path, name: str, items: Sequence[Any], form: Form, workers: 
             try:
                 _write(part, items, form, workers)
                 part.rename(cache_dir / name)
-                _sync(cache_dir)
+                sync(cache_dir)
             finally:
                 shutil.rmtree(part, ignore_errors=True)
             _remove_unused(cache_dir)
@@ -171,24 +170,8 @@ def _write(folder: Path, items: Sequence[Any], form: Form, workers: Workers) -> 
     facts = {**form._asdict(), "bad": bad}
     (folder / "store.json").write_text(json.dumps(facts), encoding="utf-8")
     for name in FILES:
-        _sync(folder / name)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
-    """One process at a time holds this file; the system lets go when it ends, however it ends."""
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        sync(folder / name)
+    sync(folder)
 
 
 def _remove_unused(cache_dir: Path) -> None:

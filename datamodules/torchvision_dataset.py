@@ -12,10 +12,9 @@ import torchvision
 from PIL import Image
 
 from conf.errors import UserError, nearest
-from conf.files import make_output
+from conf.files import make_output, one_at_a_time
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.splits import Samples
-from datamodules.store import one_at_a_time
 
 # The words that torchvision's constructors use for their splits.
 SPLIT_WORDS = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}

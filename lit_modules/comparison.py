@@ -80,7 +80,7 @@ def read(folder: Path, name: str) -> Run:
             run.remark = "no predictions.csv, so no intervals"
     except FileNotFoundError as error:
         run.remark = f"no run: there is no {Path(error.filename).name}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, csv.Error, UserError) as error:
         missing = " is missing" if isinstance(error, KeyError) else ""
         run.remark = f"broken: {' '.join(str(error).split())}{missing}"
         run.summary, run.predictions = {}, {}
@@ -88,7 +88,7 @@ def read(folder: Path, name: str) -> Run:
 
 
 def _unfinished(folder: Path, settings: Record) -> str:
-    done = len(run_folder.read_metrics(folder)) if (folder / "metrics.csv").exists() else 0
+    done = len(run_folder.read_metrics(folder))
     return f"unfinished: {done} of {settings['epochs']} epochs; go on by run={folder}"
 
 

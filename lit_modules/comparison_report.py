@@ -1,7 +1,5 @@
 """A comparison of runs on the console, as CSV, as Markdown, and as a chart."""
 
-import csv
-import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from conf.files import make_output, write_durably, write_text
+from conf.files import make_output, write_durably, write_table, write_text
 
 TAGS = ("val/f1", "test/f1", "test/acc")
 NOTES = {
@@ -92,7 +90,7 @@ def write(folder: Path, runs: list[Record], configs: list[Record], pairs: list[R
     """Writes runs.csv, configs.csv and pairs.csv with all digits, report.md and scores.png."""
     make_output(folder)
     for name, records in (("runs", runs), ("configs", configs), ("pairs", pairs)):
-        write_text(folder / f"{name}.csv", _csv(records))
+        write_table(folder / f"{name}.csv", records)
     sections = []
     for title, rows in tables(runs, configs, pairs, differing).items():
         heading, *body = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
@@ -101,14 +99,6 @@ def write(folder: Path, runs: list[Record], configs: list[Record], pairs: list[R
     write_text(folder / "report.md", "\n".join(["# Comparison of runs", "", *sections, "![scores](scores.png)", ""]))
     draw(runs, folder / "scores.png")
     print(f"comparison → {folder}")
-
-
-def _csv(records: list[Record]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for record in records for name in record)))
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
 
 
 def draw(runs: list[Record], path: Path) -> None:

@@ -1,7 +1,5 @@
 """EpochTable: one row an epoch in metrics.csv, one line an epoch on the console."""
 
-import csv
-import io
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -11,7 +9,8 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from tqdm import tqdm
 
-from conf.files import write_durably
+from conf.files import write_table
+from conf.run_folder import read_rows
 
 
 class EpochTable(Logger):
@@ -26,6 +25,7 @@ class EpochTable(Logger):
         super().__init__()
         self.path = Path(save_dir) / "metrics.csv"
         self.max_epochs = max_epochs
+        read_rows(self.path)  # refuses what could not be gone on in, before an epoch is lost
 
     @property
     def name(self) -> str:
@@ -47,25 +47,10 @@ class EpochTable(Logger):
             return
         assert step is not None
         rows = [row for row in read_rows(self.path) if int(row["epoch"]) < step]
-        self._write([*rows, {"epoch": step, **scores}])
+        write_table(self.path, [*rows, {"epoch": step, **scores}])
         total = f"/{self.max_epochs}" if self.max_epochs and self.max_epochs > 0 else ""
         speed = f"  img/s {scores['images_per_second']:,.0f}" if "images_per_second" in scores else ""
         _print(f"epoch {step + 1}{total}{_splits(scores)}  lr {scores['lr']:.2g}{speed}  {scores['seconds']:.1f} s")
-
-    def _write(self, rows: list[dict[str, Any]]) -> None:
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-        write_durably(self.path, lambda file: file.write(text.getvalue().encode()))
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics.csv as text; none if there is no such file."""
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _print(line: str) -> None:

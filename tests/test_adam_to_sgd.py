@@ -13,9 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from conf.errors import UserError
+from conf.run_folder import read_rows
 from lit_modules.callbacks import adam_to_sgd
 from lit_modules.callbacks.adam_to_sgd import rate_ratio
-from lit_modules.epoch_table import read_rows
 from lit_modules.schedules import WarmupCosineLR, hand_over
 from tests.conftest import TINY
 from tests.test_resume import COMPARED, RANDOM, assert_resumable_at_every_step, assert_same, cut_off_after, load, table

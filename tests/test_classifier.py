@@ -19,10 +19,10 @@ from torch.nn import functional as F
 import train
 from conf import schema
 from conf.errors import UserError
+from conf.run_folder import read_rows
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.loader import Batch
 from lit_modules.classifier import LitClassifier, Normalize
-from lit_modules.epoch_table import read_rows
 from lit_modules.networks.cnn import CNN
 from tests.conftest import TINY, configure, inputs_of, write_pictures
 

@@ -10,7 +10,7 @@ import torch
 
 import train
 from conf import schema
-from lit_modules.epoch_table import read_rows
+from conf.run_folder import read_rows
 from tests.conftest import TINY, configure
 
 SHORT = (*TINY, "trainer.limit_train_batches=3", "trainer.limit_val_batches=2", "trainer.limit_test_batches=1")

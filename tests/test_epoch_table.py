@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lit_modules.epoch_table import EpochTable, read_rows
+from conf.errors import UserError
+from conf.run_folder import read_rows
+from lit_modules.epoch_table import EpochTable
 
 
 def scores(epoch: int, *splits: str) -> dict[str, float]:
@@ -107,3 +109,10 @@ def test_table_survives_a_write_that_fails(table: EpochTable, tmp_path: Path, mo
 
 def test_no_table_has_no_rows(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "metrics.csv") == []
+
+
+@pytest.mark.parametrize("text", ["epoch;train/loss\n0;0,5\n", "epoch,train/loss\nfirst,0.5\n", "\xff"])
+def test_a_table_that_another_program_changed_is_refused_before_an_epoch(tmp_path: Path, text: str) -> None:
+    (tmp_path / "metrics.csv").write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"metrics.csv: another program has changed it; "):
+        EpochTable(str(tmp_path), max_epochs=3)

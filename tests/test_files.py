@@ -8,7 +8,7 @@ from typing import BinaryIO
 import pytest
 
 from conf.errors import UserError
-from conf.files import write_durably, write_text
+from conf.files import write_durably, write_table, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -107,3 +107,8 @@ def test_a_text_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkey
         write_text(path, "new")
     assert path.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["config.yaml"], "no temporary file is left"
+
+
+def test_a_table_has_a_column_for_each_name(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.csv", [{"a": 1, "b": "x, y"}, {"c": None, "a": 2.5}])
+    assert (tmp_path / "t.csv").read_bytes() == b'a,b,c\r\n1,"x, y",\r\n2.5,,\r\n'

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
-from lit_modules.epoch_table import read_rows
+from conf.run_folder import read_rows
 from tests.conftest import TINY
 
 EPOCHS = 4

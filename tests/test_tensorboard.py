@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import train
 from conf import schema
-from lit_modules.epoch_table import read_rows
+from conf.run_folder import read_rows
 from lit_modules.tensorboard import TensorBoard, flatten
 from tests.conftest import TINY, configure
 
