@@ -54,7 +54,7 @@ def one_line_errors() -> Iterator[None]:
         line = one_line(error)
         if line is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print("error:", line.replace("\n", "\\n"), file=sys.stderr)  # such a name can be anybody's
         _drop_unwritable_output()
         raise SystemExit(2) from None
 

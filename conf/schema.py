@@ -179,6 +179,8 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
             raise UserError(f"{key}: no such key; {nearest(key, known)}")
         if OmegaConf.is_missing(cfg, key):
             raise UserError(f"{key}: is not set; add {key}=… to the command")
+        if cfg[key] == "":
+            raise UserError(f"{key}: is empty; give it a value, or leave it out")
     for key in sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"{key}: is not set; add {key}=… to the command")
     if issubclass(schema, Fit):

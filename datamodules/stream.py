@@ -23,8 +23,6 @@ def find(source: str) -> list[str]:
     Raises:
         UserError: none.
     """
-    if not source:
-        raise UserError("input: is empty; give a file, a folder, a table of files, or a glob")
     path = Path(source).expanduser()
     if path.is_dir():
         found = sorted(pictures_below(str(path)))

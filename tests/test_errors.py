@@ -50,6 +50,7 @@ def one_line(code: object, stderr: str) -> str:
         ("callbacks=[default,ema] callbacks.ema.decai=1", "callbacks.ema.decai: ", "did you mean 'decay'?"),
         ("datamodule.augment.crop.padding=1", "datamodule.augment.crop: ", "+datamodule.augment.crop"),
         ("lit_module.param_groups={head:{lr:1}}", "lit_module.param_groups.head: ", "+lit_module.param_groups.head"),
+        ("logs_dir=", "logs_dir: ", "give it a value"),
         # One that would change nothing.
         ("datamodule/augment=[crop,flip] datamodule.augment={}", "datamodule.augment: ", "~datamodule.augment.crop"),
         # A file of a group that does not exist.
@@ -279,6 +280,12 @@ def test_a_target_of_another_package_runs_nothing(
     line = one_line(refused.returncode, refused.stderr)
     assert "os.mkdir" in line or line.startswith("experiment/mine.yaml: ")
     assert not list((tmp_path / "here").iterdir())
+
+
+def test_a_name_of_two_lines_is_answered_in_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught, one_line_errors():
+        raise UserError("a\nb.png: is damaged; remove it")
+    assert one_line(caught.value.code, capsys.readouterr().err) == r"a\nb.png: is damaged; remove it"
 
 
 def test_full_device_memory_is_answered_with_remedies(capsys: pytest.CaptureFixture[str]) -> None:
