@@ -74,7 +74,7 @@ def fit(cfg: DictConfig) -> float:
     import torch
     from pytorch_lightning.callbacks import WeightAveraging
 
-    from lit_modules.report import HPARAMS_TAGS, finish
+    from lit_modules.report import finish
 
     for part in ("callbacks.checkpoint", "logger.epoch_table"):
         if not OmegaConf.select(cfg, part):
@@ -96,7 +96,7 @@ def fit(cfg: DictConfig) -> float:
         sections = ("datamodule", "lit_module", "trainer")
         choices = {section: OmegaConf.to_container(cfg[section], resolve=True) for section in sections}
         for logger in trainer.loggers:
-            logger.log_hyperparams({"seed": cfg.seed, **choices}, dict.fromkeys(HPARAMS_TAGS))
+            logger.log_hyperparams({"seed": cfg.seed, **choices})
         trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
         load_best(module, folder)
         # It would bring its own last average in for each validation.

@@ -109,6 +109,8 @@ def one_line(error: BaseException) -> str | None:
         return "datamodule.drop_last: a batch holds one sample, which cannot be normalised; set it to true"
     if isinstance(error, ValueError) and "`val_check_interval` (" in str(error):  # Lightning's, of a loader
         return "trainer.val_check_interval: is more than the batches of an epoch; lower it"
+    if "Could not determine home directory" in str(error):
+        return "command line: there is no user of the name that stands after ~; write the whole path"
     if type(error).__name__ in ("UncompletedJobError", "FailedJobError"):  # a job of a cluster that was refused there
         return next((line.removeprefix("error: ") for line in str(error).splitlines() if line[:7] == "error: "), None)
     if _misconfigured(error):

@@ -1,4 +1,4 @@
-"""Writing files so that whatever happens meanwhile, the old file or the new one is there, whole."""
+"""Writing files so that whatever happens meanwhile, the old file or the new one is there, whole; by one at a time."""
 
 import csv
 import fcntl

@@ -192,6 +192,9 @@ def resume_from(cfg: DictConfig) -> Path | None:
     if not cfg.run:
         return None
     refuse_changes(folder, cfg)
+    kept = {_epoch(path) for path in (folder / "checkpoints").glob("epoch=*.ckpt")}
+    if lost := kept - {int(row["epoch"]) for row in read_metrics(folder)}:
+        raise UserError(f"{folder / 'metrics.csv'}: has no row of epoch {min(lost)}; take it from a copy of the run")
     return newest_checkpoint(folder)
 
 
@@ -255,27 +258,27 @@ def _epoch(checkpoint: Path) -> int:
 
 
 def read_rows(metrics: Path) -> list[dict[str, str]]:
-    """The rows of a metrics.csv as text, one an epoch; none if there is no such file.
-
-    Raises:
-        UserError: it is not as it was written.
-    """
-    try:
-        with open(metrics, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-            for row in rows:
-                int(row["epoch"])
-            return rows
-    except (FileNotFoundError, NotADirectoryError):
+    """The rows of a metrics.csv as text, one an epoch; none if there is no such file."""
+    if not metrics.is_file():
         return []
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{metrics}: another program has changed it; put it back, or remove it") from error
+    with open(metrics, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, strict=True))
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of metrics.csv; what was not scored in an epoch is missing from its row."""
-    rows = read_rows(folder / "metrics.csv")
-    return [{name: float(value) for name, value in row.items() if value} for row in rows]
+    """The rows of metrics.csv; what was not scored in an epoch is missing from its row.
+
+    Raises:
+        UserError: another program has changed it.
+    """
+    metrics = folder / "metrics.csv"
+    try:
+        rows = [{name: float(value) for name, value in row.items() if value} for row in read_rows(metrics)]
+        if all(row["epoch"] == int(row["epoch"]) for row in rows):
+            return rows
+    except (KeyError, TypeError, ValueError, csv.Error):
+        pass
+    raise UserError(f"{metrics}: is not as it was written; take it from a copy of the run")
 
 
 def write_summary(folder: Path, facts: dict[str, Any]) -> None:

@@ -162,16 +162,16 @@ def register() -> None:
 
 
 def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
-    """Checks what composition alone lets pass: root values and every `_target_` node, and of the command line's
-    overrides whether each changes something.
+    """Checks what composition alone lets pass: root values and every `_target_` node, and the command line's overrides
+    for one that changes nothing.
 
     Raises:
         UserError: a value is missing, a target is not allowed, a key is not a parameter, or a value has the wrong type.
     """
-    for key in (text.removesuffix("={}").lstrip("+") for text in overrides if text.endswith("={}")):
-        if there := OmegaConf.select(cfg, key):
-            removals = " ".join(f"~{key}.{name}" for name in there)
-            raise UserError(f"{key}: {{}} is added to what is there, and so changes nothing; write {removals}")
+    for key, value in (text.lstrip("+").split("=", 1) for text in overrides if "=" in text):
+        if value.replace(" ", "") == "{}" and (there := OmegaConf.select(cfg, key)):
+            fix = f"{key}=null" if "_target_" in there else f"~{key}.{next(iter(there))}"
+            raise UserError(f"{key}: {{}} is added to what is there, and so changes nothing; take away by {fix}")
     schema = TASKS[cfg.task]
     known = {each.name for each in fields(schema)}
     for key in map(str, cfg):
@@ -259,7 +259,9 @@ def _describe(annotation: Any) -> Iterator[str]:
 
 def _fits(value: Any, annotation: Any) -> bool:
     """Whether a plain config value can stand for a parameter of this annotation; unknown annotations accept all."""
-    if annotation in (inspect.Parameter.empty, Any) or isinstance(annotation, str) or isinstance(value, dict):
+    if annotation in (inspect.Parameter.empty, Any) or isinstance(annotation, str):
+        return True
+    if isinstance(value, dict) and "_target_" in value:
         return True
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
@@ -273,8 +275,6 @@ def _fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if annotation in (bool, str, type(None)):
-        return isinstance(value, annotation)
     if isinstance(annotation, type) and annotation is not Path:
         return isinstance(value, annotation)
-    return origin is not dict
+    return origin is not dict or isinstance(value, dict)

@@ -17,7 +17,7 @@ from datamodules.splits import SPLIT_NAMES, SPLIT_WORDS, Samples
 # Pillow hands EPS to another program, and what is left cannot be opened by it, or holds no pixels.
 NO_PICTURES = {"EPS", "PDF", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS"}
 # Pillow reads none of these, but they are somebody's pictures: they are named as such that cannot be read.
-UNREAD = {".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"}
+UNREAD = {".heic", ".heif", ".jxl", ".svg"}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -61,7 +61,10 @@ def _scan(split: str, folder: Path, class_names: list[str], root: Path) -> Sampl
     """The pictures of a split in the order of their names, labelled by the classes of the training split."""
     paths: list[str] = []
     labels: list[int] = []
-    for name, class_folder in _folders(folder):
+    folders = _folders(folder)
+    if not folders:
+        raise UserError(f"{folder}: holds no folder of a class; put each class into a folder of its own, or remove it")
+    for name, class_folder in folders:
         if name not in class_names:
             hint = nearest(name, class_names)
             raise UserError(f"{class_folder}: the training split has no class of that name; {hint}")
@@ -70,8 +73,6 @@ def _scan(split: str, folder: Path, class_names: list[str], root: Path) -> Sampl
             raise UserError(f"{class_folder}: holds no picture; fill or remove it")
         paths += found
         labels += [class_names.index(name)] * len(found)
-    if not _folders(folder):
-        raise UserError(f"{folder}: holds no folder of a class; put each class into its own, or remove it")
     if not paths:
         raise UserError(f"{folder}: holds no picture; fill or remove it")
     start = len(os.path.join(folder, ""))  # noqa: PTH118  # of `.` and `/` too

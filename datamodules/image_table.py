@@ -97,7 +97,7 @@ def _rows(table: Path) -> Iterator[Row]:
                     continue
                 if len(row) != len(header):
                     problem = f"has {len(row)} fields, the header {len(header)}"
-                    raise UserError(f"{table}: row {number}: {problem}; put what holds a comma in double quotes")
+                    raise UserError(f"{table}: row {number}: {problem}; put what holds a separator in double quotes")
                 path, label = row[path_at], row[label_at].strip()
                 split = None if split_at is None else row[split_at].strip()
                 group = None if group_at is None else row[group_at].strip()
@@ -120,7 +120,8 @@ def header_and_rows(file: TextIO) -> tuple[list[str], Iterator[list[str]]]:
     """The words of a table's header, stripped and in lower case, and its rows. What parts their fields is a comma, a
     semicolon, as spreadsheets write it where the comma is in numbers, or a tab."""
     first = file.readline()
-    rows = csv.reader(chain([first], file), delimiter=max(",;\t", key=first.count), strict=True)
+    unquoted = "".join(first.split('"')[::2])
+    rows = csv.reader(chain([first], file), delimiter=max(",;\t", key=unquoted.count), strict=True)
     return [word.strip().lower() for word in next(rows, [])], rows
 
 

@@ -1,6 +1,7 @@
 """Any number of picture files: found by a name for them, decoded in batches as they are asked for."""
 
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from glob import glob
@@ -44,8 +45,9 @@ def _listed(table: Path) -> list[str]:
             if "file" not in header:
                 raise UserError(f"input: {table} has no column 'file'; {nearest('file', header)}")
             at = header.index("file")
-            return [str(table.parent / Path(row[at]).expanduser()) for row in rows if row[at:] and row[at]]
-    except (UnicodeDecodeError, csv.Error) as error:
+            found = [os.path.expanduser(row[at]) for row in rows if row]  # noqa: PTH111  # Path's would refuse ~$a.png
+            return [str(table.parent / file) for file in found if file]
+    except (UnicodeDecodeError, csv.Error, IndexError) as error:
         raise UserError(f"input: {table} is no CSV table in UTF-8 ({error}); correct it") from error
 
 

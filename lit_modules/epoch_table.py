@@ -25,7 +25,6 @@ class EpochTable(Logger):
         super().__init__()
         self.path = Path(save_dir) / "metrics.csv"
         self.max_epochs = max_epochs
-        read_rows(self.path)  # refuses what could not be gone on in, before an epoch is lost
 
     @property
     def name(self) -> str:
@@ -36,7 +35,7 @@ class EpochTable(Logger):
         return ""
 
     @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """A table of epochs has no place for them."""
 
     @rank_zero_only

@@ -19,7 +19,7 @@ from lit_modules.classifier import LitClassifier
 from lit_modules.evaluation import Evaluation
 from lit_modules.figures import history, png
 from lit_modules.prediction_files import write_confusion, write_predictions
-from lit_modules.tensorboard import flatten
+from lit_modules.tensorboard import COMPARED, flatten
 
 SCORES = {
     "loss": "loss",
@@ -31,9 +31,6 @@ SCORES = {
     "ap": "AP, average precision, mean over classes",
 }
 CLASS_SCORES = ("precision", "recall", "f1", "likelihood", "auc", "ap")
-# What the HPARAMS tab of TensorBoard compares runs by: the best epoch's scores.
-COMPARED = ("loss", "acc", "f1", "likelihood")
-HPARAMS_TAGS = [f"{split}/{score}" for split in ("val_best", "test") for score in COMPARED]
 MOST_ROWS = 200
 FILES = ("predictions.csv", "confusion.csv", "metrics.csv", "summary.json", "config.yaml")
 USES = {"train": "training", "val": "choosing the epoch", "test": "the test"}

@@ -16,6 +16,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
+# What the HPARAMS tab compares runs by: the best epoch's scores.
+COMPARED = ("loss", "acc", "f1", "likelihood")
+
 
 class TensorBoard(TensorBoardLogger):
     """Args:
@@ -27,13 +30,12 @@ class TensorBoard(TensorBoardLogger):
         self._first = True
 
     @rank_zero_only
-    def log_hyperparams(
-        self, params: dict[str, Any] | Namespace, metrics: dict[str, Any] | None = None, step: int | None = None
-    ) -> None:
-        """Fills the HPARAMS tab. `metrics` names the tags whose latest values stand beside the hyperparameters; their
-        values are not logged here, so that a run which is cut off is listed too, without made-up scores."""
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:  # type: ignore[override]
+        """Fills the HPARAMS tab. The scores beside the hyperparameters are named here, and logged when the run is over,
+        so that one which is cut off is listed too, without made-up scores."""
         rows = flatten(params if isinstance(params, dict) else vars(params))
-        for summary in hparams(rows, dict.fromkeys(metrics or {}, 0)):
+        scores = [f"{split}/{score}" for split in ("val_best", "test") for score in COMPARED]
+        for summary in hparams(rows, dict.fromkeys(scores, 0)):
             self.experiment._get_file_writer().add_summary(summary)
 
     @rank_zero_only

@@ -160,6 +160,9 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "other classes": (
         lambda p, r: (p / "dark").rename(p / "dusk"), "run=RUN ROOT trainer.max_epochs=2", "", "dusk"
     ),
+    "a lost epoch": (
+        lambda p, r: (r / "metrics.csv").write_text("epoch\n"), "run=RUN epochs=9", "", "csv: has no row of epoch 0; "
+    ),
     "other network": (nothing, "run=RUN lit_module.net.channels=[5]", "lit_module.net.channels: ", "keeps it"),
     "other rate": (nothing, "run=RUN lit_module.optimizer.lr=0.5", "lit_module.optimizer.lr: ", "keeps it"),
     "other data": (nothing, "run=RUN datamodule.val_fraction=0.3", "datamodule.val_fraction: ", "keeps it"),

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from conf.errors import UserError
 from conf.run_folder import read_rows
 from lit_modules.epoch_table import EpochTable
 
@@ -91,7 +90,7 @@ def test_line_holds_the_speed_where_it_was_measured(table: EpochTable, capsys: p
 def test_hyperparameters_and_other_metrics_are_passed_over(
     table: EpochTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table.log_hyperparams({"lr": 0.1}, {"val_best/f1": 0})
+    table.log_hyperparams({"lr": 0.1})
     table.log_metrics({"val_best/f1": 0.5}, step=0)
     assert capsys.readouterr().out == "" and not (tmp_path / "run").exists()
 
@@ -109,10 +108,3 @@ def test_table_survives_a_write_that_fails(table: EpochTable, tmp_path: Path, mo
 
 def test_no_table_has_no_rows(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "metrics.csv") == []
-
-
-@pytest.mark.parametrize("text", ["epoch;train/loss\n0;0,5\n", "epoch,train/loss\nfirst,0.5\n", "\xff"])
-def test_a_table_that_another_program_changed_is_refused_before_an_epoch(tmp_path: Path, text: str) -> None:
-    (tmp_path / "metrics.csv").write_text(text, encoding="latin-1")
-    with pytest.raises(UserError, match=r"metrics.csv: another program has changed it; "):
-        EpochTable(str(tmp_path), max_epochs=3)

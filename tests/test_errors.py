@@ -53,6 +53,10 @@ def one_line(code: object, stderr: str) -> str:
         ("logs_dir=", "logs_dir: ", "give it a value"),
         # One that would change nothing.
         ("datamodule/augment=[crop,flip] datamodule.augment={}", "datamodule.augment: ", "~datamodule.augment.crop"),
+        ("lit_module.scheduler={}", "lit_module.scheduler: ", "lit_module.scheduler=null"),
+        # A value of many where one is meant.
+        ("lit_module.net.kernel_size={a:1}", "lit_module.net.kernel_size: ", "give int"),
+        ("datamodule.batch_size={a:1}", "datamodule.batch_size: ", "give int"),
         # A file of a group that does not exist.
         ("lit_module/optimizer=adamx", "lit_module/optimizer=adamx: ", "did you mean 'adam'?"),
         ("lit_module/scheduler=cosin", "lit_module/scheduler=cosin: ", "did you mean 'cosine'?"),

@@ -86,7 +86,7 @@ def test_a_table_gives_what_the_folder_gives(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("between", [";", "\t"])
 def test_fields_may_be_parted_otherwise(tmp_path: Path, between: str) -> None:
-    text = f'path{between}label\na,1.png{between}x\n"b{between}.png"{between}y\n'
+    text = f'path{between}label{between}"a,b,c,d,e"\na,1.png{between}x{between}\n"b{between}.png"{between}y{between}\n'
     splits, _ = read(write(tmp_path / "t.csv", text))
     assert splits == {"train": [("a,1.png", "x"), (f"b{between}.png", "y")]}
 
@@ -112,7 +112,7 @@ MISTAKES = {
     "groups": ("path,label,groups\na.png,x,1\n", ": row 1: there is no column 'groups'; did you mean 'group'?"),
     "column_twice": ("path,label,label\na.png,x,y\n", ": row 1: column 'label' stands there twice"),
     "short_row": (f"{HEAD}b.png\n", ": row 3: has 1 fields, the header 2"),
-    "long_row": (f"{HEAD}b,c.png,y\n", ": row 3: has 3 fields, the header 2; put what holds a comma in "),
+    "long_row": (f"{HEAD}b,c.png,y\n", ": row 3: has 3 fields, the header 2; put what holds a separator in "),
     "no_path": (f"{HEAD},y\n", ": row 3: path is empty"),
     "no_label": (f"{HEAD}\nb.png, \n", ": row 4: label is empty"),
     "no_group": (f"{GROUPS}c.png,x,test,\n", ": row 4: group is empty"),

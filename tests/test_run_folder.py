@@ -395,6 +395,23 @@ def test_scores_are_those_of_the_epochs_row(tmp_path: Path) -> None:
     assert second == {"epoch": 1, "lr": 0.1, "train/loss": 1.5, "seconds": 1}, "it was not validated"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "epoch;train/loss\n0;0,5\n",
+        "epoch,train/loss\nfirst,0.5\n",
+        'epoch,train/loss\n0,"0,5"\n',
+        "epoch,train/loss\n0,1,2\n",
+        'epoch,"train/loss\n',
+        "epoch\nÿ",
+    ],
+)
+def test_scores_that_another_program_changed_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "metrics.csv").write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"metrics.csv: is not as it was written; take it from a copy"):
+        run_folder.read_metrics(tmp_path)
+
+
 def test_the_summary_holds_facts_versions_and_the_commit(tmp_path: Path) -> None:
     run_folder.write_summary(tmp_path, {"test/f1": 0.5, "name": "mine"})
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))

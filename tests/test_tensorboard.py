@@ -109,11 +109,18 @@ def logger(tmp_path: Path) -> Iterator[TensorBoard]:
 
 
 def test_run_that_is_cut_off_is_listed_without_scores(logger: TensorBoard, tmp_path: Path) -> None:
-    logger.log_hyperparams({"lr": 0.5}, {"test/f1": None})
+    logger.log_hyperparams({"lr": 0.5})
     logger.save()
     events = read(tmp_path / "run")
     assert events.Tags()["scalars"] == []
     assert hyperparameters(events).session_start_info.hparams["lr"].number_value == 0.5
+
+
+def test_another_logger_may_stand_beside(run: Callable[..., Path], tmp_path: Path) -> None:
+    csv_logger = "+logger.csv._target_=pytorch_lightning.loggers.CSVLogger"
+    run(*TINY, csv_logger, f"+logger.csv.save_dir={tmp_path / 'beside'}", f"run_dir={tmp_path / 'run'}", "test=false")
+    (table,) = (tmp_path / "beside").rglob("metrics.csv")
+    assert "train/loss" in table.read_text()
 
 
 @pytest.mark.parametrize("kind", ["picture", "histogram", "metrics"])
@@ -126,11 +133,13 @@ def test_whatever_a_resumed_run_writes_first_withdraws_what_was_later(tmp_path: 
         else:
             getattr(logger, f"log_{kind}")("tag", values[kind], step)
 
-    for steps in ((0, 1, 2), (1, 2)):  # killed in its third epoch, and resumed in its second
-        logger = TensorBoard(str(tmp_path))
+    for process, steps in enumerate(((0, 1, 2), (1, 2))):  # killed in its third epoch, and resumed in its second
+        logger = TensorBoard(str(tmp_path / "new"))
         for step in steps:
             write(logger, step)
         logger.finalize("success")
+        (file,) = (tmp_path / "new").iterdir()
+        file.rename(tmp_path / f"events.out.tfevents.{process}")  # files are read by name, which holds the second alone
     events = read(tmp_path)
     kinds = {"picture": "Images", "histogram": "Histograms", "metrics": "Scalars"}
     assert [event.step for event in getattr(events, kinds[kind])("tag")] == [0, 1, 2]
