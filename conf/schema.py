@@ -7,7 +7,6 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -275,6 +274,6 @@ def _fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if isinstance(annotation, type) and annotation is not Path:
+    if isinstance(annotation, type):
         return isinstance(value, annotation)
     return origin is not dict or isinstance(value, dict)

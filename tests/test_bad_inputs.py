@@ -180,6 +180,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "no place for an export": (
         nothing, "task=export format=safetensors run=RUN output=RUN/config.yaml/x", "output: ", ""
     ),
+    "nobody's pictures": (nothing, "task=predict run=RUN input='~nosuchuser/x'", "command line: ", "after ~"),
     "nothing to predict": (nothing, "task=predict run=RUN input=/not/there", "input: /not/there names no picture", ""),
     "an empty word to predict": (nothing, "task=predict run=RUN input=", "input: is empty", ""),
     "no batch to predict": (

@@ -164,3 +164,12 @@ def test_a_wrong_key_of_the_task_is_answered_by_its_own_keys(
 ) -> None:
     result = command(*filter(None, ["task=compare", argument]))
     assert result.returncode == 2 and result.stderr.startswith(f"error: {line}")
+
+
+def test_an_unfinished_run_whose_scores_were_edited_is_shown_as_broken(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "good", 0.9)
+    bad = write_run(tmp_path / "runs" / "bad", 0.9)
+    damage(bad, "summary.json", None)
+    damage(bad, "metrics.csv", "epoch;val/acc\n0;0,5\n")
+    rows = compared(str(tmp_path / "runs" / "*"), tmp_path / "out")["runs"]
+    assert rows["bad"]["remark"].startswith("broken: ") and rows["good"]["remark"] == ""

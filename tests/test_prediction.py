@@ -17,7 +17,7 @@ from PIL import Image
 import train
 from conf.errors import UserError
 from datamodules.decode import Form
-from datamodules.stream import read_in_batches
+from datamodules.stream import find, read_in_batches
 from lit_modules.prediction import predict
 from lit_modules.predictor import Predictor
 from tests.conftest import TINY, configure, write_pictures
@@ -89,6 +89,11 @@ def test_pictures_are_named_in_four_ways(
     source, expected = named[kind]
     run(f"run={trained_run}", "task=predict", f"input='{tmp_path / source}'")
     assert list(table(trained_run / "predictions" / "now")) == expected
+
+
+def test_a_table_may_name_a_file_that_begins_with_a_tilde(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("file\n~$1.png\n")
+    assert find(str(tmp_path / "list.csv")) == [str(tmp_path / "~$1.png")]
 
 
 def test_unreadable_files_are_named_and_passed_over(
