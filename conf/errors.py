@@ -127,6 +127,8 @@ def one_line(error: BaseException) -> str | None:
     if (found := re.search(r"Could not override '(\S+/\S+)'", str(error))) and (CONF / found[1]).is_dir():
         key = found[1].replace("/", ".")
         return f"{found[1]}: a saved run has no files to choose from; change a value, as {key}.…=…, or leave out run="
+    if found := re.search(r"Could not append to config. An item is already at '(\S+)'", str(error)):
+        return f"{found[1]}: is there already; write it without +"
     fix = "write +experiment=…" if "'experiment'" in str(error) else "see python train.py --help"
     if set("[]{}(),") & set(getattr(error, "override", "")):
         fix = """put quotes around a value of such letters too, as 'key="value"'"""

@@ -22,6 +22,8 @@ def check_settings(cfg: DictConfig) -> None:
     """
     if not 0 <= cfg.seed <= LARGEST_SEED:
         raise UserError(f"seed: must be from 0 to {LARGEST_SEED}, not {cfg.seed}; choose seed=0")
+    if Path(cfg.name).is_absolute() or ".." in Path(cfg.name).parts:
+        raise UserError(f"name: {cfg.name} lies outside of logs_dir; choose a plain one, or set run_dir")
     if cfg.run and Path(cfg.run_dir) != Path(cfg.run):
         raise UserError(f"run_dir: the run {cfg.run} stays in its folder; leave run_dir out, and sweep new runs only")
     if cfg.monitor not in MONITORS:
@@ -55,6 +57,13 @@ def check_trainer(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key, default=1)
         if value is not None and (not isinstance(value, int) or value < 1):
             raise UserError(f"{key}: must be 1 or more, not {value}; leave it out")
+    if (cfg.trainer.get("gradient_clip_val") or 0) < 0:  # it would turn gradients round
+        raise UserError(f"trainer.gradient_clip_val: must be 0 or more, not {cfg.trainer.gradient_clip_val}; try 1.0")
+    interval = cfg.trainer.get("val_check_interval", 1)
+    if interval is not None and (not isinstance(interval, int | float) or interval <= 0):
+        raise UserError(
+            f"trainer.val_check_interval: must be batches or a share of an epoch, not {interval}; leave it out"
+        )
     epochs, validated = cfg.trainer.get("max_epochs") or 0, cfg.trainer.get("check_val_every_n_epoch") or 1
     if cfg.trainer.get("max_epochs") == 0:
         raise UserError("epochs: 0 trains nothing; try 1")

@@ -90,7 +90,7 @@ class LitClassifier(LightningModule):
             init(self.net)
         self.freezing = Freezing(self.net, freeze, unfreeze_epoch)
         weights = weigh_classes(class_weights, class_counts)
-        self.loss, self.one_hot = build_loss(loss, weights, len(class_names))
+        self.loss, self.loss_takes = build_loss(loss, weights, len(class_names))
         self.optimizer = optimizer
         self.param_groups = param_groups
         self.layer_decay = layer_decay
@@ -135,7 +135,10 @@ class LitClassifier(LightningModule):
         """The mean loss of a batch, which is also added to the scores of its split, and the logits."""
         logits = self(batch.inputs)
         targets = batch.labels if batch.targets is None else batch.targets
-        if self.one_hot and batch.targets is None:
+        if batch.targets is not None and "shares" not in self.loss_takes:
+            name = type(self.loss).__name__
+            raise UserError(f"datamodule.mix: {name} takes no mixed classes; use CrossEntropyLoss, or mix nothing")
+        if batch.targets is None and "labels" not in self.loss_takes:
             targets = nn.functional.one_hot(targets, len(self.class_names)).to(logits)
         loss = self.loss(logits, targets)
         if len(batch.labels):  # a rank's share of a small split may be empty, and its mean not a number

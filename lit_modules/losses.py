@@ -42,8 +42,9 @@ def shares(loss: nn.Module, targets: Tensor) -> Tensor:
     return torch.full((), float(len(targets)), device=targets.device)
 
 
-def build_loss(loss: Callable[..., nn.Module], weight: Tensor | None, num_classes: int) -> tuple[nn.Module, bool]:
-    """The loss module, and whether it wants one-hot targets: found by trying both on logits that cannot broadcast."""
+def build_loss(loss: Callable[..., nn.Module], weight: Tensor | None, num_classes: int) -> tuple[nn.Module, set[str]]:
+    """The loss module, and what it takes, `labels` or the `shares` that classes have or both: found by trying, on
+    logits that cannot broadcast."""
     try:
         module = loss() if weight is None else loss(weight=weight)
     except TypeError as error:
@@ -58,13 +59,15 @@ def build_loss(loss: Callable[..., nn.Module], weight: Tensor | None, num_classe
         )
     logits = torch.zeros(num_classes + 1, num_classes)
     labels = torch.arange(num_classes + 1) % num_classes
-    problem = ""
-    for targets, one_hot in ((labels, False), (nn.functional.one_hot(labels, num_classes).float(), True)):
+    takes, problem = set(), ""
+    for kind, targets in (("labels", labels), ("shares", nn.functional.one_hot(labels, num_classes).float())):
         try:
             with warnings.catch_warnings(action="error"):  # torch only warns of targets that it broadcasts
                 if module(logits, targets).ndim == 0:
-                    return module, one_hot
+                    takes.add(kind)
         except (RuntimeError, ValueError, IndexError, TypeError, UserWarning) as error:
             problem = problem or str(error).splitlines()[0].rstrip(".")
+    if takes:
+        return module, takes
     name = type(module).__name__
     raise UserError(f"lit_module.loss: {name} cannot score logits by classes ({problem}); try CrossEntropyLoss")

@@ -34,6 +34,9 @@ def build_optimizer(
         built = optimizer(filled)
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
         raise UserError(f"lit_module.optimizer: {error}; correct it or lit_module.param_groups") from error
+    for option in ("capturable", "differentiable"):  # of torch's, for loops that record a step or differentiate it
+        if any(group.get(option) for group in built.param_groups):
+            raise UserError(f"lit_module.optimizer.{option}: is for other loops than the Trainer's; leave it out")
     for name, options in groups.items():
         for option in options.keys() - {"pattern"} - built.defaults.keys():
             fix = nearest(option, built.defaults)

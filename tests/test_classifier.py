@@ -475,6 +475,11 @@ def test_loss_that_takes_no_logits_is_refused(loss: type[nn.Module]) -> None:
         classifier(loss=loss)
 
 
+def test_loss_of_labels_alone_is_refused_where_classes_are_mixed() -> None:
+    with pytest.raises(UserError, match=r"^datamodule\.mix: MultiMarginLoss takes no mixed classes; "):
+        fit(*loss_of("MultiMarginLoss"), "datamodule/mix=mixup")
+
+
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_loss_that_is_no_mean_is_refused(reduction: str) -> None:
     with pytest.raises(UserError, match=r"lit_module\.loss"):

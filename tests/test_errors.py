@@ -80,6 +80,12 @@ def one_line(code: object, stderr: str) -> str:
         ("monitor=val/accuracy", "monitor: ", "did you mean 'val/acc'?"),
         ("monitor=test/f1", "monitor: ", "test data chooses nothing"),
         ("mode=min", "mode: ", "set mode=max"),
+        ("name=../x", "name: ", "set run_dir"),
+        ("name=/x", "name: ", "set run_dir"),
+        ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val: ", "0 or more"),
+        ("+trainer.val_check_interval=0", "trainer.val_check_interval: ", "leave it out"),
+        ("+trainer.val_check_interval='00:00:00:05'", "trainer.val_check_interval: ", "leave it out"),
+        ("+trainer.val_check_interval={seconds:5}", "trainer.val_check_interval: ", "leave it out"),
         # A value that is missing.
         ("datamodule=image_folder", "datamodule.root: ", "add datamodule.root=…"),
         ("datamodule=torchvision", "datamodule.dataset: ", "add datamodule.dataset=…"),
@@ -93,6 +99,7 @@ def one_line(code: object, stderr: str) -> str:
         ("run=/not/there", "run: ", "give the folder of a run"),
         # A command that is none.
         ("experiment=digits", "command line: ", "write +experiment=…"),
+        ("+trainer.max_epochs=3", "trainer.max_epochs: ", "without +"),
         ("trainer.max_epochs", "command line: ", "see python train.py --help"),
         ("name=[a", "command line: ", "quotes around"),
         ("trainer=5", "command line: ", "trainer.max_epochs=5"),

@@ -157,7 +157,7 @@ def test_stratified_split_takes_different_positions_of_each_class() -> None:
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_class_too_small_to_split_is_refused(count: int) -> None:
-    with pytest.raises(UserError, match=rf"^class bee: too few samples \({count}\) to split"):
+    with pytest.raises(UserError, match=rf"^class bee: too few sound samples \({count}\) to split"):
         take_split(np.array([0] * 5 + [1] * count), None, 0.2, 0, ["ant", "bee"])
 
 
@@ -322,7 +322,7 @@ def test_ranks_share_each_batch() -> None:
         ({"image_size": [3, 0]}, r"datamodule.image_size: \[3, 0\] is no size"),
         ({"image_size": []}, r"datamodule.image_size: \[\] is no size"),
         ({"names": ["ant"]}, "datamodule: found only the class ant"),
-        ({"names": [*CLASSES, "dog"], "source": {"train": noise(7, 6, 5)}}, "class dog: too few samples"),
+        ({"names": [*CLASSES, "dog"], "source": {"train": noise(7, 6, 5)}}, "class dog: too few sound samples"),
     ],
 )
 def test_values_out_of_range_are_refused(changes: dict[str, Any], line: str) -> None:

@@ -87,6 +87,12 @@ def test_layers_are_children_and_those_of_lists() -> None:
     assert sum(len(group["params"]) for group in layers) == len(list(net.parameters()))
 
 
+@pytest.mark.parametrize("option", ["capturable", "differentiable"])
+def test_options_for_other_loops_are_refused(net: nn.Sequential, option: str) -> None:
+    with pytest.raises(UserError, match=rf"^lit_module\.optimizer\.{option}: "):
+        build_optimizer(net, lambda chosen: torch.optim.Adam(chosen, **{option: True}), {}, layer_decay=1.0)
+
+
 @pytest.mark.parametrize("decay", [0.0, 1.5, -1.0])
 def test_impossible_layer_decay_is_refused(net: nn.Sequential, decay: float) -> None:
     with pytest.raises(UserError, match=r"^lit_module\.layer_decay: must be above 0 and at most 1"):
