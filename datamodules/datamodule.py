@@ -4,7 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
@@ -269,7 +269,9 @@ class DataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """On the device: uint8 → float32 in [0, 1], and in training augmentations and mixing."""
-        batch = batch._replace(inputs=to_float(batch.inputs))
+        batch = Batch(to_float(batch.inputs), *batch[1:])
+        if not (self._augmentations or self._mixing):
+            return batch
         assert self.trainer is not None
         if not self.trainer.training or self._overfits:
             return batch
@@ -296,4 +298,9 @@ def to_float(samples: Tensor) -> Tensor:
     """
     if samples.dtype != torch.uint8:
         return samples
-    return samples.to(torch.float32).div_(torch.full((), 255.0, device=samples.device))
+    return samples.to(torch.float32).div_(_divisor(samples.device))
+
+
+@cache
+def _divisor(device: torch.device) -> Tensor:
+    return torch.full((), 255.0, device=device)

@@ -1,7 +1,6 @@
 """BatchLoader: batches read from a split, in an order that is a function of (seed, epoch) alone."""
 
 from collections.abc import Callable, Iterator
-from itertools import tee
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,9 +76,8 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         epoch, done = self.position()
         order = self.order(epoch)
-        # Whoever decodes pictures as they are needed asks for some batches ahead.
-        shares, asked = tee(self._share(order, batch) for batch in range(done, len(self)))
-        inputs = self.split.read(share for share, _ in asked)
+        shares = [self._share(order, batch) for batch in range(done, len(self))]
+        inputs = self.split.read(share for share, _ in shares)
         for (share, size), samples in zip(shares, inputs, strict=True):
             index = torch.from_numpy(share)
             yield Batch(samples, self.split.labels.index_select(0, index), index, size)

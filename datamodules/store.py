@@ -78,7 +78,7 @@ class Stored:
                 raise ValueError("pixels.npy is not what store.json says")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._pixels = np.frombuffer(self._map, np.uint8, count * self.sample_bytes, file.tell()).reshape(shape)
-        self._unseen = np.full(count, not trusted)
+        self._unseen = None if trusted else np.ones(count, bool)
         self._each = (self.sample_bytes // MAPPED_AROUND + 2) * MAPPED_AROUND  # at most
         self._within = math.inf if len(self._map) < within else min(MAPPED, within)
         self._mapped = 0
@@ -89,9 +89,8 @@ class Stored:
             UserError: the store is damaged; it is removed.
         """
         for rows in batches:
-            found = self._pixels[rows]
-            new = self._unseen[rows]
-            if new.any():
+            found = self._pixels.take(rows, axis=0)
+            if self._unseen is not None and (new := self._unseen[rows]).any():
                 if not np.array_equal(digests(found[new]), self.digests[rows[new]]):
                     shutil.rmtree(self.folder, ignore_errors=True)
                     raise UserError(f"{self.folder}: damaged, and removed; start again, and it is made anew")

@@ -34,7 +34,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor([value or 1.0 for value in std]).view(shape))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return (inputs - self.mean) / self.std
+        return (inputs - self.mean).div_(self.std)
 
 
 class LitClassifier(LightningModule):
@@ -145,16 +145,10 @@ class LitClassifier(LightningModule):
             scores.add(logits.detach(), batch.labels, loss.detach(), shares(self.loss, targets))
         return loss, logits.detach()
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Lightning notes the hook that runs, some fifty times a step; that this is no layer need not be found out."""
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout is drawn from (seed, epoch, step, rank), so that a resumed run needs no generator's state."""
-        entropy = b"%d %d %d %d" % (self.seed, self.current_epoch, batch_idx, self.global_rank)
+        trainer = self.trainer
+        entropy = b"%d %d %d %d" % (self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
         seed = int.from_bytes(blake2b(entropy, digest_size=8).digest())
         if self.device.type == "cpu":
             torch.default_generator.manual_seed(seed)
@@ -175,8 +169,15 @@ class LitClassifier(LightningModule):
         self._epoch_began = time.perf_counter()
         self.freezing.hold(self.current_epoch, self.trainer.world_size)
 
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """As the optimizer does it, without its marks for a profiler, which take as long as a small layer."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.freezing.drop_gradients(self.current_epoch)
+        if self.freezing.names:
+            self.freezing.drop_gradients(self.current_epoch)
 
     def on_train_epoch_end(self) -> None:
         row = self._end("train", self.train_scores) | self.latest_val | self.speed

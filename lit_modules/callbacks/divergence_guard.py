@@ -26,7 +26,7 @@ class DivergenceGuard(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         assert self._finite is not None
         if loss.device.type == "cpu":
-            self._check(trainer, math.isfinite(loss.detach()))
+            self._check(trainer, math.isfinite(loss.item()))
         else:
             self._finite &= loss.detach().isfinite()
 

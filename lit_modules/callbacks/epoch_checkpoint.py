@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
@@ -91,8 +91,8 @@ class EpochCheckpoint(ModelCheckpoint):
             self._publish_best()
         trainer.strategy.barrier("best checkpoint")  # which every rank may read from here on
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Nothing, where Lightning's would find out that no step is to be saved."""
+    # Lightning's would find out, at every step, that none is to be saved.
+    on_train_batch_end = Callback.on_train_batch_end
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.save_top_k == 0 or 0 < (trainer.max_epochs or 0) < (self.every_n_epochs or 1):

@@ -69,8 +69,8 @@ class MidEpochCheckpoint(Checkpoint):
     def _agree(self, trainer: Trainer, batch_idx: int) -> tuple[int, bool]:
         """The signal that any rank got, and whether a checkpoint is due: the same on all ranks."""
         due = bool(self.every_n_steps and (batch_idx + 1) % self.every_n_steps == 0)
-        if self.every_n_minutes and trainer.is_global_zero:
-            due |= time.monotonic() - self._saved > 60 * self.every_n_minutes
+        if self.every_n_minutes and time.monotonic() - self._saved > 60 * self.every_n_minutes:
+            due |= trainer.is_global_zero
         if self._group is None:
             return self._signal, due
         flags = torch.tensor([self._signal, due])

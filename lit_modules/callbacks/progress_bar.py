@@ -22,6 +22,10 @@ class ProgressBar(TQDMProgressBar):
         super().on_train_epoch_start(trainer, *arguments)
         self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}")
 
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        if self._refresh_rate:
+            super().on_train_batch_end(*arguments)
+
     def _should_update(self, current: int, total: int) -> bool:
         now = time.monotonic()
         due = self.is_enabled and (now - self._drawn > self.SECONDS or current == total)

@@ -1,17 +1,18 @@
-"""What the Trainer costs a step: Litmus against forward, loss, backward and step on batches that lie ready in memory.
+"""What the Trainer costs a step: Litmus against forward, loss, backward and step written by hand on pictures in memory.
 
 python -m tests.benchmarks.bare_limit --pictures DIR
 
-DIR holds train/<class> and test/<class>. The network is the notes', or that of other --overrides. A step of each side
-is timed in turn, within one run of the Trainer, so that whatever else slows the machine meets all of them. First comes
-Lightning alone, on the same batches, which is as near as any Trainer can come.
+DIR holds train/<class> and test/<class>. The network is the notes', or that of other --overrides. The loop by hand
+picks random decoded pictures and scales them, as Litmus must; beside it stands one whose batches lay ready, which no
+training can have. A step of each side is timed in turn, within one run of the Trainer, so that whatever else slows the
+machine meets all of them. First comes Lightning alone, on ready batches, which is as near as its own loop can come.
 """
 
 import argparse
 import copy
 import time
-from collections.abc import Callable
-from itertools import count, islice
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,8 +22,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 import train
-from datamodules.datamodule import to_float
-from datamodules.loader import BatchLoader
+from conf import process
+from datamodules.datamodule import DataModule
 from lit_modules.classifier import LitClassifier
 from tests.benchmarks.measuring import BOOK, UNDRAWN, Measured, chosen_classes, configure, report
 
@@ -77,6 +78,15 @@ class BesideTheTrainer(Callback):
         self._began = time.perf_counter()
 
 
+def pick(datamodule: DataModule) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of the training split without end, in a new order each epoch: float in [0, 1], and labels."""
+    images = torch.cat([inputs for inputs, _ in datamodule.batches("train")])
+    labels = datamodule._splits["train"].labels
+    while True:
+        for rows in torch.randperm(len(images)).split(datamodule.batch_size):
+            yield images.index_select(0, rows).float().div_(255), labels.index_select(0, rows)
+
+
 def measure(pictures: Path, side: str, epochs: int, *overrides: str) -> Measured:
     """A fit with the bare sides beside it."""
     with TemporaryDirectory() as logs:
@@ -90,15 +100,14 @@ def measure(pictures: Path, side: str, epochs: int, *overrides: str) -> Measured
         Path(cfg.run_dir).mkdir(parents=True)
         (Path(cfg.run_dir) / "config.yaml").write_text("")
         datamodule, module, trainer = train.build(cfg)
-        loader = BatchLoader(datamodule._splits["train"], datamodule.batch_size, seed=0)
-        picked = ((to_float(batch.inputs), batch.labels) for _ in count() for batch in loader)
-        ready = list(islice(picked, len(loader)))
+        picked, steps = pick(datamodule), -(-len(datamodule.files("train")) // datamodule.batch_size)
+        ready = list(islice(picked, steps))
         ours, theirs = Plain(module), Plain(module)
         beside = BesideTheTrainer(
             side,
             {
-                "bare, batches ready": lambda i: ours.bare_step(ready[i]),
-                "bare, batches picked": lambda _: theirs.bare_step(next(picked)),
+                "by hand, pictures in memory": lambda _: ours.bare_step(next(picked)),
+                "by hand, batches ready": lambda i: theirs.bare_step(ready[i]),
             },
         )
         if side == ALONE:
@@ -125,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    process.run(main)
