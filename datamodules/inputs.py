@@ -139,7 +139,7 @@ class Split(NamedTuple):
 
     def read(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:
         """Positions in the split, int64 `[N]` a batch → their inputs `[N, C, *spatial]`."""
-        return self.inputs.read(self.rows[positions] for positions in batches)
+        return self.inputs.read([self.rows[positions] for positions in batches])
 
 
 def resident(split: Split, device: torch.device, share: float) -> Split:

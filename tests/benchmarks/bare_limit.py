@@ -25,7 +25,7 @@ import train
 from conf import process
 from datamodules.datamodule import DataModule
 from lit_modules.classifier import LitClassifier
-from tests.benchmarks.measuring import BOOK, UNDRAWN, Measured, chosen_classes, configure, report
+from tests.benchmarks.measuring import BOOK, UNDRAWN, Measured, chosen_classes, configure, multiple, report
 
 ALONE = "Lightning alone"
 
@@ -124,13 +124,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=Path, required=True)
     parser.add_argument("--classes", nargs="+", default=["airplane", "bird"])
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2, help="of a round")
+    parser.add_argument("--rounds", type=int, default=4, help="of runs, which lie elsewhere in memory each time")
     parser.add_argument("--overrides", nargs="*", default=BOOK, help="of the network and its data")
     arguments = parser.parse_args()
     with chosen_classes(arguments.pictures, arguments.classes) as folder:
         for side, more in ((ALONE, ()), ("Litmus, nothing drawn", UNDRAWN), ("Litmus", ())):
-            measured = measure(folder, side, arguments.epochs, *arguments.overrides, *more)
-            report("bare_limit", measured, overrides=arguments.overrides)
+            runs = [
+                measure(folder, side, arguments.epochs, *arguments.overrides, *more) for _ in range(arguments.rounds)
+            ]
+            pooled = {
+                name: {figure: [value for run in runs for value in run[name][figure]] for figure in figures}
+                for name, figures in runs[0].items()
+            }
+            ratios = [multiple(run, side, "ms a step") for run in runs]
+            report("bare_limit", pooled, overrides=arguments.overrides)
+            print(f"{side}, × first, by round:", *(f"{ratio:.3f}" for ratio in ratios))
 
 
 if __name__ == "__main__":
