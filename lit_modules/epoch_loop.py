@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule
-from pytorch_lightning.loops.fetchers import _DataFetcher, _profile_nothing
+from pytorch_lightning.loops.fetchers import _DataFetcher, _PrefetchDataFetcher
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.profilers import PassThroughProfiler
@@ -40,11 +40,12 @@ class EpochLoop(_TrainingEpochLoop):
         """An epoch starts, or goes on where it was left."""
         super().on_run_start(data_fetcher)
         trainer: Any = self.trainer
-        self._ordinary = self._is_ordinary()
+        self._ordinary = self._is_ordinary(data_fetcher)
         if self._ordinary:
             self._module, self._device = trainer.lightning_module, trainer.strategy.root_device
             (self._optimizer,) = trainer.optimizers
-            data_fetcher._start_profiler = data_fetcher._stop_profiler = _profile_nothing
+            loader: Any = data_fetcher.combined_loader
+            self._batches = loader._iterator.iterators[0]  # the one loader's own, without what is around it
             hooks = trainer._data_connector._datahook_selector
             self._transfers = [getattr(hooks.get_instance(name), name) for name in TRANSFERS]
             self._hooks = {name: self._overridden(name) for name in HOOKS}
@@ -52,12 +53,15 @@ class EpochLoop(_TrainingEpochLoop):
             self._context = precision.forward_context if isinstance(precision, MixedPrecision) else nullcontext
             self._each_step = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
 
-    def _is_ordinary(self) -> bool:
+    def _is_ordinary(self, data_fetcher: _DataFetcher) -> bool:
         trainer: Any = self.trainer
         module, precision = trainer.lightning_module, trainer.precision_plugin
         plateaus = (config for config in trainer.lr_scheduler_configs if config.reduce_on_plateau)
         return (
-            type(trainer.strategy) is SingleDeviceStrategy
+            type(data_fetcher) is _PrefetchDataFetcher
+            and data_fetcher.length is not None
+            and len(data_fetcher.combined_loader.flattened) == 1
+            and type(trainer.strategy) is SingleDeviceStrategy
             and type(precision) in (Precision, MixedPrecision)
             and getattr(precision, "scaler", None) is None
             and type(trainer.profiler) is PassThroughProfiler
@@ -95,8 +99,9 @@ class EpochLoop(_TrainingEpochLoop):
     def _one_batch(self, data_fetcher: _DataFetcher) -> None:
         progress, results = self.batch_progress, self._results
         batch_idx = progress.current.ready
-        batch, _, _ = next(data_fetcher)
-        progress.is_last_batch = data_fetcher.done
+        batch = next(self._batches)
+        data_fetcher.fetched += 1
+        progress.is_last_batch = data_fetcher.done = data_fetcher.fetched == data_fetcher.length
         before, move, after = self._transfers
         batch = after(move(before(batch, 0), self._device, 0), 0)
         progress.increment_ready()

@@ -22,11 +22,14 @@ class DivergenceGuard(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finite = torch.ones((), dtype=torch.bool, device=pl_module.device)
+        self._alone = trainer.world_size == 1
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         assert self._finite is not None
         if loss.device.type == "cpu":
-            self._check(trainer, math.isfinite(loss.item()))
+            finite = math.isfinite(loss.item())
+            if not (finite and self._alone):
+                self._check(trainer, finite)
         else:
             self._finite &= loss.detach().isfinite()
 

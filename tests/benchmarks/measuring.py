@@ -54,13 +54,13 @@ def report(benchmark: str, measured: Measured, **facts: object) -> None:
     """Prints a table: for each figure and side the median, the lowest and highest, and the median over rounds of its
     multiple of the first side's. Then the same, with all values, the hardware and versions, as one line of JSON."""
     first, *_ = measured
-    print(f"{'':36}{'median':>10}{'lowest':>10}{'highest':>10}{'× first':>10}{'n':>4}")
+    print(f"{'':36}{'median':>10}{'lowest':>10}{'highest':>10}{'× first':>10}{'n':>6}")
     for figure in measured[first]:
         for side, figures in measured.items():
             if figure in figures:
                 values = figures[figure]
                 spread = [statistics.median(values), min(values), max(values), multiple(measured, side, figure)]
-                print(f"{f'{figure}: {side}':36}{''.join(f'{value:10.4g}' for value in spread)}{len(values):4}")
+                print(f"{f'{figure}: {side}':36}{''.join(f'{value:10.4g}' for value in spread)}{len(values):6}")
     hardware = {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
     versions = {package: version(package) for package in PACKAGES}
     print(json.dumps({"benchmark": benchmark, **facts, **hardware, **versions, "measured": measured}))
