@@ -83,8 +83,7 @@ def fit(cfg: DictConfig) -> float:
     for part in ("callbacks.checkpoint", "logger.epoch_table"):
         if not OmegaConf.select(cfg, part):
             raise UserError(f"{part}: a run cannot do without it; leave it in")
-    folder = Path(cfg.run_dir)
-    resume_from = run_folder.resume_from(cfg)
+    folder, resume_from = Path(cfg.run_dir), run_folder.resume_from(cfg)
     datamodule, module, trainer = build(run_folder.without_first_weights(cfg) if resume_from else cfg)
     if resume_from:
         module.refuse_other_data(torch.load(resume_from, map_location="cpu", weights_only=True, mmap=True))
@@ -234,8 +233,7 @@ def fit_size(cfg: DictConfig, module: Any) -> None:
 
 
 def load_best(module: Any, folder: Path) -> None:
-    """Loads the best epoch's weights. Not by Lightning's ckpt_path: its averaging callback would load the weights
-    that are not averaged."""
+    """Loads the best epoch's weights; by ckpt_path, Lightning's averaging callback would load those not averaged."""
     import torch
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 

@@ -4,7 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +18,7 @@ from conf.errors import UserError, nearest
 from datamodules import checks
 from datamodules.augment import as_augmentation, augment, uniform
 from datamodules.inputs import Loaded, Split, resident
-from datamodules.loader import Batch, BatchLoader
+from datamodules.loader import Batch, BatchLoader, to_float
 from datamodules.mixing import Mixing, soft_targets
 from datamodules.splits import Samples, keep_classes, take_split
 
@@ -270,10 +270,8 @@ class DataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """On the device: uint8 → float32 in [0, 1], and in training augmentations and mixing."""
         batch = Batch(to_float(batch.inputs), *batch[1:])
-        if not (self._augmentations or self._mixing):
-            return batch
         assert self.trainer is not None
-        if not self.trainer.training or self._overfits:
+        if not (self._augmentations or self._mixing) or not self.trainer.training or self._overfits:
             return batch
         epoch = self.trainer.current_epoch
         if self._augmentations:
@@ -289,18 +287,3 @@ class DataModule(LightningDataModule):
         numbers = uniform(index[0], self.seed, epoch, before + self._mixing.draws)[:, before:]
         mixed, share = self._mixing(*inputs, numbers)
         return Batch(mixed, labels[0], index[0], batch.size, soft_targets(*labels, share, len(self.class_names)))
-
-
-def to_float(samples: Tensor) -> Tensor:
-    """uint8 in 0 … 255 → float32 in [0, 1], with the bits of torchvision's ToTensor on every device; float32 as it is.
-
-    The divisor is a tensor: CUDA multiplies by the reciprocal of a Python number, which rounds differently.
-    """
-    if samples.dtype != torch.uint8:
-        return samples
-    return samples.to(torch.float32).div_(_divisor(samples.device))
-
-
-@cache
-def _divisor(device: torch.device) -> Tensor:
-    return torch.full((), 255.0, device=device)

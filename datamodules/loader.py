@@ -1,6 +1,7 @@
-"""BatchLoader: batches read from a split, in an order that is a function of (seed, epoch) alone."""
+"""BatchLoader: batches read from a split, in an order that is a function of (seed, epoch) alone; ToTensor's scaling."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,3 +110,18 @@ class BatchLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
+
+
+def to_float(samples: Tensor) -> Tensor:
+    """uint8 in 0 … 255 → float32 in [0, 1], with the bits of torchvision's ToTensor on every device; float32 as it is.
+
+    The divisor is a tensor: CUDA multiplies by the reciprocal of a Python number, which rounds differently.
+    """
+    if samples.dtype != torch.uint8:
+        return samples
+    return samples.to(torch.float32).div_(_divisor(samples.device))
+
+
+@cache
+def _divisor(device: torch.device) -> Tensor:
+    return torch.full((), 255.0, device=device)

@@ -125,11 +125,13 @@ class EpochLoop(_TrainingEpochLoop):
         """Forward, backward, and the optimizer's step. Returns the loss."""
         trainer, module, optimizer = self.trainer, self._module, self._optimizer
         progress = self.automatic_optimization.optim_progress.optimizer
+        loss: Any = None
 
         def closure() -> Any:
+            nonlocal loss
             module.__dict__["_current_fx_name"] = "training_step"
             with self._context():
-                loss: Any = module.training_step(batch, batch_idx)
+                loss = module.training_step(batch, batch_idx)
             progress.zero_grad.increment_ready()
             self._call("on_before_zero_grad", optimizer)
             progress.zero_grad.increment_started()
@@ -145,9 +147,10 @@ class EpochLoop(_TrainingEpochLoop):
             return loss.detach()
 
         progress.step.increment_ready()
-        loss: Any = optimizer.step(closure)
+        optimizer.step(closure)  # what it returns is its own affair
         progress.step.increment_completed()
-        return loss
+        detached: Tensor = loss.detach()
+        return detached
 
     def _call(self, name: str, *arguments: Any) -> None:
         # What self.log asks for; not set by nn.Module's __setattr__, which would ask whether it is a layer.

@@ -15,7 +15,7 @@ import torch
 
 from conf.errors import UserError
 from datamodules.arrays import ArraysDataModule
-from datamodules.datamodule import to_float
+from datamodules.loader import to_float
 from tests.conftest import DRAWN, PLAIN, TINY, inputs_of
 
 LABELS = np.arange(24) % 3

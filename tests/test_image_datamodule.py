@@ -12,8 +12,8 @@ from torchvision.transforms import ToTensor, v2
 
 from conf.errors import UserError
 from datamodules.augment import HorizontalFlip, augment
-from datamodules.datamodule import to_float
 from datamodules.image_datamodule import ImageDataModule
+from datamodules.loader import to_float
 from datamodules.splits import Samples, take_split
 from tests.conftest import PLAIN
 

@@ -43,8 +43,7 @@ def textbook(root: Path, workers: int) -> float:
 def race(root: Path, rounds: int, choices: list[int]) -> None:
     """Epochs of both sides."""
     import train
-    from datamodules.datamodule import to_float
-    from datamodules.loader import BatchLoader
+    from datamodules.loader import BatchLoader, to_float
 
     with tempfile.TemporaryDirectory() as cache:
         cfg = configure(*BOOK, f"datamodule.root={root}", f"datamodule.cache_dir={cache}", "datamodule.num_workers=0")
