@@ -30,7 +30,7 @@ LIGHTNINGS = ("backward", "optimizer_step")
 
 class EpochLoop(_TrainingEpochLoop):
     """Lightning's own calls some 1,300 Python functions a step beside those of torch, which can be a quarter of a small
-    network's time; this one calls 60. Hooks come in the same order, with the same arguments, and see the same counters.
+    network's time; this one calls 50. Hooks come in the same order, with the same arguments, and see the same counters.
 
     It is for ordinary steps: one process, an optimizer step for each batch, gradients that are not scaled, validation
     after the last batch, nothing logged or profiled by the step. All others are left to Lightning's loop.

@@ -19,16 +19,21 @@ SMALL = (*TINY, *RANDOM, "trainer.max_epochs=2", "datamodule.batch_size=200")
 
 
 class Recorder(Callback):
-    """Everything that a hook of a step can see, at each of them; and a score that is logged by the step."""
+    """Everything that a hook of a step can see, at each of them; and scores that two hooks log for the epoch."""
 
     def __init__(self, stop_at: int = -1) -> None:
         self.seen: list[Any] = []
         self.stop_at = stop_at
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *arguments: Any) -> None:
+        batch, batch_idx = arguments
+        self.note("on_train_batch_start", trainer, pl_module, *batch[:3], batch_idx)
+        pl_module.log("first", float(batch_idx), on_step=False, on_epoch=True)
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *arguments: Any) -> None:
         outputs, batch, batch_idx = arguments
         self.note("on_train_batch_end", trainer, pl_module, outputs["loss"], *batch[:3], batch_idx)
-        pl_module.log("logged", float(batch_idx), on_step=False, on_epoch=True)
+        pl_module.log("last", float(batch_idx), on_step=False, on_epoch=True)
         if trainer.global_step == self.stop_at:
             trainer.should_stop = True
 
@@ -59,7 +64,7 @@ def _noting(name: str) -> Any:
     )
 
 
-for _name in set(HOOKS) - {"on_train_batch_end"}:
+for _name in set(HOOKS) - {"on_train_batch_start", "on_train_batch_end"}:
     setattr(Recorder, _name, _noting(_name))
 
 
