@@ -84,6 +84,14 @@ def short(name: str, length: int = LONGEST_NAME, keep_end: bool = False) -> str:
     return f"…{name[1 - length :]}" if keep_end else f"{name[: length - 1]}…"
 
 
+def _framed(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """A figure of so many inches and its axes, with room for the labels around them. The room is fixed, for matplotlib
+    finds out how much is needed by drawing all of it an extra time."""
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(0.7 / width, 0.55 / height, 1 - 0.15 / width, 1 - 0.4 / height, wspace=0.12, hspace=0.08)
+    return figure, figure.subplots(rows, columns, **options)
+
+
 @styled
 def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
     """Shares of each true class. Above 200 classes, those that are confused most.
@@ -139,8 +147,7 @@ def _most_confused(shares: np.ndarray, names: Sequence[str]) -> str:
 @styled
 def reliability(calibration: Calibration) -> Figure:
     """Accuracy by confidence, over how many predictions had it."""
-    figure = Figure(figsize=(5.6, 5.6), layout="constrained")
-    upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    figure, (upper, lower) = _framed(5.6, 5.6, rows=2, height_ratios=(3, 1), sharex=True)
     filled = calibration.counts > 0
     edges = np.linspace(0, 1, len(calibration.counts) + 1)
     width = edges[1]
@@ -162,8 +169,7 @@ def reliability(calibration: Calibration) -> Figure:
 @styled
 def roc(curves: Sequence[Curve], names: Sequence[str]) -> Figure:
     """True by false positives, each class against the rest."""
-    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _framed(6.4, 5.2)
     axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1)
     _lines(axes, [(each.false_alarms, each.recall, each.auc) for each in curves], names, "AUC")
     axes.set(
@@ -176,8 +182,7 @@ def roc(curves: Sequence[Curve], names: Sequence[str]) -> Figure:
 @styled
 def precision_recall(curves: Sequence[Curve], names: Sequence[str]) -> Figure:
     """Precision by recall, each class against the rest."""
-    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _framed(6.4, 5.2)
     _lines(axes, [(each.recall, each.precision, each.ap) for each in curves], names, "AP")
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     axes.set_title(_title("Precision and recall", names), loc="left")
@@ -206,8 +211,7 @@ def _lines(axes: Any, lines: Sequence[tuple[np.ndarray, np.ndarray, float]], nam
 @styled
 def threshold(curve: Curve, name: str) -> Figure:
     """What becomes of precision, recall and F1 if a class is said from another probability on than one half."""
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _framed(6.4, 4.4)
     at, recall, precision = (values[1:] for values in (curve.thresholds, curve.recall, curve.precision))
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     styles = ("-", "--", "-.")
@@ -219,7 +223,7 @@ def threshold(curve: Curve, name: str) -> Figure:
     if np.isfinite(f1).any():
         best = int(np.nanargmax(f1))
         axes.plot(at[best], f1[best], "o", color=COLORS[2])
-        axes.set_title(f"{name}, if its probability is at least t: F1 is best at {at[best]:.3f} ({f1[best]:.4f})")
+        axes.set_title(f"{name}: F1 is best from t = {at[best]:.3f} on ({f1[best]:.4f})")
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="threshold t")
     axes.legend(loc="lower center", ncols=3)
     return figure
@@ -260,8 +264,8 @@ def classes(table: dict[str, np.ndarray], order: np.ndarray, names: Sequence[str
 @styled
 def history(rows: Sequence[dict[str, float]], best_epoch: int) -> Figure:
     """Loss and scores of each epoch, as `metrics.csv` has them."""
-    figure = Figure(figsize=(9.6, 3.6), layout="constrained")
-    for axes, scores in zip(figure.subplots(1, 2), (("loss",), ("f1", "acc")), strict=True):
+    figure, both = _framed(9.6, 3.6, columns=2)
+    for axes, scores in zip(both, (("loss",), ("f1", "acc")), strict=True):
         for score, style in zip(scores, ("-", ":"), strict=False):
             for split, color in zip(("train", "val"), COLORS, strict=False):
                 points = [(row["epoch"] + 1, row[f"{split}/{score}"]) for row in rows if f"{split}/{score}" in row]
@@ -271,7 +275,7 @@ def history(rows: Sequence[dict[str, float]], best_epoch: int) -> Figure:
                 ) if points else None
         axes.axvline(best_epoch + 1, color=GREY, linewidth=1, linestyle="--", label="best epoch")
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_title(" and ".join(scores))
         axes.legend(fontsize=8.5)
     return figure
