@@ -18,7 +18,7 @@ EXIF rotation is applied. Of an animation the first frame is taken.
 import hashlib
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -87,10 +87,20 @@ def probe(item: str | Image.Image) -> Probe | str:
         return reason(error)
 
 
-def decode(item: str | Image.Image, form: Form) -> np.ndarray | str:
-    """The pixels as `to_array` gives them; for a damaged file the reason."""
+class UnlikeError(Exception):
+    """A picture is not as the others are."""
+
+
+def decode(item: str | Image.Image, form: Form, kinds: Collection[Probe] = ()) -> np.ndarray | str:
+    """The pixels as `to_array` gives them; for a damaged file the reason.
+
+    Raises:
+        UnlikeError: its header tells none of `kinds`, where there are any.
+    """
     try:
         with open_picture(item, whole=True) as picture:
+            if kinds and _probe(picture) not in kinds:
+                raise UnlikeError
             if form.draft:
                 picture.draft("", (max(form.size), max(form.size)))  # which other formats pass over
             return to_array(picture, form)
@@ -137,13 +147,15 @@ class Decoded(NamedTuple):
     """The reason at the position of each damaged one"""
 
 
-def decode_all(items: Sequence[str | Image.Image], form: Form, latest: float = math.inf) -> Decoded:
+def decode_all(
+    items: Sequence[str | Image.Image], form: Form, latest: float = math.inf, kinds: Collection[Probe] = ()
+) -> Decoded:
     """`decode` for a worker process, to which many pictures are sent at once. A file changed after `latest`, in seconds
     since 1970, counts as damaged."""
     pixels = np.zeros((len(items), form.channels, *form.size), np.uint8)
     bad = {}
     for i, item in enumerate(items):
-        found = decode(item, form)
+        found = decode(item, form, kinds)
         if isinstance(found, str):
             bad[i] = found
         elif isinstance(item, str) and latest < math.inf and Path(item).stat().st_mtime > latest:
@@ -153,11 +165,13 @@ def decode_all(items: Sequence[str | Image.Image], form: Form, latest: float = m
     return Decoded(pixels, digests(pixels), bad)
 
 
-def decode_to(file: Path, form: Form, task: tuple[int, Sequence[str | Image.Image]]) -> Decoded:
+def decode_to(
+    file: Path, form: Form, kinds: Collection[Probe], task: tuple[int, Sequence[str | Image.Image]]
+) -> Decoded:
     """`decode_all` for a worker process that writes the pixels into a file itself, from a byte of it on: that process
     and the one that waits for it are spared from packing, sending and unpacking them."""
     start, items = task
-    found = decode_all(items, form)
+    found = decode_all(items, form, kinds=kinds)
     with open(file, "r+b") as target:
         target.seek(start)
         target.write(found.pixels.data)

@@ -5,7 +5,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
@@ -70,8 +70,7 @@ class Workers(AbstractContextManager["Workers"]):
         except BrokenProcessPool as error:
             raise UserError("datamodule.num_workers: a process was killed, perhaps for memory; use fewer") from error
         finally:
-            for future in ahead:
-                future.cancel()
+            wait([future for future in ahead if not future.cancel()])  # what they write may be written anew
 
     def close(self) -> None:
         """Ends the processes; what is under way is finished, what waits is dropped."""

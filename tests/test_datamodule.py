@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
+from PIL import Image
 
 from conf.errors import UserError
 from datamodules import image_datamodule, store, workers
@@ -46,6 +47,42 @@ def test_where_pictures_are_kept_changes_no_bit(pictures: Path, monkeypatch: pyt
         assert module.mean_std == expected.mean_std and module.input_shape == expected.input_shape
         assert all(map(torch.equal, epoch_of(module), epoch_of(expected)))
         assert torch.equal(inputs_of(module, "test"), inputs_of(expected, "test"))
+
+
+ODD = {
+    "alike": ("L", (9, 9)),
+    "another size": ("L", (9, 8)),
+    "colour": ("RGB", (9, 9)),
+    "colour of another size": ("RGB", (20, 8)),
+}
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("odd", ODD)
+def test_pictures_taken_for_alike_are_those_that_all_headers_tell_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, mode: str, processes: int
+) -> None:
+    generator = np.random.default_rng(0)
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for i in range(70):  # one in three is looked at first
+            pixels = generator.integers(0, 256, (9, 9, 3), np.uint8)
+            picture = Image.fromarray(pixels).convert(mode)
+            if (name, i) == ("bee", 66):  # the 136th
+                picture = picture.convert(ODD[odd][0] if mode == "L" else mode).resize(ODD[odd][1])
+            picture.save(tmp_path / name / f"{i:03d}.png")
+    (tmp_path / "ant" / "001.png").write_bytes(b"<html>")
+    monkeypatch.setattr(workers, "FEWEST_FOR_PROCESSES", 1)
+    options = ("datamodule.on_bad=skip", f"datamodule.num_workers={processes}")
+    expected = folder(tmp_path, "datamodule.cache=memory", *options)
+    looks: list[str] = []
+    monkeypatch.setattr(image_datamodule, "progress", lambda found, _, what, size: looks.append(what) or found)
+    found = folder(tmp_path, "datamodule.cache=disk", *options)
+    assert found.input_shape == expected.input_shape and found.class_counts == expected.class_counts
+    assert all(map(torch.equal, epoch_of(found), epoch_of(expected)))
+    unlike = ODD[odd][1] != (9, 9) or (mode == "L" and ODD[odd][0] == "RGB")
+    assert looks == ["looking at pictures"] * unlike
 
 
 def test_pictures_that_are_no_files_are_streamed_too() -> None:

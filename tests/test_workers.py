@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,24 @@ def test_few_items_and_those_in_memory_start_no_process(monkeypatch: pytest.Monk
     for items in (["x"] * 10, [object()] * len(MANY)):
         with Workers(4, items) as pool:
             assert next(pool.map(square, [3]))[0] == 9
+
+
+def fail_first(task: tuple[Path, int]) -> None:
+    folder, number = task
+    if number == 0:
+        raise ValueError
+    (folder / f"{number} began").touch()
+    time.sleep(0.3)
+    (folder / f"{number} ended").touch()
+
+
+def test_after_a_failure_nothing_is_under_way_any_more(tmp_path: Path) -> None:
+    with Workers(2, MANY) as pool:
+        list(pool.map(square, range(4)))  # both have begun
+        with pytest.raises(ValueError):
+            list(pool.map(fail_first, [(tmp_path, number) for number in range(6)]))
+        began, ended = (len(list(tmp_path.glob(f"* {word}"))) for word in ("began", "ended"))
+    assert began == ended > 0
 
 
 def knows_the_program(_: str) -> bool:
