@@ -1,7 +1,8 @@
 """What is wrong with samples, said before anything is learned from them: unreadable, parted groups, duplicates."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import combinations
 from typing import Literal
 
@@ -67,6 +68,18 @@ def refuse_unlearned_classes(splits: dict[str, Samples], class_names: Sequence[s
             first = unlearned[0]
             label = class_names[samples.labels[first]]
             raise UserError(f"class {label}: {samples.files[first]} is in {name}, but none in train; put some there")
+
+
+@contextmanager
+def blaming(bad: Mapping[int, str], files: Sequence[str]) -> Iterator[None]:
+    """What is said of too few samples also names the first that could not be read, if any."""
+    try:
+        yield
+    except UserError as error:
+        if not bad:
+            raise
+        first = min(bad)
+        raise UserError(f"{error}; {len(bad)} could not be read, first {files[first]} ({bad[first]})") from error
 
 
 def refuse_parted_groups(splits: dict[str, Samples]) -> None:

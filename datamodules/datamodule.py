@@ -137,7 +137,8 @@ class DataModule(LightningDataModule):
         for name, fraction in (("test", self.test_fraction), ("val", self.val_fraction)):
             if name not in splits and "train" in splits:
                 whole = splits["train"]
-                kept, taken = take_split(whole.labels, whole.groups, fraction, self.split_seed, self.class_names)
+                with checks.blaming(loaded.bad, files):
+                    kept, taken = take_split(whole.labels, whole.groups, fraction, self.split_seed, self.class_names)
                 splits["train"], splits[name] = whole.take(kept), whole.take(taken)
                 rows["train"], rows[name] = rows["train"][kept], rows["train"][taken]
         if alone:

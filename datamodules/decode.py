@@ -99,7 +99,7 @@ def decode(item: str | Image.Image, form: Form, kinds: Collection[Probe] = ()) -
     """
     try:
         with open_picture(item, whole=True) as picture:
-            if kinds and _probe(picture) not in kinds:
+            if kinds and not _tells_one_of(picture, kinds):
                 raise UnlikeError
             if form.draft:
                 picture.draft("", (max(form.size), max(form.size)))  # which other formats pass over
@@ -203,6 +203,13 @@ def _probe(picture: Image.Image) -> Probe:
         width, height = height, width
     grey = picture.mode in GREY_MODES or (picture.mode == "P" and _grey_palette(picture))
     return Probe(grey, height, width)
+
+
+def _tells_one_of(picture: Image.Image, kinds: Collection[Probe]) -> bool:
+    try:
+        return _probe(picture) in kinds
+    except DAMAGE:  # perhaps of the header alone
+        return False
 
 
 def to_array(picture: Image.Image, form: Form) -> np.ndarray:

@@ -49,16 +49,20 @@ class ImageTableDataModule(ImageDataModule):
 
     def read(self) -> tuple[dict[str, Samples], list[str]]:
         table = Path(self.root).expanduser()
-        folder = str(table.parent)
+        folder = os.path.abspath(table.parent)  # noqa: PTH100  # another spelling of it may stand in a row
         names: dict[str, int] = {}  # class → number, by first appearance
         groups: dict[str | None, tuple[int, str | None]] = {}  # group → number and split
         seen: dict[str, int] = {}  # path → row
-        labels, members, splits = [], [], []
+        items, files, labels, members, splits = [], [], [], [], []
         for row in _rows(table):
-            if (first := seen.setdefault(row.path, row.number)) != row.number:
+            item = os.path.join(folder, os.path.expanduser(row.path))  # noqa: PTH111, PTH118  # a million
+            plain = os.path.normpath(item) if "./" in row.path or "//" in row.path else item
+            if (first := seen.setdefault(plain, row.number)) != row.number:
                 # It could be learned from and scored on, or be of two classes.
                 where = f"{table}: row {row.number}: {row.path}"
                 raise UserError(f"{where} stands in row {first} already; keep one of the two")
+            items.append(item)
+            files.append(row.path)
             labels.append(names.setdefault(row.label, len(names)))
             splits.append(row.split)
             number, split = groups.setdefault(row.group, (len(groups), row.split))
@@ -66,10 +70,8 @@ class ImageTableDataModule(ImageDataModule):
                 where = f"{table}: row {row.number}: group '{row.group}' is in {row.split}"
                 raise UserError(f"{where}, and before in {split}; keep each group in one split")
             members.append(number)
-        if not seen:
+        if not items:
             raise UserError(f"{table}: holds no row below its header; add some")
-        files = list(seen)
-        items = [os.path.join(folder, os.path.expanduser(path)) for path in files]  # noqa: PTH111, PTH118  # a million
         class_names = sorted(names)
         order = {name: position for position, name in enumerate(class_names)}
         label_of = np.array([order[name] for name in names])[labels]

@@ -140,6 +140,18 @@ def test_a_damaged_picture_is_passed_over_if_asked(
             folder(pictures, f"datamodule.cache={cache}")
 
 
+@pytest.mark.parametrize("stage", ["fit", "inspect"])
+def test_a_class_of_which_too_little_can_be_read_names_a_file(pictures: Path, stage: str) -> None:
+    for file in (pictures / "dark").iterdir():
+        file.write_bytes(b"")
+    cfg = configure("datamodule=image_folder", f"datamodule.root={pictures}", "datamodule.on_bad=skip")
+    line = (
+        r"^class dark: too few sound samples \(0\) .*; 40 could not be read, first dark/000.png \(the file is empty\)$"
+    )
+    with pytest.raises(UserError, match=line):
+        instantiate(cfg.datamodule, _convert_="all").setup(stage)
+
+
 def test_a_damaged_picture_is_never_passed_over_in_a_test(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         for name in ("ant", "bee"):

@@ -119,6 +119,8 @@ MISTAKES = {
     "no_split": (f"{SPLITS}c.png,x,\n", ": row 4: '' is no split; choose from "),
     "other_split": (f"{SPLITS}c.png,x,tset\n", ": row 4: 'tset' is no split; did you mean 'test'?"),
     "path_twice": (f"{HEAD}b.png,y\na.png,y\n", ": row 4: a.png stands in row 2 already; keep one"),
+    "path_spelled_twice": (f"{HEAD}b.png,y\n./b//../a.png,y\n", ": row 4: ./b//../a.png stands in row 2 already; keep"),
+    "path_whole": (f"{HEAD}b.png,y\nFOLDER/b.png,y\n", ": row 4: FOLDER/b.png stands in row 3 already; keep one"),
     "parted_group": (f"{GROUPS}c.png,x,test,p\n", ": row 4: group 'p' is in test, and before in train; keep"),
     "open_quote": (f'{HEAD}"b.png,y\n', ": row 3: is no CSV ("),
     "latin_1": (f"{HEAD}größe.png,y\n", ": row 2 or later: is not UTF-8"),
@@ -127,7 +129,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_named(tmp_path: Path, name: str) -> None:
-    text, line = MISTAKES[name]
+    text, line = (part.replace("FOLDER", str(tmp_path)) for part in MISTAKES[name])
     table = write(tmp_path / "t.csv", text, "latin-1" if name == "latin_1" else "utf-8")
     with pytest.raises(UserError) as caught:
         module_of(table).setup()
