@@ -88,7 +88,7 @@ def _framed(width: float, height: float, rows: int = 1, columns: int = 1, **opti
     """A figure of so many inches and its axes, with room for the labels around them. The room is fixed, for matplotlib
     finds out how much is needed by drawing all of it an extra time."""
     figure = Figure(figsize=(width, height))
-    figure.subplots_adjust(0.7 / width, 0.55 / height, 1 - 0.15 / width, 1 - 0.4 / height, wspace=0.12, hspace=0.08)
+    figure.subplots_adjust(0.7 / width, 0.55 / height, 1 - 0.15 / width, 1 - 0.4 / height, wspace=0.18, hspace=0.08)
     return figure, figure.subplots(rows, columns, **options)
 
 
