@@ -4,6 +4,7 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -45,7 +46,18 @@ def build_optimizer(
         group["lr"] *= layer_decay ** group.pop("depth", 0)
     # A fused one offers to undo fp16's scaling by itself, too late for clipping and for whoever looks at gradients.
     built._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    built.register_load_state_dict_post_hook(_lay_out)
     return built
+
+
+def _lay_out(optimizer: Optimizer) -> None:
+    """Gives states that were loaded the memory format of their parameters, which checkpoints of FSDP do not keep: a
+    fused optimizer goes through the memory of both as if it were one."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            of_parameter = isinstance(value, torch.Tensor) and value.shape == parameter.shape
+            if of_parameter and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def parameter_groups(module: nn.Module, groups: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -67,6 +67,22 @@ def assert_resumable_at_every_step(
         assert table(whole) == rows
 
 
+def test_states_of_an_optimizer_may_lie_otherwise_in_memory(run: Callable[..., Path], tmp_path: Path) -> None:
+    whole = run(*TINY, "lit_module/scheduler=constant")
+    turned = shutil.copytree(whole, tmp_path / "turned", symlinks=True)
+    checkpoint = load(whole, "last.ckpt")
+    states = checkpoint["optimizer_states"][0]["state"].values()
+    assert any(not state["exp_avg"].is_contiguous() for state in states)
+    for state in states:  # as FSDP leaves them
+        state |= {name: state[name].contiguous() for name in ("exp_avg", "exp_avg_sq")}
+    (turned / "checkpoints" / "last.ckpt").unlink()
+    torch.save(checkpoint, turned / "checkpoints" / "last.ckpt")
+    for folder in (whole, turned):
+        run(f"run={folder}", "trainer.max_epochs=2")
+    for part in COMPARED:
+        assert_same(load(turned, "last.ckpt")[part], load(whole, "last.ckpt")[part], part)
+
+
 @pytest.mark.parametrize(
     "choices",
     [

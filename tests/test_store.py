@@ -213,6 +213,7 @@ make(Path(sys.argv[1]), sorted(map(str, Path(sys.argv[2]).iterdir())))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_fifty_kills_leave_no_wrong_picture(tmp_path: Path) -> None:
     paths = sorted(on_disk(tmp_path / "pictures", 3000))
     expected = decode_all(paths, FORM).pixels
