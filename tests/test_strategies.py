@@ -1,6 +1,7 @@
 """A network shared out among processes learns what a whole one learns, and its checkpoint needs no other process."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,6 +62,16 @@ def test_checkpoint_of_a_shared_out_network_is_one_file_for_any_devices(
     for folder in (fsdp, ddp):
         run(f"run={folder}", "devices=cpu", "trainer.max_epochs=3")
     assert_close(fsdp, ddp)
+
+
+def test_a_checkpoint_of_a_whole_network_goes_on_shared_out(command: Command, tmp_path: Path) -> None:
+    whole = train(
+        command, tmp_path / "whole", *CHOICES, "devices=ddp", "trainer.devices=2", f"run_dir={tmp_path}/whole"
+    )
+    shared = shutil.copytree(whole, tmp_path / "shared", symlinks=True)
+    train(command, whole, f"run={whole}", "trainer.max_epochs=2")
+    train(command, shared, f"run={shared}", "trainer.max_epochs=2", "devices=fsdp")
+    assert_close(shared, whole)
 
 
 @pytest.mark.slow
