@@ -18,7 +18,7 @@ EXIF rotation is applied. Of an animation the first frame is taken.
 import hashlib
 import math
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -57,9 +57,10 @@ class Form(NamedTuple):
     """1 or 3"""
     size: tuple[int, int]
     """height, width in pixels"""
-    resize: Resize
+    resize: Resize | Literal["refuse"]
     """For a picture of another size: `pad` keeps all of it inside black borders, `crop` fills the size with its centre,
-    `stretch` changes its aspect ratio. Bilinear with antialiasing."""
+    `stretch` changes its aspect ratio. Bilinear with antialiasing. `refuse` takes neither another size nor colours that
+    would be lost."""
     draft: bool
     """Whether a JPEG of at least twice that size is decoded at 1/2, 1/4 or 1/8 of its own, which is faster."""
 
@@ -88,18 +89,18 @@ def probe(item: str | Image.Image) -> Probe | str:
 
 
 class UnlikeError(Exception):
-    """A picture is not as the others are."""
+    """A picture is of another form, and may not be brought to it."""
 
 
-def decode(item: str | Image.Image, form: Form, kinds: Collection[Probe] = ()) -> np.ndarray | str:
+def decode(item: str | Image.Image, form: Form) -> np.ndarray | str:
     """The pixels as `to_array` gives them; for a damaged file the reason.
 
     Raises:
-        UnlikeError: its header tells none of `kinds`, where there are any.
+        UnlikeError: its header tells of what `form` refuses.
     """
     try:
         with open_picture(item, whole=True) as picture:
-            if kinds and not _tells_one_of(picture, kinds):
+            if form.resize == "refuse" and not _fits(picture, form):
                 raise UnlikeError
             if form.draft:
                 picture.draft("", (max(form.size), max(form.size)))  # which other formats pass over
@@ -147,15 +148,13 @@ class Decoded(NamedTuple):
     """The reason at the position of each damaged one"""
 
 
-def decode_all(
-    items: Sequence[str | Image.Image], form: Form, latest: float = math.inf, kinds: Collection[Probe] = ()
-) -> Decoded:
+def decode_all(items: Sequence[str | Image.Image], form: Form, latest: float = math.inf) -> Decoded:
     """`decode` for a worker process, to which many pictures are sent at once. A file changed after `latest`, in seconds
     since 1970, counts as damaged."""
     pixels = np.zeros((len(items), form.channels, *form.size), np.uint8)
     bad = {}
     for i, item in enumerate(items):
-        found = decode(item, form, kinds)
+        found = decode(item, form)
         if isinstance(found, str):
             bad[i] = found
         elif isinstance(item, str) and latest < math.inf and Path(item).stat().st_mtime > latest:
@@ -165,13 +164,11 @@ def decode_all(
     return Decoded(pixels, digests(pixels), bad)
 
 
-def decode_to(
-    file: Path, form: Form, kinds: Collection[Probe], task: tuple[int, Sequence[str | Image.Image]]
-) -> Decoded:
+def decode_to(file: Path, form: Form, task: tuple[int, Sequence[str | Image.Image]]) -> Decoded:
     """`decode_all` for a worker process that writes the pixels into a file itself, from a byte of it on: that process
     and the one that waits for it are spared from packing, sending and unpacking them."""
     start, items = task
-    found = decode_all(items, form, kinds=kinds)
+    found = decode_all(items, form)
     with open(file, "r+b") as target:
         target.seek(start)
         target.write(found.pixels.data)
@@ -205,11 +202,12 @@ def _probe(picture: Image.Image) -> Probe:
     return Probe(grey, height, width)
 
 
-def _tells_one_of(picture: Image.Image, kinds: Collection[Probe]) -> bool:
+def _fits(picture: Image.Image, form: Form) -> bool:
     try:
-        return _probe(picture) in kinds
+        found = _probe(picture)
     except DAMAGE:  # perhaps of the header alone
         return False
+    return (found.height, found.width) == form.size and (found.grey or form.channels == 3)
 
 
 def to_array(picture: Image.Image, form: Form) -> np.ndarray:

@@ -69,9 +69,9 @@ class ImageDataModule(DataModule):
         made: store.Stored | None = None
         with Workers(self.num_workers, items) as workers:
             alike = self._alike(items) if keepable else None
-            if alike and self._place(alike[0], len(items), room, folder, keepable) == "disk":
+            if alike and self._place(alike, len(items), room, folder, keepable) == "disk":
                 with suppress(UnlikeError):
-                    made = store.make(folder, name, items, alike[0], workers, room, kinds=alike[1])
+                    made = store.make(folder, name, items, alike, workers, room)
             if made is None:
                 form, bad = self._form(items, train_count, workers)
                 place = self._place(form, len(items), room, folder, keepable)
@@ -85,15 +85,13 @@ class ImageDataModule(DataModule):
             raise UserError("datamodule.root: files changed while they were read; start again")
         return Loaded(made, made.digests, made.bad)
 
-    def _alike(self, items: Sequence[Any]) -> tuple[Form, set[Probe]] | None:
-        """If a few pictures are alike: the form of all if they are so, and what their headers may then tell. To take it
-        for granted until one is unlike spares a look at all headers: a third of the time for small pictures."""
+    def _alike(self, items: Sequence[Any]) -> Form | None:
+        """If a few pictures are alike, the form that refuses all that are not. To take it for granted until one is
+        unlike spares a look at all headers: a third of the time for small pictures."""
         few = [each for each in probe_all(items[:: -(-len(items) // FEW)]) if isinstance(each, Probe)]
         form = self._form_of(few, few)
-        if self._size() is not None or {(each.height, each.width) for each in few} != {form.size}:
-            return None
-        greys = (True,) if self.channels == "auto" and form.channels == 1 else (True, False)
-        return form, {Probe(grey, *form.size) for grey in greys}
+        alike = self._size() is None and {(each.height, each.width) for each in few} == {form.size}
+        return form._replace(resize="refuse") if alike else None
 
     def _form(self, items: Sequence[Any], train_count: int, workers: Workers) -> tuple[Form, dict[int, str]]:
         """What all pictures are brought to, by a look at their headers if need be, and which of these are damaged."""

@@ -11,7 +11,7 @@ import mmap
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from conf.errors import UserError
 from conf.files import one_at_a_time, sync
-from datamodules.decode import Form, Probe, decode_to, digests
+from datamodules.decode import Form, decode_to, digests
 from datamodules.workers import CHUNK, Workers, chunks, progress
 
 FILES = ("pixels.npy", "digests.npy", "store.json")
@@ -119,26 +119,17 @@ def has_room(cache_dir: Path, size: int) -> bool:
     return os.access(existing, os.W_OK) and shutil.disk_usage(existing).free > 1.1 * size
 
 
-def make(
-    cache_dir: Path,
-    name: str,
-    items: Sequence[Any],
-    form: Form,
-    workers: Workers,
-    within: int,
-    kinds: Collection[Probe] = (),
-) -> Stored:
+def make(cache_dir: Path, name: str, items: Sequence[Any], form: Form, workers: Workers, within: int) -> Stored:
     """Writes a store, or finds the one that another process wrote meanwhile.
 
     Args:
         items: picture files.
         form: what they are brought to.
         workers: who decodes and writes them.
-        kinds: what the headers may tell; none: anything.
 
     Raises:
         UserError: it cannot be written.
-        UnlikeError: a header tells something else; nothing is left.
+        UnlikeError: `form` refuses a picture; nothing is left.
     """
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
@@ -150,7 +141,7 @@ def make(
                 shutil.rmtree(leftover, ignore_errors=True)
             part.mkdir()
             try:
-                _write(part, items, form, workers, kinds)
+                _write(part, items, form, workers)
                 part.rename(cache_dir / name)
                 sync(cache_dir)
             finally:
@@ -162,7 +153,7 @@ def make(
         raise UserError(f"datamodule.cache_dir: cannot write to {cache_dir} ({error.strerror}); {fix}") from error
 
 
-def _write(folder: Path, items: Sequence[Any], form: Form, workers: Workers, kinds: Collection[Probe]) -> None:
+def _write(folder: Path, items: Sequence[Any], form: Form, workers: Workers) -> None:
     bad: dict[int, str] = {}
     found: list[np.ndarray] = []
     with open(folder / "pixels.npy", "wb") as file:
@@ -171,7 +162,7 @@ def _write(folder: Path, items: Sequence[Any], form: Form, workers: Workers, kin
         start = file.tell()
     each = CHUNK * form.channels * form.size[0] * form.size[1]
     tasks = ((start + number * each, chunk) for number, chunk in enumerate(chunks(items)))
-    parts = workers.map(partial(decode_to, folder / "pixels.npy", form, kinds), tasks)
+    parts = workers.map(partial(decode_to, folder / "pixels.npy", form), tasks)
     for number, part in enumerate(progress(parts, len(items), "reading pictures", lambda part: len(part.digests))):
         found.append(part.digests)
         bad |= {number * CHUNK + position: reason for position, reason in part.bad.items()}

@@ -1,7 +1,7 @@
 """LitClassifier: a network, its initialisation, loss, optimizer, schedule and scores as a LightningModule."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
@@ -245,14 +245,6 @@ class LitClassifier(LightningModule):
         return optimizer, self.scheduler and build_scheduler(self.scheduler, optimizer, total_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Whatever the network's memory format is, that of a checkpoint is the plain one: torch sends a rank's part of
-        a weight as it lies in memory, and FSDP takes it for a plain one."""
-        checkpoint["state_dict"].update(_plain(checkpoint["state_dict"]))
-        if "optimizer_states" in checkpoint:  # in copies: the optimizer goes on with its own
-            checkpoint["optimizer_states"] = [
-                each | {"state": {key: _plain(state) for key, state in each.get("state", {}).items()}}
-                for each in checkpoint["optimizer_states"]  # empty on the ranks that do not write
-            ]
         checkpoint["class_names"] = list(self.class_names)
         checkpoint["input_shape"] = list(self.input_shape)
         checkpoint["train_scores"] = self.train_scores.merged_state()  # of the steps so far, within an epoch
@@ -282,8 +274,3 @@ class LitClassifier(LightningModule):
         weights = {name: value for name, value in found.items() if name.startswith("net.")}
         refuse_other_weights(weights, ours, file, "init_from")
         self.load_state_dict(weights, strict=False)
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """With all tensors on the CPU and contiguous."""
-    return {name: value.cpu().contiguous() if isinstance(value, Tensor) else value for name, value in values.items()}

@@ -16,7 +16,7 @@ from PIL import Image
 
 from conf.errors import UserError
 from datamodules import store
-from datamodules.decode import Decoded, Form, Probe, decode_all, decode_to
+from datamodules.decode import Decoded, Form, decode_all, decode_to
 from datamodules.workers import Workers
 from tests.conftest import ROOT
 
@@ -154,10 +154,10 @@ def test_a_store_that_cannot_be_written_is_one_line(tmp_path: Path, paths: list[
         make(tmp_path / "cache", paths)
 
 
-def full_from_the_second_part_on(file: Path, form: Form, kinds: set[Probe], task: tuple[int, list[str]]) -> Decoded:
+def full_from_the_second_part_on(file: Path, form: Form, task: tuple[int, list[str]]) -> Decoded:
     if file.stat().st_size > 1000:
         raise OSError(28, "No space left on device")
-    return decode_to(file, form, kinds, task)
+    return decode_to(file, form, task)
 
 
 def test_what_fails_leaves_nothing_behind(tmp_path: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
