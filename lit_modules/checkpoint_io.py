@@ -1,7 +1,6 @@
 """Checkpoints and weights: written whole or not at all, and read without running what stands in them."""
 
 import pickle
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,11 @@ class DurableCheckpointIO(TorchCheckpointIO):
     """Lightning stages checkpoints in $TMPDIR and moves them, which between file systems is not atomic."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """In contiguous tensors, whatever the network's memory format is: torch sends a weight to other ranks as it
-        lies in memory, and they take it for contiguous."""
-        write_durably(Path(path), lambda file: torch.save(_contiguous(checkpoint), file))
+        write_durably(Path(path), lambda file: torch.save(checkpoint, file))
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         """Only tensors and plain values, on the CPU first, so that a checkpoint from a GPU loads without one."""
         return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _contiguous(value: Any) -> Any:
-    """A copy in which all tensors are on the CPU and contiguous; what holds them goes on with its own."""
-    if isinstance(value, Tensor):
-        return value.cpu().contiguous()
-    if isinstance(value, dict):
-        found = copy(value)  # a state_dict also has attributes
-        found.update({key: _contiguous(each) for key, each in value.items()})
-        return found
-    return [_contiguous(each) for each in value] if isinstance(value, list) else value
 
 
 def read_weights(file: Path, key: str) -> dict[str, Tensor]:

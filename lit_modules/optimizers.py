@@ -51,7 +51,7 @@ def build_optimizer(
 
 
 def _lay_out(optimizer: Optimizer) -> None:
-    """Gives states that were loaded the memory format of their parameters, which checkpoints of FSDP do not keep: a
+    """Gives states that were loaded the memory format of their parameters, which checkpoints of FSDP do not have: a
     fused optimizer goes through the memory of both as if it were one."""
     for parameter, state in optimizer.state.items():
         for name, value in state.items():

@@ -1,13 +1,17 @@
 """How several processes train one network: Lightning's strategies, with settings that a YAML can give."""
 
 from datetime import timedelta
+from itertools import chain
 from typing import Any
 
 import torch
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from conf.errors import UserError
 
 
 class DDP(DDPStrategy):
@@ -39,8 +43,29 @@ class FSDP(ModelParallelStrategy):
         super().setup_environment()
         module = self.lightning_module
         assert module is not None
+        if any(isinstance(callback, WeightAveraging) for callback in module.trainer.callbacks):  # type: ignore[attr-defined]
+            raise UserError("devices=fsdp: averaged weights are a second whole network; leave callbacks.ema out")
         # Called before the optimizer is built. Not a method of the class, of which averaging callbacks warn.
         module.configure_model = lambda: shard(module.net, self.device_mesh["data_parallel"])  # type: ignore
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Puts a checkpoint's weights and the optimizers' states into place, each process its part of them. Lightning's
+        own numbers an optimizer's parameters as the network does, which gives one in groups, or without what is frozen,
+        the states of others."""
+        module = self.lightning_module
+        assert module is not None
+        found = torch.load(self.broadcast(checkpoint_path), mmap=True, map_location="cpu", weights_only=True)
+        here, weights = module.state_dict(), found["state_dict"]
+        weights.update({name: _as(here[name], weights[name]) for name in here.keys() & weights.keys()})
+        module.load_state_dict(weights, strict=module.strict_loading)
+        for optimizer, saved in zip(self.optimizers, found["optimizer_states"], strict=False):
+            parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
+            numbers = chain.from_iterable(group["params"] for group in saved["param_groups"])
+            for parameter, number in zip(parameters, numbers, strict=False):  # a wrong count is refused below
+                state = saved["state"].get(number, {})
+                state.update({name: _as(parameter, value) for name, value in state.items()})
+            optimizer.load_state_dict(saved)
+        return found
 
 
 def shard(net: nn.Module, mesh: Any) -> None:
@@ -53,6 +78,13 @@ def shard(net: nn.Module, mesh: Any) -> None:
                 if any(True for _ in layer.parameters()):
                     fully_shard(layer, mesh=mesh)
         fully_shard(net, mesh=mesh)
+
+
+def _as(parameter: Tensor, whole: Any) -> Any:
+    """What belongs to a parameter, such as a moment, in this process's part if the parameter is shared out."""
+    if isinstance(parameter, DTensor) and isinstance(whole, Tensor) and whole.shape == parameter.shape:
+        return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return whole
 
 
 def own_part(parameter: Tensor) -> Tensor:

@@ -64,13 +64,28 @@ def test_checkpoint_of_a_shared_out_network_is_one_file_for_any_devices(
     assert_close(fsdp, ddp)
 
 
-def test_a_checkpoint_of_a_whole_network_goes_on_shared_out(command: Command, tmp_path: Path) -> None:
+def test_a_checkpoint_of_a_whole_network_goes_on_shared_out_and_back(
+    command: Command, run: Callable[..., Path], tmp_path: Path
+) -> None:
     two, whole = ("trainer.accelerator=cpu", "trainer.devices=2"), tmp_path / "whole"
-    train(command, whole, *CHOICES, "devices=ddp", *two, f"run_dir={whole}")
+    # So the optimizer has its parameters in another order than the network, and not all of them.
+    order = ("+lit_module.param_groups.bias={pattern: '*.bias', lr: 0.01}", "lit_module.freeze=[blocks.0.*]")
+    train(command, whole, *CHOICES, *order, "devices=ddp", *two, f"run_dir={whole}")
     shared = shutil.copytree(whole, tmp_path / "shared", symlinks=True)
     train(command, whole, f"run={whole}", "trainer.max_epochs=2")
     train(command, shared, f"run={shared}", "trainer.max_epochs=2", "devices=fsdp", *two)
     assert_close(shared, whole)
+    for folder in (shared, whole):
+        run(f"run={folder}", "devices=cpu", "trainer.max_epochs=3")
+    assert_close(shared, whole)
+
+
+def test_averaged_weights_of_a_shared_out_network_are_refused(command: Command, tmp_path: Path) -> None:
+    averaged = ("devices=fsdp", "trainer.devices=1", "callbacks=[default,ema]")
+    result = command(*CHOICES, *averaged, f"run_dir={tmp_path}/run")
+    assert result.returncode == 2
+    line = "error: devices=fsdp: averaged weights are a second whole network; leave callbacks.ema out"
+    assert result.stderr.splitlines() == [line]
 
 
 @pytest.mark.slow
