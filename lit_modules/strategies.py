@@ -12,6 +12,11 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from conf.errors import UserError
+from lit_modules.callbacks.adam_to_sgd import AdamToSGD
+from lit_modules.callbacks.whitening import Whitening
+
+# They copy it, add up over its weights, or set one.
+OF_WHOLE_NETWORKS = (WeightAveraging, AdamToSGD, Whitening)
 
 
 class DDP(DDPStrategy):
@@ -43,8 +48,10 @@ class FSDP(ModelParallelStrategy):
         super().setup_environment()
         module = self.lightning_module
         assert module is not None
-        if any(isinstance(callback, WeightAveraging) for callback in module.trainer.callbacks):  # type: ignore[attr-defined]
-            raise UserError("devices=fsdp: averaged weights are a second whole network; leave callbacks.ema out")
+        for callback in module.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, OF_WHOLE_NETWORKS):
+                fix = "leave it out of callbacks, or choose devices=ddp"
+                raise UserError(f"devices=fsdp: {type(callback).__name__} needs the whole network in a process; {fix}")
         # Called before the optimizer is built. Not a method of the class, of which averaging callbacks warn.
         module.configure_model = lambda: shard(module.net, self.device_mesh["data_parallel"])  # type: ignore
 
