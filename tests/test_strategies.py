@@ -80,15 +80,12 @@ def test_a_checkpoint_of_a_whole_network_goes_on_shared_out_and_back(
     assert_close(shared, whole)
 
 
-@pytest.mark.parametrize(
-    ("callback", "name"), [("ema", "EMAWeightAveraging"), ("adam_to_sgd", "AdamToSGD"), ("whitening", "Whitening")]
-)
-def test_callbacks_of_whole_networks_are_refused(command: Command, tmp_path: Path, callback: str, name: str) -> None:
-    choices = ("devices=fsdp", "trainer.devices=1", f"callbacks=[default,{callback}]", f"run_dir={tmp_path}/run")
+def test_callbacks_of_whole_networks_are_refused(command: Command, tmp_path: Path) -> None:
+    choices = ("devices=fsdp", "trainer.devices=1", "callbacks=[default,adam_to_sgd]", f"run_dir={tmp_path}/run")
     result = command(*CHOICES, *choices)
     assert result.returncode == 2
     fix = "leave it out of callbacks, or choose devices=ddp"
-    line = f"error: devices=fsdp: {name} needs the whole network in a process; {fix}"
+    line = f"error: devices=fsdp: AdamToSGD needs the whole network in a process; {fix}"
     assert result.stderr.splitlines() == [line]
 
 
