@@ -59,18 +59,21 @@ class FSDP(ModelParallelStrategy):
         """Puts a checkpoint's weights and the optimizers' states into place, each process its part of them. Lightning's
         own numbers an optimizer's parameters as the network does, which gives one in groups, or without what is frozen,
         the states of others."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
         module = self.lightning_module
         assert module is not None
         found = torch.load(self.broadcast(checkpoint_path), mmap=True, map_location="cpu", weights_only=True)
-        here, weights = module.state_dict(), found["state_dict"]
-        weights.update({name: _as(here[name], weights[name]) for name in here.keys() & weights.keys()})
-        module.load_state_dict(weights, strict=module.strict_loading)
+        whole = StateDictOptions(full_state_dict=True, strict=module.strict_loading)
+        set_model_state_dict(module, found["state_dict"], options=whole)
         for optimizer, saved in zip(self.optimizers, found["optimizer_states"], strict=False):
             parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
             numbers = chain.from_iterable(group["params"] for group in saved["param_groups"])
             for parameter, number in zip(parameters, numbers, strict=False):  # a wrong count is refused below
-                state = saved["state"].get(number, {})
-                state.update({name: _as(parameter, value) for name, value in state.items()})
+                state, place = saved["state"].get(number, {}), (parameter.device_mesh, parameter.placements)
+                for name, value in state.items():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        state[name] = distribute_tensor(value, *place, src_data_rank=None)
             optimizer.load_state_dict(saved)
         return found
 
@@ -85,13 +88,6 @@ def shard(net: nn.Module, mesh: Any) -> None:
                 if any(True for _ in layer.parameters()):
                     fully_shard(layer, mesh=mesh)
         fully_shard(net, mesh=mesh)
-
-
-def _as(parameter: Tensor, whole: Any) -> Any:
-    """What belongs to a parameter, such as a moment, in this process's part if the parameter is shared out."""
-    if isinstance(parameter, DTensor) and isinstance(whole, Tensor) and whole.shape == parameter.shape:
-        return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
-    return whole
 
 
 def own_part(parameter: Tensor) -> Tensor:
