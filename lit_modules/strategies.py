@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import distribute_tensor
 
 from conf.errors import UserError
 from lit_modules.callbacks.adam_to_sgd import AdamToSGD
@@ -44,14 +44,14 @@ class FSDP(ModelParallelStrategy):
         )
 
     def setup_environment(self) -> None:
-        self._data_parallel_size = self.num_nodes * self.num_processes
-        super().setup_environment()
         module = self.lightning_module
         assert module is not None
         for callback in module.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, OF_WHOLE_NETWORKS):
                 fix = "leave it out of callbacks, or choose devices=ddp"
                 raise UserError(f"devices=fsdp: {type(callback).__name__} needs the whole network in a process; {fix}")
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
         # Called before the optimizer is built. Not a method of the class, of which averaging callbacks warn.
         module.configure_model = lambda: shard(module.net, self.device_mesh["data_parallel"])  # type: ignore
 
@@ -88,8 +88,3 @@ def shard(net: nn.Module, mesh: Any) -> None:
                 if any(True for _ in layer.parameters()):
                     fully_shard(layer, mesh=mesh)
         fully_shard(net, mesh=mesh)
-
-
-def own_part(parameter: Tensor) -> Tensor:
-    """What of a parameter this process holds: all of it, but for `FSDP`."""
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter

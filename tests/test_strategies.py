@@ -6,10 +6,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from pytorch_lightning import LightningModule
 
+from conf.errors import UserError
+from lit_modules.strategies import FSDP
 from tests.conftest import ROOT, TINY
 from tests.test_resume import assert_same, load, table
 
@@ -80,13 +86,15 @@ def test_a_checkpoint_of_a_whole_network_goes_on_shared_out_and_back(
     assert_close(shared, whole)
 
 
-def test_callbacks_of_whole_networks_are_refused(command: Command, tmp_path: Path) -> None:
-    choices = ("devices=fsdp", "trainer.devices=1", "callbacks=[default,adam_to_sgd]", f"run_dir={tmp_path}/run")
-    result = command(*CHOICES, *choices)
-    assert result.returncode == 2
-    fix = "leave it out of callbacks, or choose devices=ddp"
-    line = f"error: devices=fsdp: AdamToSGD needs the whole network in a process; {fix}"
-    assert result.stderr.splitlines() == [line]
+@pytest.mark.parametrize("config", ["ema", "adam_to_sgd", "whitening"])
+def test_callbacks_of_whole_networks_are_refused(config: str) -> None:
+    callback = instantiate(OmegaConf.load(ROOT / "conf" / "callbacks" / f"{config}.yaml")[config])
+    module = LightningModule()
+    module._trainer = SimpleNamespace(callbacks=[callback])  # type: ignore[assignment]
+    strategy = FSDP(timeout_minutes=1)
+    strategy._lightning_module = module
+    with pytest.raises(UserError, match=f"^devices=fsdp: {type(callback).__name__} needs the whole network"):
+        strategy.setup_environment()
 
 
 @pytest.mark.slow

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from conf.errors import UserError
-from lit_modules.strategies import own_part
 
 
 class DivergenceGuard(Callback):
@@ -43,7 +43,8 @@ class DivergenceGuard(Callback):
         """A finite loss may have had gradients that were not."""
         if self._finite is not None:
             for parameter in pl_module.parameters():
-                self._finite &= own_part(parameter.detach()).isfinite().all()
+                own = parameter.to_local() if isinstance(parameter, DTensor) else parameter  # of a shared out one
+                self._finite &= own.detach().isfinite().all()
             self._check(trainer, bool(self._finite))
 
     def _check(self, trainer: Trainer, finite: bool) -> None:
