@@ -21,6 +21,8 @@ from tests.test_resume import assert_same, load, table
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 CHOICES = (*TINY[1:], "datamodule.batch_size=100", "trainer.accelerator=cpu", "lit_module/scheduler=constant")
+# So the optimizer has its parameters in another order than the network, and not all of them.
+ORDER = ("+lit_module.param_groups.bias={pattern: '*.bias', lr: 0.01}", "lit_module.freeze=[blocks.0.*]")
 
 
 def assert_close(ours: Path, theirs: Path) -> None:
@@ -50,7 +52,7 @@ def test_shared_out_network_learns_what_a_whole_one_learns(
 def test_checkpoint_of_a_shared_out_network_is_one_file_for_any_devices(
     command: Command, run: Callable[..., Path], tmp_path: Path
 ) -> None:
-    choices = (*CHOICES, "trainer.devices=2", "trainer.max_epochs=2", "lit_module.freeze=[blocks.0.*]")
+    choices = (*CHOICES, "trainer.devices=2", "trainer.max_epochs=2", *ORDER)
     ddp, fsdp, gone_on = tmp_path / "ddp", tmp_path / "fsdp", tmp_path / "gone_on"
     train(command, ddp, *choices, "devices=ddp", f"run_dir={ddp}")
     train(command, fsdp, *choices, "devices=fsdp", f"run_dir={fsdp}")
@@ -74,9 +76,7 @@ def test_a_checkpoint_of_a_whole_network_goes_on_shared_out_and_back(
     command: Command, run: Callable[..., Path], tmp_path: Path
 ) -> None:
     two, whole = ("trainer.accelerator=cpu", "trainer.devices=2"), tmp_path / "whole"
-    # So the optimizer has its parameters in another order than the network, and not all of them.
-    order = ("+lit_module.param_groups.bias={pattern: '*.bias', lr: 0.01}", "lit_module.freeze=[blocks.0.*]")
-    train(command, whole, *CHOICES, *order, "devices=ddp", *two, f"run_dir={whole}")
+    train(command, whole, *CHOICES, *ORDER, "devices=ddp", *two, f"run_dir={whole}")
     shared = shutil.copytree(whole, tmp_path / "shared", symlinks=True)
     train(command, whole, f"run={whole}", "trainer.max_epochs=2")
     train(command, shared, f"run={shared}", "trainer.max_epochs=2", "devices=fsdp", *two)
