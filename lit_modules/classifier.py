@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from pytorch_lightning import LightningModule
+from pytorch_lightning import Callback, LightningModule
 from torch import Tensor, nn
 
 from conf.errors import UserError
@@ -98,7 +99,9 @@ class LitClassifier(LightningModule):
         self.interval = interval
         self.monitor = monitor
         self.seed = seed
-        self.train_scores, self.val_scores, self.test_scores = (Scores(len(class_names)) for _ in range(3))
+        self.train_scores, self.val_scores, self.test_scores = (
+            Scores(len(class_names), partial(shares, self.loss)) for _ in range(3)
+        )
         self.latest_val: dict[str, float] = {}
         self.speed: dict[str, float] = {}  # of the latest epoch, by callbacks/speed.py
         self.files: dict[str, Sequence[str]]  # the names of each split's samples; train.py knows them
@@ -141,15 +144,14 @@ class LitClassifier(LightningModule):
         if batch.targets is None and "labels" not in self.loss_takes:
             targets = nn.functional.one_hot(targets, len(self.class_names)).to(logits)
         loss = self.loss(logits, targets)
+        logits = logits.detach()
         if len(batch.labels):  # a rank's share of a small split may be empty, and its mean not a number
-            scores.add(logits.detach(), batch.labels, loss.detach(), shares(self.loss, targets))
-        return loss, logits.detach()
+            scores.add(logits, batch.labels, loss.detach(), targets)
+        return loss, logits
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout is drawn from (seed, epoch, step, rank), so that a resumed run needs no generator's state."""
-        trainer = self.trainer
-        entropy = b"%d %d %d %d" % (self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
-        seed = int.from_bytes(blake2b(entropy, digest_size=8).digest())
+        seed = self._epoch_seed + batch_idx
         if self.device.type == "cpu":
             torch.default_generator.manual_seed(seed)
         else:  # all generators, which takes longer
@@ -161,23 +163,22 @@ class LitClassifier(LightningModule):
         if (first := self.trainer.strategy.broadcast(step)) != step:
             place = "keep it where all nodes see the same files"
             raise UserError(f"logs_dir: rank {rank} begins at step {step}, the first one at {first}; {place}")
-        self._epoch_began = time.perf_counter()
-        self.freezing.hold(self.current_epoch, self.trainer.world_size)
+        self._begin_epoch()
 
     def on_train_epoch_start(self) -> None:
         self.latest_val = {}
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
         self._epoch_began = time.perf_counter()
-        self.freezing.hold(self.current_epoch, self.trainer.world_size)
+        entropy = b"%d %d %d" % (self.seed, self.current_epoch, self.global_rank)
+        self._epoch_seed = int.from_bytes(blake2b(entropy, digest_size=7).digest())  # seeds have 8 bytes
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
         """As the optimizer does it, without its marks for a profiler, which take as long as a small layer."""
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.freezing.names:
-            self.freezing.drop_gradients(self.current_epoch)
 
     def on_train_epoch_end(self) -> None:
         row = self._end("train", self.train_scores) | self.latest_val | self.speed
@@ -221,6 +222,9 @@ class LitClassifier(LightningModule):
         self.log_dict(row, logger=False, sync_dist=True, reduce_fx="max")
         names = zip(self.class_names, per_class, strict=True)
         return row | {f"{split}_likelihood/{name}": value for name, value in names if value == value}
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [self.freezing] if self.freezing.names else []
 
     def configure_optimizers(self) -> Any:
         steps = self.trainer.estimated_stepping_batches if self.interval == "step" else self.trainer.max_epochs or -1

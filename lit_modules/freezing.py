@@ -1,12 +1,15 @@
 """Freezing: which parameters do not learn, for the whole run or up to an epoch."""
 
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 
 from conf.errors import UserError
 from lit_modules.optimizers import matching
 
 
-class Freezing:
+class Freezing(Callback):
     """Sets requires_grad to False for every parameter whose name fits a pattern (`*` stands for any text).
 
     What is frozen depends on the epoch alone, so that a resumed run needs no more than that. Parameters that will learn
@@ -33,11 +36,20 @@ class Freezing:
         self.until = until
         self.release()
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.hold(trainer.current_epoch, trainer.world_size)
+
+    on_train_start = on_train_epoch_start  # for a run resumed within an epoch, whose start is not called again
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """On several ranks DDP waits for the gradients that it was told of at the start: they are made, and dropped."""
+        for parameter in self._held(trainer.current_epoch):
+            parameter.grad = None
+
     @property
     def frozen(self) -> list[nn.Parameter]:
         """By name, for a strategy may put other objects in their place."""
-        named = self.net.named_parameters() if self.names else ()  # it is asked for at every step
-        return [parameter for name, parameter in named if name in self.names]
+        return [parameter for name, parameter in self.net.named_parameters() if name in self.names]
 
     def release(self) -> None:
         """Lets an optimizer, or DDP, that is built now take in what learns later; `hold` comes before the next step."""
@@ -54,11 +66,6 @@ class Freezing:
         if self.until is not None and world_size == 1:
             for parameter in self.frozen:
                 parameter.requires_grad = not held
-
-    def drop_gradients(self, epoch: int) -> None:
-        """On several ranks DDP waits for the gradients that it was told of at the start: they are made, and dropped."""
-        for parameter in self._held(epoch):
-            parameter.grad = None
 
     def _held(self, epoch: int) -> list[nn.Parameter]:
         return self.frozen if self.until is None or epoch < self.until else []

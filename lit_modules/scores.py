@@ -1,5 +1,7 @@
 """The scores of one split over one epoch: counts are exact on any number of batches and ranks."""
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -19,6 +21,10 @@ class Scores(Metric):
 
     Accuracy is micro-averaged. F1 is the mean over the classes that occur among the labels or the predictions, as
     scikit-learn computes it. Likelihood is the mean probability that the true class was given.
+
+    Args:
+        num_classes: number of logits.
+        share: tells from the targets of a batch what its mean loss was divided by, a scalar.
     """
 
     full_state_update = False
@@ -28,9 +34,10 @@ class Scores(Metric):
     shares: Tensor
     overflows: Tensor
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, share: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.share = share
         self._taken: list[tuple[Tensor, ...]] = []
         counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # [true, predicted]
         self.add_state("confusion", counts, dist_reduce_fx="sum")
@@ -39,19 +46,26 @@ class Scores(Metric):
         self.add_state("shares", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("overflows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def add(self, logits: Tensor, labels: Tensor, loss: Tensor, share: Tensor) -> None:
-        """Takes a batch, to be counted together with others, which changes no bit. Arguments as for `update`, loss and
-        share being scalars."""
-        self._taken.append((logits, labels, loss, share))
+    def add(self, logits: Tensor, labels: Tensor, loss: Tensor, targets: Tensor) -> None:
+        """Takes a batch, to be counted together with others, which changes no bit.
+
+        Args:
+            logits: float `[N, num_classes]`
+            labels: int64 `[N]`
+            loss: their mean loss, a scalar.
+            targets: what the loss was told of.
+        """
+        self._taken.append((logits, labels, loss, targets))
         if len(self._taken) == TOGETHER:
             self.count()
 
     def count(self) -> None:
         """Counts what `add` took; must come before `compute`."""
         if self._taken:
-            logits, labels, loss, share = zip(*self._taken, strict=True)
+            logits, labels, loss, targets = zip(*self._taken, strict=True)
             self._taken.clear()
-            self.update(torch.cat(logits), torch.cat(labels), torch.stack(loss), torch.stack(share))
+            shares = torch.stack([self.share(each) for each in targets])
+            self.update(torch.cat(logits), torch.cat(labels), torch.stack(loss), shares)
 
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor, share: Tensor) -> None:
         """Counts B batches of N samples in all.

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch.multiprocessing as mp
 
 from datamodules.inputs import InMemory, Split
 from datamodules.loader import BatchLoader
+from lit_modules.losses import shares
 from lit_modules.scores import Scores
 from tests.conftest import TINY
 
@@ -28,7 +30,7 @@ def split_of(samples: int) -> Split:
 
 
 def score(samples: int, rank: int, world_size: int) -> dict[str, list[float]]:
-    scores = Scores(CLASSES)
+    scores = Scores(CLASSES, partial(shares, torch.nn.CrossEntropyLoss()))
     for batch in BatchLoader(split_of(samples), 4, rank=rank, world_size=world_size):
         if len(batch.labels):
             loss = torch.nn.functional.cross_entropy(batch.inputs, batch.labels)

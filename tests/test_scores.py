@@ -1,17 +1,20 @@
 """Scores equal scikit-learn's on the same predictions, whatever the batches and ranks."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lit_modules.losses import shares
 from lit_modules.scores import TOGETHER, Scores
 
 CLASSES = 6
+SHARE = partial(shares, nn.CrossEntropyLoss())
 # Which classes occur among the labels, and which the logits can choose.
 CASES = {
     "all classes": (range(6), range(6)),
@@ -31,7 +34,7 @@ def predictions(labelled: object = range(6), predicted: object = range(6), count
 
 
 def score(logits: Tensor, labels: Tensor, sizes: list[int] | None = None) -> Scores:
-    metric = Scores(CLASSES)
+    metric = Scores(CLASSES, SHARE)
     sizes = sizes or [len(labels)]
     for batch, targets in zip(logits.split(sizes), labels.split(sizes), strict=True):
         metric.update(batch, targets, F.cross_entropy(batch, targets), torch.tensor(float(len(batch))))
@@ -79,12 +82,12 @@ def test_every_split_into_batches_gives_the_same_bits(sizes: list[int]) -> None:
 @pytest.mark.parametrize("batches", [1, TOGETHER, 2 * TOGETHER + 5])
 def test_batches_counted_together_give_the_bits_of_each_counted_at_once(batches: int) -> None:
     logits, labels = predictions()
-    together, alone = Scores(CLASSES), Scores(CLASSES)
+    together, alone = Scores(CLASSES, SHARE), Scores(CLASSES, SHARE)
     for number in range(batches):
         rows = slice(number, number + 3 + number % 7)
-        part = (logits[rows], labels[rows], F.cross_entropy(logits[rows], labels[rows]), torch.tensor(3.0 + number % 7))
-        together.add(*part)
-        alone.update(*part)
+        part = (logits[rows], labels[rows], F.cross_entropy(logits[rows], labels[rows]))
+        together.add(*part, labels[rows])
+        alone.update(*part, torch.tensor(3.0 + number % 7))
     together.count()
     for name, value in alone.metric_state.items():
         assert torch.equal(value, together.metric_state[name]), name  # type: ignore[arg-type]
@@ -135,7 +138,7 @@ def test_diverged_loss_never_looks_small(loss: float) -> None:
 
 def test_likelihood_of_nan_logits_is_nan_or_low() -> None:
     labels = torch.tensor([0, 1])
-    metric = Scores(CLASSES)
+    metric = Scores(CLASSES, SHARE)
     metric.update(torch.full((2, CLASSES), math.nan), labels, torch.tensor(math.nan), torch.tensor(2.0))
     likelihood = metric.compute()["likelihood"].item()
     assert math.isnan(likelihood) or 0 <= likelihood <= 1 / CLASSES

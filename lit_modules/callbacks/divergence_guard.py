@@ -26,7 +26,7 @@ class DivergenceGuard(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         assert self._finite is not None
-        if loss.device.type == "cpu":
+        if loss.is_cpu:
             finite = math.isfinite(loss.item())
             if not (finite and self._alone):
                 self._check(trainer, finite)
