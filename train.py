@@ -152,8 +152,7 @@ def predict(cfg: DictConfig) -> None:
     from lit_modules.predictor import Predictor
 
     run_folder.refuse_changes(Path(cfg.run_dir), cfg)
-    files, output = find(cfg.input), Path(cfg.output)
-    source = Path(cfg.input).expanduser().resolve()
+    files, output, source = find(cfg.input), Path(cfg.output), Path(cfg.input).expanduser().resolve()
     if source.is_dir() and output.resolve().is_relative_to(source):
         raise UserError(f"output: {output} lies in the folder that is read, {source}; choose another")
     module = best_network(cfg)
@@ -296,5 +295,6 @@ if __name__ == "__main__":
     with one_line_errors():
         os.environ.setdefault("LITMUS_STAMP", job.stamp())
         base = run_folder.base_config(sys.argv[1:])
+        needs_torch = base != "compare" and not any(word.startswith("-") for word in sys.argv)  # such as --help
         # Not as a decorator, for the base depends on run=…; but Hydra's shell completion looks for "@hydra.main".
-        process.run(hydra.main(version_base="1.3", config_path="conf", config_name=base)(main))
+        process.run(hydra.main(version_base="1.3", config_path="conf", config_name=base)(main), needs_torch)
