@@ -1,9 +1,8 @@
 """Freezing: which parameters do not learn, for the whole run or up to an epoch."""
 
-from typing import Any
-
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
+from torch.optim import Optimizer
 
 from conf.errors import UserError
 from lit_modules.optimizers import matching
@@ -41,7 +40,7 @@ class Freezing(Callback):
 
     on_train_start = on_train_epoch_start  # for a run resumed within an epoch, whose start is not called again
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """On several ranks DDP waits for the gradients that it was told of at the start: they are made, and dropped."""
         for parameter in self._held(trainer.current_epoch):
             parameter.grad = None

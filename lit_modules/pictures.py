@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from torch import Tensor, nn
 
 from lit_modules.figures import COLORS, drawable, short, styled
@@ -57,8 +58,10 @@ def _tile(axes: Any, sample: np.ndarray, x: float, y: float, side: float) -> Non
         sample = sample[:, sample.shape[1] // 2]
     height, width = np.array(sample.shape[1:]) * side / max(sample.shape[1:])
     picture = np.moveaxis(sample, 0, -1) if len(sample) == 3 else sample[0]
-    extent = (x, x + width, y - height, y)
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest", aspect="equal")
+    # Not by imshow, which for each of them looks for the limits of the whole.
+    image = AxesImage(axes, cmap="gray", extent=(x, x + width, y - height, y), interpolation="nearest")
+    image.set(data=picture, clim=(0, 1))
+    axes.add_image(image)
 
 
 def filter_grid(net: nn.Module) -> Figure | None:
