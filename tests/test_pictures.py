@@ -56,8 +56,10 @@ def test_of_a_volume_the_middle_slice_is_shown() -> None:
 
 
 def test_what_leaves_the_unit_interval_is_scaled_into_it() -> None:
-    (picture,) = shown(grid(np.array([[[[-1.0, 3.0]]]]), [""], ""))
+    figure = grid(np.array([[[[-1.0, 3.0]]]]), [""], "")
+    (picture,) = shown(figure)
     assert picture.tolist() == [[0, 1]]
+    assert figure.axes[0].images[0].get_clim() == (0, 1), "grey is not stretched"
 
 
 def test_nothing_to_show_is_said() -> None:
