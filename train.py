@@ -24,8 +24,7 @@ from conf.errors import UserError, one_line_errors
 
 # torch and Lightning are imported inside the tasks, so that --help, --cfg job and wrong keys are answered at once.
 
-# What turns the settings of a Trainer into those of one process on one device.
-ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}
+ALONE = {"devices": 1, "strategy": "auto", "num_nodes": 1}  # a Trainer's settings for one process on one device
 
 
 def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
@@ -295,6 +294,7 @@ if __name__ == "__main__":
     with one_line_errors():
         os.environ.setdefault("LITMUS_STAMP", job.stamp())
         base = run_folder.base_config(sys.argv[1:])
-        needs_torch = base != "compare" and not any(word.startswith("-") for word in sys.argv)  # such as --help
+        # Not for --help and its like. Nor if hydra.job.env_set may yet hold what torch's libraries read.
+        needs_torch = base != "compare" and not any(word.startswith("-") or "hydra." in word for word in sys.argv)
         # Not as a decorator, for the base depends on run=…; but Hydra's shell completion looks for "@hydra.main".
         process.run(hydra.main(version_base="1.3", config_path="conf", config_name=base)(main), needs_torch)

@@ -41,11 +41,12 @@ def run(program: Callable[[], None], needs_torch: bool = False) -> None:
 
 def _load_torch() -> None:
     """Half a second, and more where the libraries still lie on disk. The C library's dlopen leaves the interpreter to
-    other threads, as an import does not. What fails here is tried again by the import, which says why."""
+    other threads, as an import does not. What fails here is tried again by the import, which says why. A mistake is
+    still answered at once; the process ends when this has."""
     spec = find_spec("torch")
     if os.name == "posix" and spec and spec.origin:
         folder, dlopen = Path(spec.origin).parent / "lib", ctypes.CDLL(None).dlopen
-        # In torch's own order and way.
+        # The first one for all to see, as torch has it.
         dlopen(os.fsencode(folder / "libtorch_global_deps.so"), os.RTLD_NOW | os.RTLD_GLOBAL)
         dlopen(os.fsencode(folder / "libtorch.so"), os.RTLD_NOW)
 

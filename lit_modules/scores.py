@@ -14,6 +14,7 @@ UNIT = 2**24
 LARGEST = 2.0**52
 # So many batches are counted at once: a dozen small operations for each would be felt beside a small network's step.
 TOGETHER = 32
+SMALL = 2**18  # logits; of a batch with more, they would take memory
 
 
 class Scores(Metric):
@@ -47,7 +48,7 @@ class Scores(Metric):
         self.add_state("overflows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor, targets: Tensor) -> None:
-        """Takes a batch, to be counted together with others, which changes no bit.
+        """Takes a batch, to be counted together with others if it is small, which changes no bit.
 
         Args:
             logits: float `[N, num_classes]`
@@ -56,7 +57,7 @@ class Scores(Metric):
             targets: what the loss was told of.
         """
         self._taken.append((logits, labels, loss, targets))
-        if len(self._taken) == TOGETHER:
+        if len(self._taken) == TOGETHER or logits.numel() > SMALL:
             self.count()
 
     def count(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -206,6 +207,7 @@ def enough(speeds: Sequence[Speed]) -> int:
 @styled
 def draw(test: RateTest, rate: float | None, speeds: Sequence[Speed], size: int) -> Figure:
     """Loss by learning rate, speed by batch size, and what is suggested."""
+    matplotlib.rcParams["axes.titley"] = None  # above a factor of large numbers, such as 1e6
     figure = Figure(figsize=(9.6, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     shown = np.isfinite(test.losses)

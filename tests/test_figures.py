@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from lit_modules import figures
@@ -120,3 +121,13 @@ def test_style_is_kept_to_ourselves() -> None:
 def test_no_state_of_pyplot_is_touched() -> None:
     evaluation(3).pictures  # noqa: B018
     assert pyplot.get_fignums() == []
+
+
+def test_a_title_stands_above_a_factor_of_large_numbers() -> None:
+    figure = figures.history([{"epoch": i, "train/loss": 8e6 / (i + 1)} for i in range(3)], 0)
+    figures.png(figure)
+    axes = figure.axes[0]
+    factor = axes.yaxis.get_offset_text()
+    (title,) = axes.findobj(lambda each: isinstance(each, Text) and each.get_text() == "loss")
+    assert factor.get_text() == "1e6"
+    assert title.get_window_extent().y0 >= factor.get_window_extent().y1

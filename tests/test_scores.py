@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_modules.losses import shares
-from lit_modules.scores import TOGETHER, Scores
+from lit_modules.scores import SMALL, TOGETHER, Scores
 
 CLASSES = 6
 SHARE = partial(shares, nn.CrossEntropyLoss())
@@ -91,6 +91,12 @@ def test_batches_counted_together_give_the_bits_of_each_counted_at_once(batches:
     together.count()
     for name, value in alone.metric_state.items():
         assert torch.equal(value, together.metric_state[name]), name  # type: ignore[arg-type]
+
+
+def test_a_large_batch_is_not_held() -> None:
+    metric, labels = Scores(CLASSES, SHARE), torch.zeros(SMALL, dtype=torch.int64)
+    metric.add(torch.zeros(SMALL, CLASSES), labels, torch.tensor(1.0), labels)
+    assert metric.confusion.sum() == SMALL and not metric._taken
 
 
 def test_order_of_samples_does_not_matter() -> None:
