@@ -19,8 +19,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from conf import job, process, run_folder, schema
-from conf.errors import UserError, one_line_errors
+from conf import saved_config, schema, validation
+from conf.error_messages import one_line_errors
+from conf.errors import UserError
+from datamodules.storage.memory import free_memory
+from lit_modules.runs import launcher, run_folder
+from lit_modules.runs.restore import best_network, load_best
+from lit_modules.trainer import process
 
 # torch and Lightning are imported inside the tasks, so that --help, --cfg job and wrong keys are answered at once.
 
@@ -51,7 +56,7 @@ def read_data(cfg: DictConfig, stage: str) -> Any:
     from hydra.utils import instantiate
     from pytorch_lightning import seed_everything
 
-    process.set_up()
+    process.set_up(free_memory())
     seed_everything(cfg.seed, verbose=False)
     datamodule = instantiate(cfg.datamodule, _convert_="all")
     datamodule.prepare_data()
@@ -63,7 +68,7 @@ def build_trainer(cfg: DictConfig) -> Any:
     """The Trainer with its callbacks and loggers."""
     from hydra.utils import instantiate
 
-    from lit_modules.epoch_loop import EpochLoop
+    from lit_modules.trainer.fast_epoch_loop import EpochLoop
 
     callbacks = [instantiate(node, _convert_="all") for node in cfg.callbacks.values() if node]
     loggers = [instantiate(node, _convert_="all") for node in cfg.logger.values() if node]
@@ -77,13 +82,13 @@ def fit(cfg: DictConfig) -> float:
     import torch
     from pytorch_lightning.callbacks import WeightAveraging
 
-    from lit_modules.report import finish
+    from lit_modules.runs.report import finish
 
     for part in ("callbacks.checkpoint", "logger.epoch_table"):
         if not OmegaConf.select(cfg, part):
             raise UserError(f"{part}: a run cannot do without it; leave it in")
     folder, resume_from = Path(cfg.run_dir), run_folder.resume_from(cfg)
-    datamodule, module, trainer = build(run_folder.without_first_weights(cfg) if resume_from else cfg)
+    datamodule, module, trainer = build(saved_config.without_first_weights(cfg) if resume_from else cfg)
     if resume_from:
         module.refuse_other_data(torch.load(resume_from, map_location="cpu", weights_only=True, mmap=True))
     if trainer.world_size > 1 and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -121,10 +126,10 @@ def fit(cfg: DictConfig) -> float:
 
 def test(cfg: DictConfig) -> None:
     """Tests the best epoch of the run `cfg.run`, on its own data or others of the same classes."""
-    from lit_modules.report import print_scores
+    from lit_modules.runs.report import print_scores
 
     run_folder.best_checkpoint(Path(cfg.run_dir))
-    run_folder.refuse_changes(Path(cfg.run_dir), cfg)  # another split would test on pictures of the training
+    saved_config.refuse_changes(Path(cfg.run_dir), cfg)  # another split would test on pictures of the training
     cfg.logger = {}  # the dashboard stays that of the training
     module = best_network(cfg)
     fit_size(cfg, module)
@@ -144,13 +149,13 @@ def predict(cfg: DictConfig) -> None:
     import torch
     from hydra.utils import instantiate
 
-    from datamodules.decode import Form
-    from datamodules.stream import find, read_in_batches
-    from lit_modules.calibration import temperature_of
-    from lit_modules.prediction import predict
-    from lit_modules.predictor import Predictor
+    from datamodules.image_stream import find, read_in_batches
+    from datamodules.storage.decode import Form
+    from lit_modules.inference.predict import predict
+    from lit_modules.inference.predictor import Predictor
+    from lit_modules.inference.temperature import temperature_of
 
-    run_folder.refuse_changes(Path(cfg.run_dir), cfg)
+    saved_config.refuse_changes(Path(cfg.run_dir), cfg)
     files, output, source = find(cfg.input), Path(cfg.output), Path(cfg.input).expanduser().resolve()
     if source.is_dir() and output.resolve().is_relative_to(source):
         raise UserError(f"output: {output} lies in the folder that is read, {source}; choose another")
@@ -158,7 +163,7 @@ def predict(cfg: DictConfig) -> None:
     channels, *size = module.input_shape
     if "resize" not in cfg.datamodule:
         raise UserError(f"input: the run {cfg.run} learned from arrays, not from pictures; use an export of it")
-    process.set_up()
+    process.set_up(free_memory())
     trainer = instantiate(cfg.trainer, **ALONE, logger=False, callbacks=[], _convert_="all")
     predictor = Predictor(module, temperature_of(Path(cfg.run_dir)) if cfg.calibrate else 1.0).to(
         trainer.strategy.root_device
@@ -178,12 +183,12 @@ def export(cfg: DictConfig) -> None:
     """Makes the best epoch of the run `cfg.run` a file that needs no Litmus, checked on its data or on noise."""
     from hydra.utils import instantiate
 
-    from lit_modules.calibration import temperature_of
-    from lit_modules.export import export, first_samples, noise
-    from lit_modules.predictor import Predictor
+    from lit_modules.inference.export import export, first_samples, noise
+    from lit_modules.inference.predictor import Predictor
+    from lit_modules.inference.temperature import temperature_of
 
-    process.set_up()
-    run_folder.refuse_changes(Path(cfg.run_dir), cfg)
+    process.set_up(free_memory())
+    saved_config.refuse_changes(Path(cfg.run_dir), cfg)
     module = best_network(cfg)
     predictor = Predictor(module, temperature_of(Path(cfg.run_dir)) if cfg.calibrate else 1.0)
     facts = {"class_names": list(module.class_names), "resize": OmegaConf.select(cfg, "datamodule.resize")}
@@ -203,46 +208,15 @@ def export(cfg: DictConfig) -> None:
     print(f"{cfg.format.name} → {cfg.output}\nprobabilities within {difference:.1e} of training's, on {where}")
 
 
-def best_network(cfg: DictConfig) -> Any:
-    """The LitClassifier of the best epoch on the CPU, from the run's folder alone: its data need not be here."""
-    import torch
-    from hydra.utils import instantiate
-
-    checkpoint = torch.load(run_folder.best_checkpoint(Path(cfg.run_dir)), map_location="cpu", weights_only=True)
-    channels, names = checkpoint["input_shape"][0], checkpoint["class_names"]
-    module = instantiate(
-        run_folder.without_first_weights(cfg).lit_module,
-        input_shape=tuple(checkpoint["input_shape"]),
-        class_names=names,
-        class_counts=[1] * len(names),
-        mean=[0.0] * channels,  # the checkpoint holds those of the data
-        std=[1.0] * channels,
-        init=None,
-        _convert_="all",
-    )
-    load_best(module, Path(cfg.run_dir))
-    return module.eval()
-
-
 def fit_size(cfg: DictConfig, module: Any) -> None:
     """Has pictures read as the network wants them, whatever they are."""
     if "image_size" in cfg.datamodule:
         cfg.datamodule.channels, *cfg.datamodule.image_size = module.input_shape
 
 
-def load_best(module: Any, folder: Path) -> None:
-    """Loads the best epoch's weights; by ckpt_path, Lightning's averaging callback would load those not averaged."""
-    import torch
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-
-    checkpoint = torch.load(run_folder.best_checkpoint(folder), map_location="cpu", weights_only=True)
-    module.refuse_other_data(checkpoint)
-    set_model_state_dict(module, checkpoint["state_dict"], options=StateDictOptions(full_state_dict=True))
-
-
 def inspect(cfg: DictConfig) -> None:
     """Looks at the data and says what is wrong with them."""
-    from datamodules.inspection import inspect
+    from datamodules.inspection.inspect import inspect
 
     cfg.datamodule.on_bad = "skip"  # what cannot be read is reported
     inspect(read_data(cfg, "inspect"), Path(cfg.output))
@@ -252,7 +226,7 @@ def tune(cfg: DictConfig) -> None:
     """Looks for a sensible learning rate and batch size, on one device, before a run."""
     from hydra.utils import instantiate
 
-    from lit_modules.tuning import tune
+    from lit_modules.runs.tuning import tune
 
     cfg.callbacks, cfg.logger, cfg.lit_module.scheduler = {}, {}, None
     datamodule, module, _ = build(cfg)
@@ -262,7 +236,7 @@ def tune(cfg: DictConfig) -> None:
 
 def compare(cfg: DictConfig) -> None:
     """Tells finished runs apart."""
-    from lit_modules.comparison import compare
+    from lit_modules.runs.comparison import compare
 
     compare(cfg.runs, Path(cfg.output) if cfg.output else None)
 
@@ -270,7 +244,7 @@ def compare(cfg: DictConfig) -> None:
 def sweep(cfg: DictConfig) -> None:
     """Looks for the best values of `cfg.space`, by runs of their own that leave the test split alone."""
     try:
-        from conf.study import sweep
+        from lit_modules.runs.sweep import sweep
     except ModuleNotFoundError as error:
         raise UserError(f'task: {error.name} is not installed; pip install -e ".[sweep]"') from error
     sweep(cfg, list(HydraConfig.get().overrides.task))
@@ -284,7 +258,7 @@ def main(cfg: DictConfig) -> Any:
     with one_line_errors():
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             cfg.run_dir = str(Path(cfg.run_dir) / str(HydraConfig.get().job.num))
-        schema.check(cfg, HydraConfig.get().overrides.task)
+        validation.check(cfg, HydraConfig.get().overrides.task)
         return TASKS[cfg.task](cfg)
 
 
@@ -292,8 +266,8 @@ if __name__ == "__main__":
     os.environ["HYDRA_FULL_ERROR"] = "1"
     schema.register()
     with one_line_errors():
-        os.environ.setdefault("LITMUS_STAMP", job.stamp())
-        base = run_folder.base_config(sys.argv[1:])
+        os.environ.setdefault("LITMUS_STAMP", launcher.stamp())
+        base = saved_config.base_config(sys.argv[1:])
         # Not for --help and its like. Nor if hydra.job.env_set may yet hold what torch's libraries read.
         needs_torch = base != "compare" and not any(word.startswith("-") or "hydra." in word for word in sys.argv)
         # Not as a decorator, for the base depends on run=…; but Hydra's shell completion looks for "@hydra.main".

@@ -77,3 +77,11 @@ def make_output(folder: Path, key: str = "output") -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{key}: cannot write to {folder} ({error.strerror}); choose another") from error
+
+
+def read_rows(metrics: Path) -> list[dict[str, str]]:
+    """The rows of a metrics.csv as text, one an epoch; none if there is no such file."""
+    if not metrics.is_file():
+        return []
+    with open(metrics, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, strict=True))

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from conf.errors import UserError, nearest
 from datamodules.datamodule import DataModule
-from datamodules.decode import digests, reason
-from datamodules.inputs import Loaded
 from datamodules.splits import SPLIT_WORDS, Samples, by_split
-from datamodules.workers import progress
+from datamodules.storage.decode import digests
+from datamodules.storage.image_header import reason
+from datamodules.storage.inputs import Loaded
+from datamodules.storage.worker_pool import progress
 
 KEYS = ("inputs", "labels", "class_names", "split", "group")
 # What NumPy raises for files that it cannot read, or will not because they hold Python objects.

@@ -10,8 +10,8 @@ import numpy as np
 from pytorch_lightning.utilities import rank_zero_only
 
 from conf.errors import UserError
-from datamodules.inputs import Split
 from datamodules.splits import Samples
+from datamodules.storage.inputs import Split
 
 
 def refuse_missing_splits(splits: Mapping[str, Samples], class_names: Sequence[str], alone: bool) -> None:

@@ -16,11 +16,11 @@ from torch.utils.data import ConcatDataset
 
 from conf.errors import UserError, nearest
 from datamodules import checks
-from datamodules.augment import as_augmentation, augment, uniform
-from datamodules.inputs import Loaded, Split, resident
+from datamodules.augment.augmentation import as_augmentation, augment, uniform
+from datamodules.augment.mixing import Mixing, soft_targets
 from datamodules.loader import Batch, BatchLoader, to_float
-from datamodules.mixing import Mixing, soft_targets
 from datamodules.splits import Samples, keep_classes, take_split
+from datamodules.storage.inputs import Loaded, Split, resident
 
 # Mean and standard deviation are those of so many training samples at most.
 MEASURED = 20_000

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from conf.errors import UserError
-from conf.memory import free_memory
-from datamodules import store
 from datamodules.datamodule import DataModule
-from datamodules.decode import Form, Probe, Resize, UnlikeError, common_size, probe_all
-from datamodules.inputs import Loaded, Streamed, collect
-from datamodules.workers import Workers, chunks, progress
+from datamodules.storage import cache
+from datamodules.storage.decode import Form, Resize, UnlikeError
+from datamodules.storage.image_header import Probe, common_size, probe_all
+from datamodules.storage.inputs import Loaded, Streamed, collect
+from datamodules.storage.memory import free_memory
+from datamodules.storage.worker_pool import Workers, chunks, progress
 
 # Pictures may take this share of the memory that is free.
 MEMORY_SHARE = 0.5
@@ -63,15 +64,15 @@ class ImageDataModule(DataModule):
         room, folder = int(MEMORY_SHARE * free_memory()), Path(self.cache_dir).expanduser()
         keepable = self.cache in ("auto", "disk") and isinstance(items[0], str)
         options = (self.channels, self._size() or train_count, self.resize, self.draft)
-        name = store.fingerprint(items, options) if keepable else ""
-        if keepable and (found := store.find(folder, name, room)):
+        name = cache.fingerprint(items, options) if keepable else ""
+        if keepable and (found := cache.find(folder, name, room)):
             return Loaded(found, found.digests, found.bad)
-        made: store.Stored | None = None
+        made: cache.Stored | None = None
         with Workers(self.num_workers, items) as workers:
             alike = self._alike(items) if keepable else None
             if alike and self._place(alike, len(items), room, folder, keepable) == "disk":
                 with suppress(UnlikeError):
-                    made = store.make(folder, name, items, alike, workers, room)
+                    made = cache.make(folder, name, items, alike, workers, room)
             if made is None:
                 form, bad = self._form(items, train_count, workers)
                 place = self._place(form, len(items), room, folder, keepable)
@@ -80,8 +81,8 @@ class ImageDataModule(DataModule):
                     return Loaded(streamed, None, streamed.find_bad() if self.on_bad == "skip" else bad)
                 if place == "memory":
                     return collect(items, form, workers)
-                made = store.make(folder, name, items, form, workers, room)
-        if store.fingerprint(items, options) != name:
+                made = cache.make(folder, name, items, form, workers, room)
+        if cache.fingerprint(items, options) != name:
             raise UserError("datamodule.root: files changed while they were read; start again")
         return Loaded(made, made.digests, made.bad)
 
@@ -119,7 +120,7 @@ class ImageDataModule(DataModule):
             raise UserError("datamodule.cache: these pictures are no files of their own; leave it out")
         if self.cache != "auto":
             return self.cache
-        if keepable and size > SMALL and store.has_room(folder, size):
+        if keepable and size > SMALL and cache.has_room(folder, size):
             return "disk"
         return "memory" if size < room or not keepable else "off"
 

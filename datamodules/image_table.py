@@ -12,9 +12,9 @@ from typing import NamedTuple, TextIO
 import numpy as np
 
 from conf.errors import UserError, nearest
-from datamodules.decode import reason
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.splits import SPLIT_WORDS, Samples, by_split
+from datamodules.storage.image_header import reason
 
 COLUMNS = ("path", "label", "split", "group")
 WHAT = "give a CSV table with the columns path and label"

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.inputs import Split
 from datamodules.splits import balanced_order
+from datamodules.storage.inputs import Split
 
 
 class Batch(NamedTuple):

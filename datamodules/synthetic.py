@@ -9,9 +9,9 @@ import numpy as np
 
 from conf.errors import UserError
 from datamodules.datamodule import DataModule
-from datamodules.decode import digests
-from datamodules.inputs import InMemory, Loaded
 from datamodules.splits import Samples
+from datamodules.storage.decode import digests
+from datamodules.storage.inputs import InMemory, Loaded
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -13,29 +13,14 @@ from pytorch_lightning import Callback, LightningModule
 from torch import Tensor, nn
 
 from conf.errors import UserError
-from lit_modules.checkpoint_io import read_weights, refuse_other_weights
-from lit_modules.evaluation import Evaluation
-from lit_modules.freezing import Freezing
-from lit_modules.losses import build_loss, is_weighted, shares, weigh_classes
-from lit_modules.optimizers import build_optimizer
-from lit_modules.schedules import build_scheduler, refuse_other_length
-from lit_modules.scores import Scores
-
-
-class Normalize(nn.Module):
-    """(x - mean) / std for each channel. A constant channel is only centred."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: list[float], std: list[float], dimensions: int) -> None:
-        super().__init__()
-        shape = (-1, *[1] * dimensions)
-        self.register_buffer("mean", torch.tensor(mean).view(shape))
-        self.register_buffer("std", torch.tensor([value or 1.0 for value in std]).view(shape))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return (inputs - self.mean).div_(self.std)
+from lit_modules.evaluation.evaluation import Evaluation
+from lit_modules.evaluation.scores import Scores
+from lit_modules.networks.normalize import Normalize
+from lit_modules.networks.weights import read_weights, refuse_other_weights
+from lit_modules.optim.freezing import Freezing
+from lit_modules.optim.losses import build_loss, is_weighted, shares, weigh_classes
+from lit_modules.optim.param_groups import build_optimizer
+from lit_modules.optim.schedulers import build_scheduler, refuse_other_length
 
 
 class LitClassifier(LightningModule):

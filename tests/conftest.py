@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 import train
-from conf import run_folder, schema
+from conf import saved_config, schema, validation
 from datamodules.datamodule import DataModule
 
 # Two threads in each of several processes fight over two cores; and the bits of a sum depend on their number.
@@ -50,7 +50,7 @@ def configure(*overrides: str) -> DictConfig:
     """The config that a command line gives."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose(run_folder.base_config(list(overrides)), list(overrides))
+        return compose(saved_config.base_config(list(overrides)), list(overrides))
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def run(tmp_path: Path) -> Callable[..., Path]:
     def run(*overrides: str) -> Path:
         placed = any(override.startswith(("run=", "run_dir=", "task=compare")) for override in overrides)
         cfg = configure(*overrides, *([] if placed else [f"run_dir={tmp_path / 'run'}"]))
-        schema.check(cfg)
+        validation.check(cfg)
         train.TASKS[cfg.task](cfg)
         return Path(cfg.get("run_dir", tmp_path))
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import train
-from conf import schema
-from conf.errors import one_line_errors
+from conf import schema, validation
+from conf.error_messages import one_line_errors
 from tests.conftest import TINY, configure, write_pictures
 
 FIT = ("+experiment=image_folder", *TINY, "lit_module.net.pool=2")
@@ -218,7 +218,7 @@ def test_it_is_answered_in_one_line(
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught, one_line_errors():
         cfg = configure(*words)
-        schema.check(cfg)
+        validation.check(cfg)
         train.TASKS[cfg.task](cfg)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert caught.value.code == 2 and len(lines) == 1, lines

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conf import schema
+from conf import validation
 from tests.conftest import ROOT, configure
 
 FOLDER = ROOT / "conf" / "experiment" / "book"
@@ -78,7 +78,7 @@ def test_named_test_and_files_exist(row: list[str]) -> None:
 @pytest.mark.parametrize("row", LADDER, ids=lambda row: row[0])
 def test_rung_is_composed_and_has_its_parameter_count(row: list[str]) -> None:
     (experiment,) = [word.removeprefix("+experiment=book/") for word in overrides(row[0].strip("`"))[:1]]
-    schema.check(configure(*overrides(row[0].strip("`"))))
+    validation.check(configure(*overrides(row[0].strip("`"))))
     count = sum(parameter.numel() for parameter in network(experiment).parameters())
     assert count == int(row[2].replace(",", ""))
 

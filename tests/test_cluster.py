@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from conf import job, run_folder
 from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
+from lit_modules.runs import launcher, run_folder
 from tests.conftest import ROOT, TINY, configure
 from tests.test_faults import assert_same_runs, wait_for
 from tests.test_resume import RANDOM
@@ -127,13 +127,13 @@ def test_folder_is_named_by_what_all_processes_of_a_run_know(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert job.stamp() == stamp
+    assert launcher.stamp() == stamp
 
 
 def test_job_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     with pytest.raises(UserError, match=r"^torchrun: .*; add --rdzv-id=NAME$"):
-        job.stamp()
+        launcher.stamp()
 
 
 def test_job_that_is_started_again_goes_on_with_its_run(

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from conf import run_folder
 from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
+from lit_modules.runs import run_folder
 from tests.conftest import ROOT, TINY, configure
 from tests.test_resume import COMPARED, RANDOM, assert_same, load, table
 
@@ -277,7 +277,7 @@ def test_signal_to_any_rank_stops_all_of_them(tmp_path: Path, who: str) -> None:
 WRITER = """
 import sys, torch
 from pathlib import Path
-from lit_modules.checkpoint_io import DurableCheckpointIO
+from lit_modules.trainer.checkpoint_io import DurableCheckpointIO
 state = {"weights": torch.randn(2_000_000)}
 print("ready", flush=True)
 while True:

@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from datamodules.inputs import InMemory, Split
 from datamodules.loader import BatchLoader
-from lit_modules.losses import shares
-from lit_modules.scores import Scores
+from datamodules.storage.inputs import InMemory, Split
+from lit_modules.evaluation.scores import Scores
+from lit_modules.optim.losses import shares
 from tests.conftest import TINY
 
 SIZES = range(1, 18)

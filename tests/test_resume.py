@@ -10,7 +10,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
-from conf.run_folder import read_rows
+from conf.files import read_rows
 from tests.conftest import TINY
 
 EPOCHS = 4
@@ -18,7 +18,7 @@ CLOCK = ("seconds", "images_per_second", "data_wait")
 COMPARED = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
 RANDOM = (
     "lit_module.net.dropout=0.3",
-    "+datamodule.augment.crop._target_=datamodules.augment.RandomCrop",
+    "+datamodule.augment.crop._target_=datamodules.augment.transforms.RandomCrop",
     "+datamodule.augment.crop.padding=1",
     "+datamodule.augment.crop.fill=black",
 )

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
-from lit_modules.optimizers import build_optimizer
-from lit_modules.schedules import hand_over, refuse_own_rates
+from lit_modules.optim.param_groups import build_optimizer
+from lit_modules.optim.schedulers import hand_over, refuse_own_rates
 
 
 class AdamToSGD(Callback):
@@ -32,6 +32,8 @@ class AdamToSGD(Callback):
             At 1, which SWATS takes, they are still those under which the accuracy jumped.
         momentum, weight_decay: SGD's.
     """
+
+    needs_whole_network = True
 
     def __init__(self, window: int, size: float, step: float, momentum: float, weight_decay: float) -> None:
         if window < 3:

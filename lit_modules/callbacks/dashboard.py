@@ -11,10 +11,10 @@ from torch import Tensor
 from lit_modules.callbacks.model_table import describe
 from lit_modules.callbacks.pace import Pace
 from lit_modules.classifier import LitClassifier
-from lit_modules.figures import png
-from lit_modules.pictures import feature_map_grid, filter_grid, grid
-from lit_modules.predictions import spread
-from lit_modules.tensorboard import TensorBoard, tensorboard_of
+from lit_modules.evaluation.figures import png
+from lit_modules.evaluation.image_grid import feature_map_grid, filter_grid, grid
+from lit_modules.evaluation.predictions import spread
+from lit_modules.loggers.tensorboard import TensorBoard, tensorboard_of
 
 SAMPLES = 32
 # Of larger weights every n-th value goes into the histogram.

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from lit_modules.callbacks.pace import Pace
 from lit_modules.classifier import LitClassifier
-from lit_modules.evaluation import Evaluation
-from lit_modules.predictions import Collector
-from lit_modules.tensorboard import tensorboard_of
+from lit_modules.evaluation.evaluation import Evaluation
+from lit_modules.evaluation.predictions import Collector
+from lit_modules.loggers.tensorboard import tensorboard_of
 
 
 class CollectPredictions(Callback):

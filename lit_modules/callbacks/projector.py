@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
-from lit_modules.predictions import spread
-from lit_modules.tensorboard import tensorboard_of
+from lit_modules.evaluation.predictions import spread
+from lit_modules.loggers.tensorboard import tensorboard_of
 
 
 class Projector(Callback):

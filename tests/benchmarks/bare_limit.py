@@ -22,9 +22,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 import train
-from conf import process
 from datamodules.datamodule import DataModule
 from lit_modules.classifier import LitClassifier
+from lit_modules.trainer import process
 from tests.benchmarks.measuring import BOOK, UNDRAWN, Measured, chosen_classes, configure, multiple, report
 
 ALONE = "Lightning alone"

@@ -16,7 +16,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 import train
-from conf.run_folder import read_metrics
+from lit_modules.runs.run_folder import read_metrics
 from tests.benchmarks.measuring import Measured, configure, report
 
 SIDES = ("Dashboard", "CollectPredictions", "TensorBoard")

@@ -61,7 +61,7 @@ def race(root: Path, rounds: int, choices: list[int]) -> None:
 
 
 def main() -> None:
-    from datamodules.workers import cores
+    from datamodules.storage.worker_pool import cores
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=Path, required=True)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from conf import schema
+from conf import schema, validation
 
 ROOT = Path(__file__).parents[2]
 # The notes' network, on the pictures of a folder.
@@ -125,7 +125,7 @@ def configure(*overrides: str) -> DictConfig:
     schema.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", list(overrides))
-    schema.check(cfg)
+    validation.check(cfg)
     return cfg
 
 

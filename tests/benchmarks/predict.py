@@ -27,10 +27,10 @@ def main() -> None:
     import torch
 
     import train
-    from datamodules.decode import Form
-    from datamodules.stream import find, read_in_batches
-    from lit_modules.prediction import predict
-    from lit_modules.predictor import Predictor
+    from datamodules.image_stream import find, read_in_batches
+    from datamodules.storage.decode import Form
+    from lit_modules.inference.predict import predict
+    from lit_modules.inference.predictor import Predictor
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=Path, required=True, help="a folder with a folder for each class")

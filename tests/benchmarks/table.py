@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from conf import validation
+
 # No torch above `main`: as under train.py, the processes that decode start from this file too.
 
 FILES = 10_000
@@ -52,7 +54,7 @@ def main(rows: int) -> None:
     os.environ["LITMUS_STAMP"] = "now"
     import train
     from conf import schema
-    from datamodules.workers import cores
+    from datamodules.storage.worker_pool import cores
     from lit_modules import classifier  # noqa: F401  # torch, Lightning and torchmetrics
     from tests.conftest import configure
 
@@ -71,7 +73,7 @@ def main(rows: int) -> None:
         choices = ["datamodule=image_table", f"datamodule.root={table}", f"run_dir={folder}/run", "devices=cpu"]
         form = ["datamodule.cache=off", "datamodule.channels=3", "datamodule.image_size=32"]
         cfg = timed("config", lambda: configure(*choices, *form))
-        timed("check", lambda: schema.check(cfg))
+        timed("check", lambda: validation.check(cfg))
         datamodule = timed("splits", lambda: train.read_data(cfg, "fit"))
         timed("mean and std", lambda: datamodule.mean_std)
         datamodule.trainer = timed("trainer", lambda: train.build_trainer(cfg))

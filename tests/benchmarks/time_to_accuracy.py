@@ -19,8 +19,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 import train
-from conf import run_folder
 from datamodules.loader import BatchLoader
+from lit_modules.runs import run_folder
 from tests.benchmarks.measuring import Measured, configure, report, watch
 
 SPAN, FIT, ACCURACY = "span, s", "fit, s", "test accuracy"

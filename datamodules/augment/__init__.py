@@ -1,0 +1,1 @@
+"""Random changes and mixtures of a batch of images, drawn from (seed, epoch, sample)."""

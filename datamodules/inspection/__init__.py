@@ -1,0 +1,1 @@
+"""`task=inspect`: counts, sizes, damaged files, duplicates."""

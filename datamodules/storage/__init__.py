@@ -1,0 +1,1 @@
+"""From an image file to decoded samples in memory or on disk."""

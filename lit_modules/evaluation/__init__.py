@@ -1,0 +1,1 @@
+"""Scores, curves, intervals and figures of predictions. Knows no Trainer."""

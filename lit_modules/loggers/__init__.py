@@ -1,0 +1,1 @@
+"""TensorBoard, and one CSV row an epoch."""

@@ -1,0 +1,68 @@
+"""EpochTable: one row an epoch in metrics.csv, one line an epoch on the console."""
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+from tqdm import tqdm
+
+from conf.files import read_rows, write_table
+
+
+class EpochTable(Logger):
+    """A Lightning logger, for loggers are told of an epoch's scores when all of them are there.
+
+    Args:
+        save_dir: metrics.csv is written there. A resumed run goes on in it: each epoch stands once.
+        max_epochs: for the console.
+    """
+
+    def __init__(self, save_dir: str, max_epochs: int | None) -> None:
+        super().__init__()
+        self.path = Path(save_dir) / "metrics.csv"
+        self.max_epochs = max_epochs
+
+    @property
+    def name(self) -> str:
+        return "epochs"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """A table of epochs has no place for them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Scores of an epoch (`step`)."""
+        scores = {name: value for name, value in metrics.items() if "_likelihood/" not in name}
+        if "train/loss" not in scores:
+            return
+        assert step is not None
+        rows = [row for row in read_rows(self.path) if int(row["epoch"]) < step]
+        write_table(self.path, [*rows, {"epoch": step, **scores}])
+        total = f"/{self.max_epochs}" if self.max_epochs and self.max_epochs > 0 else ""
+        speed = f"  img/s {scores['images_per_second']:,.0f}" if "images_per_second" in scores else ""
+        _print(f"epoch {step + 1}{total}{_splits(scores)}  lr {scores['lr']:.2g}{speed}  {scores['seconds']:.1f} s")
+
+
+def _print(line: str) -> None:
+    """A line above the progress bar, at once also where the output is a file or a pipe."""
+    tqdm.write(line)
+    sys.stdout.flush()
+
+
+def _splits(scores: dict[str, float]) -> str:
+    """`  train loss 0.1234  f1 0.9876  acc 0.9876  val …`"""
+    parts = []
+    for split in ("train", "val"):
+        named = [(name, scores.get(f"{split}/{name}")) for name in ("loss", "f1", "acc", "likelihood")]
+        values = [f"{name} {value:.4f}" for name, value in named if value is not None]
+        if values:
+            parts.append(f"  {split} " + " ".join(values))
+    return "".join(parts)

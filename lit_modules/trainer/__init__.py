@@ -1,0 +1,1 @@
+"""Strategies, durable checkpoints, process setup, the fast epoch loop."""

@@ -1,0 +1,130 @@
+"""Every file under conf/ is found here, composed, checked, and its constructors are called."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from conf import validation
+from tests.conftest import ROOT, configure
+
+CONF = ROOT / "conf"
+FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/**/*.yaml"))
+EXPERIMENTS = [path for path in FILES if path.parts[0] == "experiment"]
+OPTIONS = [path for path in FILES if path.parts[0] != "experiment"]
+# Groups of which several files may be chosen together.
+LISTS = {"callbacks", "logger", "datamodule/augment"}
+
+
+def complete(*overrides: str) -> DictConfig:
+    """The config of these overrides, with something for every value that the user has to give."""
+    cfg = configure(*overrides)
+    for key in OmegaConf.missing_keys(cfg):
+        OmegaConf.update(cfg, key, {"seed": [0, 1]} if key == "space" else "something", force_add=True)
+    return cfg
+
+
+def experiment_name(path: Path) -> str:
+    """What stands after +experiment=."""
+    return path.relative_to("experiment").with_suffix("").as_posix()
+
+
+def choice(path: Path) -> str:
+    """The override that chooses a file."""
+    group, name = path.parent.as_posix(), path.stem
+    if group == "sweep":
+        return f"+{group}={name}"
+    return f"{group}=[{name}]" if group in LISTS else f"{group}={name}"
+
+
+def nodes(node: Any) -> Iterator[DictConfig]:
+    """The outermost constructor nodes, but for those that wait for what only the data tell."""
+    if not isinstance(node, DictConfig):
+        return
+    if "_target_" in node and node._target_ != "lit_modules.classifier.LitClassifier":
+        yield node
+        return
+    for key in node:
+        if not OmegaConf.is_missing(node, key):
+            yield from nodes(node[key])
+
+
+def leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values."""
+    for key, value in node.items():
+        if isinstance(value, DictConfig):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def test_every_group_is_seen() -> None:
+    groups = {path.parts[0] for path in FILES}
+    assert groups == {entry.name for entry in CONF.iterdir() if entry.is_dir() and any(entry.rglob("*.yaml"))}
+    assert {path.stem for path in EXPERIMENTS} >= {"digits", "cifar10", "image_folder"}
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=str)
+def test_an_experiment_is_complete_and_bears_its_name(path: Path) -> None:
+    cfg = complete(f"+experiment={experiment_name(path)}")
+    validation.check(cfg)
+    assert cfg.name == experiment_name(path)
+    assert f"/{path.stem}/" in cfg.run_dir
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=str)
+def test_an_experiment_is_short_and_begins_with_its_command(path: Path) -> None:
+    lines = (CONF / path).read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 20
+    assert lines[0] == "# @package _global_"
+    header = [line for line in lines if line.startswith("#")]
+    command = re.compile(rf"\bpython train\.py \+experiment={re.escape(experiment_name(path))}\b")
+    assert any(command.search(line) for line in header)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=str)
+def test_an_experiment_holds_only_what_differs(path: Path) -> None:
+    experiment = OmegaConf.load(CONF / path)
+    assert isinstance(experiment, DictConfig)
+    defaults = experiment.pop("defaults", [])
+    bases = [f"+experiment={entry.removeprefix('/experiment/')}" for entry in defaults if isinstance(entry, str)]
+    chosen = [(key, value) for entry in defaults if not isinstance(entry, str) for key, value in entry.items()]
+    groups = [f"{key.removeprefix('override /')}={value}".replace("'", "").replace(" ", "") for key, value in chosen]
+    without = complete(*bases, *groups)
+    assert [key for key, value in leaves(experiment) if OmegaConf.select(without, key) == value] == []
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=str)
+def test_an_option_can_be_chosen_and_its_constructors_take_what_it_says(path: Path, tmp_path: Path) -> None:
+    cpu = [] if path.parts[0] == "devices" else ["devices=cpu"]
+    cfg = complete(choice(path), *cpu, f"run_dir={tmp_path / 'run'}")
+    validation.check(cfg)
+    for node in nodes(cfg):
+        if cpu or node._target_ != "pytorch_lightning.Trainer":  # these devices may not be here
+            assert instantiate(node, _convert_="all") is not None
+    assert not (tmp_path / "run").exists(), "a constructor writes nothing"
+
+
+@pytest.mark.parametrize("path", [path for path in OPTIONS if path.parts[0] == "lit_module"], ids=str)
+def test_an_option_of_the_module_gives_one_that_maps_pictures_to_logits(path: Path) -> None:
+    names = [str(i) for i in range(10)]
+    facts = {"input_shape": (1, 9, 9), "class_names": names, "class_counts": [5] * 10, "mean": [0.5], "std": [0.5]}
+    module = instantiate(configure(choice(path)).lit_module, **facts, _convert_="all")
+    assert module(torch.zeros(2, 1, 9, 9)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu"])
+def test_devices_make_a_trainer(name: str, tmp_path: Path) -> None:
+    trainer = instantiate(configure(f"devices={name}", f"run_dir={tmp_path}").trainer, _convert_="all")
+    assert trainer.num_devices >= 1
+
+
+@pytest.mark.parametrize("names", [["crop", "flip"], ["flip", "crop"]])
+def test_augmentations_keep_the_order_of_the_command(names: list[str]) -> None:
+    cfg = configure(f"datamodule/augment=[{','.join(names)}]")
+    assert list(cfg.datamodule.augment) == names

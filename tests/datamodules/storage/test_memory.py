@@ -1,0 +1,33 @@
+"""The memory that is free is the least of what the machine, the container and the process's own limits leave."""
+
+import resource
+from pathlib import Path
+
+import pytest
+
+from datamodules.storage import memory
+from datamodules.storage.memory import free_memory
+
+
+def test_it_is_about_what_the_system_says() -> None:
+    assert 2**26 < free_memory() <= memory._table(Path("/proc/meminfo"))["MemTotal"]
+
+
+@pytest.mark.parametrize("limit", [resource.RLIMIT_AS, resource.RLIMIT_DATA])
+def test_a_limit_of_the_process_counts(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    used = memory._table(Path("/proc/self/status"))[dict(memory.LIMITS)[limit]]
+    unlimited = resource.RLIM_INFINITY
+    monkeypatch.setattr(
+        resource, "getrlimit", lambda asked: (used + 10**6, unlimited) if asked == limit else (unlimited, unlimited)
+    )
+    assert 0 < free_memory() <= 2 * 10**6
+
+
+def test_a_limit_of_the_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("700000\n")
+    (tmp_path / "memory.stat").write_text("anon 500000\ninactive_file 200000\n")
+    assert free_memory() == 500000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory() > 10**6

@@ -1,0 +1,272 @@
+"""What is kept where changes no bit; what is bad is named; mixing and sampling are functions of (seed, epoch)."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from PIL import Image
+
+from conf.errors import UserError
+from datamodules import image_datamodule
+from datamodules.augment.mixing import Mixup
+from datamodules.image_datamodule import ImageDataModule
+from datamodules.loader import BatchLoader
+from datamodules.storage import cache, worker_pool
+from datamodules.storage.cache import Stored
+from datamodules.storage.inputs import InMemory, OnDevice, Split, Streamed, resident
+from tests.conftest import TINY, configure, inputs_of, write_pictures
+from tests.datamodules.test_image_datamodule import datamodule, loader_of, noise, trainer
+
+
+def folder(root: Path, *overrides: str) -> ImageDataModule:
+    cfg = configure("datamodule=image_folder", f"datamodule.root={root}", *overrides)
+    module: ImageDataModule = instantiate(cfg.datamodule, _convert_="all")
+    module.setup()
+    module.trainer = trainer()
+    return module
+
+
+def epoch_of(module: ImageDataModule) -> list[torch.Tensor]:
+    return [part for batch in loader_of(module, "train") for part in batch[:3]]
+
+
+@pytest.mark.parametrize("cache", ["auto", "disk", "off"])
+def test_where_pictures_are_kept_changes_no_bit(pictures: Path, monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
+    monkeypatch.setattr(worker_pool, "FEWEST_FOR_PROCESSES", 1)
+    monkeypatch.setattr(image_datamodule, "SMALL", 0)
+    expected = folder(pictures, "datamodule.cache=memory")
+    found = folder(pictures, f"datamodule.cache={cache}")
+    again = folder(pictures, f"datamodule.cache={cache}")
+    kinds = {"auto": Stored, "disk": Stored, "off": Streamed}
+    for module in (found, again):
+        assert isinstance(module._splits["train"].inputs, kinds[cache])
+        assert module.mean_std == expected.mean_std and module.input_shape == expected.input_shape
+        assert all(map(torch.equal, epoch_of(module), epoch_of(expected)))
+        assert torch.equal(inputs_of(module, "test"), inputs_of(expected, "test"))
+
+
+ODD = {
+    "alike": ("L", (9, 9)),
+    "another size": ("L", (9, 8)),
+    "colour": ("RGB", (9, 9)),
+    "colour of another size": ("RGB", (20, 8)),
+    "another size, and cut off": ("L", (300, 200)),
+}
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("odd", ODD)
+def test_pictures_taken_for_alike_are_those_that_all_headers_tell_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, mode: str, processes: int
+) -> None:
+    generator = np.random.default_rng(0)
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for i in range(70):  # one in three is looked at first
+            pixels = generator.integers(0, 256, (9, 9, 3), np.uint8)
+            picture = Image.fromarray(pixels).convert(mode)
+            if (name, i) == ("bee", 66):  # the 136th
+                picture = picture.convert(ODD[odd][0] if mode == "L" else mode).resize(ODD[odd][1])
+            picture.save(file := tmp_path / name / f"{i:03d}.png")
+            if (name, i) == ("bee", 66) and "cut off" in odd:
+                file.write_bytes(file.read_bytes()[:60])
+    (tmp_path / "ant" / "001.png").write_bytes(b"<html>")
+    monkeypatch.setattr(worker_pool, "FEWEST_FOR_PROCESSES", 1)
+    options = ("datamodule.on_bad=skip", f"datamodule.num_workers={processes}")
+    expected = folder(tmp_path, "datamodule.cache=memory", *options)
+    looks: list[str] = []
+    monkeypatch.setattr(image_datamodule, "progress", lambda found, _, what, size: looks.append(what) or found)
+    found = folder(tmp_path, "datamodule.cache=disk", *options)
+    assert found.input_shape == expected.input_shape and found.class_counts == expected.class_counts
+    assert all(map(torch.equal, epoch_of(found), epoch_of(expected)))
+    unlike = ODD[odd][1] != (9, 9) or (mode == "L" and ODD[odd][0] == "RGB")
+    assert looks == ["looking at pictures"] * unlike
+
+
+def test_pictures_that_are_no_files_are_streamed_too() -> None:
+    found, expected = (
+        instantiate(configure("datamodule=digits", *more).datamodule, _convert_="all")
+        for more in (["datamodule.cache=off"], [])
+    )
+    for module in (found, expected):
+        module.setup()
+    assert isinstance(found._splits["train"].inputs, Streamed)
+    assert torch.equal(inputs_of(found, "test"), inputs_of(expected, "test"))
+
+
+def test_averaging_weights_copies_no_data(run: Callable[..., Path], pictures: Path, tmp_path: Path) -> None:
+    place = (f"datamodule.root={pictures}", "datamodule.cache=disk", f"datamodule.cache_dir={tmp_path / 'cache'}")
+    average = ("callbacks=[default,ema]", "callbacks.ema.decay=0.5", "lit_module.net.pool=2")
+    folder = run("+experiment=image_folder", *TINY, *place, *average)
+    assert (folder / "model.pt").exists()
+
+
+def test_pictures_without_room_anywhere_are_decoded_as_they_are_needed(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_datamodule, "SMALL", 0)
+    monkeypatch.setattr(cache, "has_room", lambda folder, size: False)
+    assert isinstance(folder(pictures)._splits["train"].inputs, InMemory)
+    monkeypatch.setattr(image_datamodule, "free_memory", lambda: 0)
+    assert isinstance(folder(pictures)._splits["train"].inputs, Streamed)
+
+
+def test_a_picture_changed_in_use_is_named(pictures: Path) -> None:
+    module = folder(pictures, "datamodule.cache=off")
+    file = module.files("train")[5]
+    os.utime(pictures / file, (2**33, 2**33))
+    with pytest.raises(UserError, match=rf"^{file}: changed while it was in use; "):
+        epoch_of(module)
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk", "off"])
+def test_a_damaged_picture_is_passed_over_if_asked(
+    pictures: Path, capsys: pytest.CaptureFixture[str], cache: str
+) -> None:
+    whole = folder(pictures)
+    (pictures / "dark" / "004.png").write_bytes((pictures / "dark" / "004.png").read_bytes()[:150])
+    found = folder(pictures, f"datamodule.cache={cache}", "datamodule.on_bad=skip")
+    assert "passed over: dark/004.png (" in capsys.readouterr().err
+    counts = [sum(len(module.files(split)) for split in ("train", "val", "test")) for module in (whole, found)]
+    assert counts[1] == counts[0] - 1
+    if cache == "off":
+        with pytest.raises(UserError, match=r"^dark/004.png: .*; put it right"):
+            module = folder(pictures, "datamodule.cache=off")
+            [inputs_of(module, split) for split in ("train", "val", "test")]
+    else:
+        with pytest.raises(UserError, match=r"^dark/004.png \(.*: 1 sample cannot be read; .*on_bad=skip$"):
+            folder(pictures, f"datamodule.cache={cache}")
+
+
+@pytest.mark.parametrize("stage", ["fit", "inspect"])
+def test_a_class_of_which_too_little_can_be_read_names_a_file(pictures: Path, stage: str) -> None:
+    for file in (pictures / "dark").iterdir():
+        file.write_bytes(b"")
+    cfg = configure("datamodule=image_folder", f"datamodule.root={pictures}", "datamodule.on_bad=skip")
+    line = (
+        r"^class dark: too few sound samples \(0\) .*; 40 could not be read, first dark/000.png \(the file is empty\)$"
+    )
+    with pytest.raises(UserError, match=line):
+        instantiate(cfg.datamodule, _convert_="all").setup(stage)
+
+
+def test_a_damaged_picture_is_never_passed_over_in_a_test(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        for name in ("ant", "bee"):
+            write_pictures(tmp_path / split / name, 4, level=90)
+    (tmp_path / "test" / "bee" / "001.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"^test/bee/001.png \(the file is empty\): 1 sample .* no score may leave"):
+        folder(tmp_path, "datamodule.on_bad=skip")
+
+
+def test_pictures_in_two_splits_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    levels = iter(range(20, 200))
+    for split in ("train", "val", "test"):
+        for name in ("ant", "bee"):
+            write_pictures(tmp_path / split / name, 4, level=next(levels))
+    folder(tmp_path)
+    assert capsys.readouterr().err == ""
+    copy = (tmp_path / "train" / "ant" / "002.png").read_bytes()
+    (tmp_path / "test" / "bee" / "planted.png").write_bytes(copy)
+    folder(tmp_path)
+    line = "warning: 1 sample of train in test too, bit for bit: train/ant/002.png = test/bee/planted.png\n"
+    assert capsys.readouterr().err == line
+
+
+def test_files_of_their_own_are_needed_on_disk() -> None:
+    with pytest.raises(UserError, match=r"^datamodule.cache: these pictures are no files"):
+        datamodule(cache="disk").setup()
+
+
+def test_mean_and_std_are_those_of_samples_from_all_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datamodules.datamodule.MEASURED", 12)
+    module = datamodule()
+    module.setup()
+    taken = inputs_of(module, "train").numpy()[np.arange(12) * len(module.files("train")) // 12] / 255
+    assert module.mean_std == (pytest.approx([taken.mean()]), pytest.approx([taken.std()]))
+
+
+def test_a_subset_of_the_classes_is_labelled_in_its_order() -> None:
+    module = datamodule(classes=["cat", "ant"])
+    module.setup()
+    assert module.class_names == ["cat", "ant"] and sum(module.class_counts) == len(module.files("train"))
+    whole = datamodule({"train": noise(48, 6, 5)})
+    whole.setup()
+    assert {int(file.split("/")[1]) % 3 for file in module.files("train")} == {0, 2}
+
+
+def test_balanced_batches_draw_each_class_alike(pictures: Path) -> None:
+    for extra in range(30, 60):
+        (pictures / "dark" / f"{extra}.png").write_bytes((pictures / "dark" / "000.png").read_bytes())
+    module = folder(pictures, "datamodule.sampler=balanced")
+    labels = torch.cat([batch.labels for batch in loader_of(module, "train")])
+    counts = labels.bincount()
+    assert len(labels) == len(module.files("train")) and counts.max() - counts.min() <= 1
+    module.trainer = trainer(current_epoch=1)
+    assert not torch.equal(labels, torch.cat([batch.labels for batch in loader_of(module, "train")]))
+
+
+def test_partners_are_of_the_same_batch_on_any_number_of_ranks() -> None:
+    inputs = InMemory(np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1))
+    split = Split(inputs, np.arange(10), torch.arange(10), [""] * 10)
+
+    def pairs(rank: int, ranks: int) -> list[list[tuple[int, int]]]:
+        loader = BatchLoader(split, 4, rank=rank, world_size=ranks, seed=1, partners=True)
+        halves = [batch.inputs.flatten().view(2, -1).tolist() for batch in loader]
+        return [list(zip(*half, strict=True)) for half in halves]
+
+    whole = pairs(0, 1)
+    for batch in whole:
+        own, partners = zip(*batch, strict=True)
+        assert sorted(own) == sorted(partners) and all(one != other for one, other in batch)
+    shares = [pairs(rank, 2) for rank in range(2)]
+    assert [sorted(one + other) for one, other in zip(*shares, strict=True)] == [sorted(batch) for batch in whole]
+
+
+def test_mixtures_have_the_parts_that_their_targets_say() -> None:
+    module = datamodule(
+        {"train": np.stack([np.full((6, 5), 100 * (i % 3), np.uint8) for i in range(48)])}, mix=Mixup(1.0)
+    )
+    module.setup()
+    module.trainer = trainer(current_epoch=2)
+    batch = next(iter(loader_of(module, "train")))
+    assert len(batch.inputs) == 2 * module.batch_size == 2 * batch.size
+    mixed = module.on_after_batch_transfer(batch, 0)
+    assert mixed.inputs.shape == (8, 1, 6, 5) and mixed.targets is not None and mixed.size == 8
+    assert torch.equal(mixed.labels, batch.labels[:8]) and torch.equal(mixed.index, batch.index[:8])
+    level = mixed.targets @ torch.tensor([0.0, 100.0, 200.0]) / 255  # a class is a level, so a mixture tells its parts
+    assert torch.allclose(mixed.inputs, level.view(-1, 1, 1, 1).expand_as(mixed.inputs), atol=1e-6)
+    module.trainer = trainer(training=False)
+    assert next(iter(loader_of(module, "val"))).targets is None
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+def test_a_mixed_run_learns_and_resumes_with_the_same_bits(
+    run: Callable[..., Path], pictures: Path, tmp_path: Path, mix: str
+) -> None:
+    choices = ("+experiment=image_folder", f"datamodule.root={pictures}", *TINY[:2], *TINY[3:], f"datamodule/mix={mix}")
+    choices = (*choices, "lit_module.net.pool=2", "lit_module/scheduler=constant")
+    whole = run(*choices, "trainer.max_epochs=3", f"run_dir={tmp_path / 'whole'}")
+    cut = run(*choices, "trainer.max_epochs=1", f"run_dir={tmp_path / 'cut'}")
+    run(f"run={cut}", "trainer.max_epochs=3")
+    first, second = (torch.load(each / "checkpoints" / "last.ckpt", weights_only=True) for each in (whole, cut))
+    assert all(torch.equal(first["state_dict"][name], second["state_dict"][name]) for name in first["state_dict"])
+
+
+def test_a_split_moves_to_a_device_that_has_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = noise(20, 1, 3, 3)
+    split = Split(InMemory(samples), np.array([4, 9, 2]), torch.tensor([0, 1, 0]), ["a", "b", "c"])
+    device: Any = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: type("", (), {"total_memory": 100}))
+    assert resident(split, torch.device("cpu"), 0.9) is split
+    assert resident(split, device, 0.2) is split
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_, **__: tensor)
+    moved = resident(split, device, 0.3)
+    assert isinstance(moved.inputs, OnDevice) and resident(moved, device, 0.3) is moved
+    assert torch.equal(next(moved.read([np.array([2, 0])])), torch.from_numpy(samples[[2, 4]]))

@@ -1,0 +1,48 @@
+"""The digits are scikit-learn's, as bytes."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from datamodules.digits import DigitsDataModule
+from tests.conftest import PLAIN
+from tests.datamodules.test_image_datamodule import labels, pixels
+
+
+@pytest.fixture(scope="module")
+def digits() -> DigitsDataModule:
+    module = DigitsDataModule(**PLAIN | {"batch_size": 64, "val_fraction": 0.2, "test_fraction": 0.2})
+    module.setup()
+    return module
+
+
+def test_bytes_give_back_the_ink_of_the_source(digits: DigitsDataModule) -> None:
+    ink = load_digits().images
+    seen = set()
+    for name in ("train", "val", "test"):
+        positions = [int(file.removeprefix("digits/")) for file in digits.files(name)]
+        ours = pixels(digits, name)
+        assert np.array_equal(np.round(ours[:, 0] * (16 / 255)), ink[positions])
+        assert {0, 255} <= set(np.unique(ours)), "no ink and full ink are the ends of the range"
+        seen.update(positions)
+    assert seen == set(range(1797))
+
+
+def test_labels_are_those_of_the_source(digits: DigitsDataModule) -> None:
+    target = load_digits().target
+    for name in ("val", "test"):
+        assert labels(digits, name) == [target[int(file.removeprefix("digits/"))] for file in digits.files(name)]
+    assert digits.class_names == list("0123456789")
+
+
+def test_splits_are_stratified(digits: DigitsDataModule) -> None:
+    whole = np.bincount(load_digits().target)
+    test = np.bincount(labels(digits, "test"))
+    val = np.bincount(labels(digits, "val"))
+    assert np.array_equal(test, np.round(whole * 0.2))
+    assert np.array_equal(val, np.round((whole - test) * 0.2))
+    assert digits.class_counts == (whole - test - val).tolist()
+
+
+def test_pictures_are_grey_squares_of_eight(digits: DigitsDataModule) -> None:
+    assert digits.input_shape == (1, 8, 8)

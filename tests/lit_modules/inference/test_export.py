@@ -1,0 +1,129 @@
+"""An export gives the probabilities of the network that was trained, or is not written."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from PIL import Image
+from torch import Tensor
+
+from conf.errors import UserError
+from lit_modules.classifier import LitClassifier
+from lit_modules.inference import export as export_module
+from lit_modules.inference.export import SAMPLES, TOLERANCE, WRITERS, export
+from lit_modules.inference.predictor import Predictor
+from tests.conftest import TINY, configure
+
+FORMATS = sorted(WRITERS)
+SHAPES = [(2, 50), (3, 12, 10), (1, 6, 6, 6)]
+NAMES = ["cat", "dog", "올빼미"]
+TEMPERATURE = 1.7
+
+
+def trained(shape: tuple[int, ...]) -> LitClassifier:
+    """A classifier whose BatchNorm has seen data, and which is sure of some of its answers."""
+    told = {"input_shape": shape, "class_names": NAMES, "class_counts": [1] * 3}
+    means = {"mean": [0.4] * shape[0], "std": [0.2] * shape[0]}
+    choices = configure("lit_module.net.channels=[8,8]", "lit_module.net.dropout=0.2", "lit_module.net.activation=GELU")
+    module = instantiate(choices.lit_module, **told, **means, _convert_="all")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for _ in range(20):
+            module(torch.rand(32, *shape))
+        module.net.head[-1].weight.mul_(5)
+    return module.eval()
+
+
+def samples(shape: tuple[int, ...]) -> Tensor:
+    return torch.randint(0, 256, (SAMPLES, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def by_hand(module: LitClassifier, pictures: Tensor) -> Tensor:
+    """The probabilities by the classifier itself, not by the Predictor that is exported."""
+    with torch.inference_mode():
+        return (module(pictures / torch.tensor(255.0)) / TEMPERATURE).softmax(1)
+
+
+def facts(resize: str | None = "pad") -> dict[str, Any]:
+    return {"class_names": NAMES, "resize": resize}
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_thousand_samples_agree(tmp_path: Path, file_format: str, shape: tuple[int, ...]) -> None:
+    module, pictures = trained(shape), samples(shape)
+    expected = by_hand(module, pictures)
+    assert expected.max() > 0.95 and expected.min() < 0.01
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    for inputs in (pictures, pictures / torch.tensor(255.0)):
+        resize = "pad" if len(shape) == 3 else None
+        predictor = Predictor(module, TEMPERATURE)
+        assert export(predictor, inputs, expected, facts(resize), file_format, tmp_path) <= TOLERANCE
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+    compile((tmp_path / f"example_{file_format}.py").read_text(), "example", "exec")
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_wrong_preprocessing_is_not_written(tmp_path: Path, file_format: str) -> None:
+    module, pictures = trained(SHAPES[1]), samples(SHAPES[1])
+    predictor = Predictor(module, TEMPERATURE)
+    predictor.white.fill_(254.9)
+    with pytest.raises(UserError, match=f"^format: the {file_format} export differs from the network by .*e-0"):
+        export(predictor, pictures, by_hand(module, pictures), facts(), file_format, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
+def test_an_extra_that_is_missing_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_module, "find_spec", lambda name: None if name == "onnxscript" else name)
+    module, pictures = trained(SHAPES[1]), samples(SHAPES[1])
+    with pytest.raises(UserError, match=r'^format: onnx needs onnxscript; pip install -e "\.\[onnx\]"$'):
+        export(Predictor(module, 1), pictures, by_hand(module, pictures), facts(), "onnx", tmp_path)
+
+
+def test_a_moved_run_without_its_data_gives_files_that_need_no_litmus(
+    run: Callable[..., Path], pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = f"datamodule.root={pictures}"
+    folder = run("+experiment=image_folder", root, *TINY, "lit_module.class_weights=auto", "lit_module.net.pool=2")
+    picture = shutil.copy(next((pictures / "light").iterdir()), tmp_path / "picture.jpg")
+    run(f"run={folder}", "task=export", "format=torch_export")
+    assert "validation samples" in capfd.readouterr().out
+    moved = shutil.move(folder, tmp_path / "moved")
+    shutil.rmtree(pictures)
+
+    answers = []
+    for file_format in FORMATS:
+        for kind in ("uint8", "float"):
+            run(f"run={moved}", "task=export", f"format={file_format}", f"input={kind}")
+            output = capfd.readouterr()
+            assert "noise" in output.out and "datamodule.root: " in output.err
+            example = [sys.executable, "-I", "-W", "error::UserWarning", f"example_{file_format}.py", str(picture)]
+            answer = subprocess.run(
+                example, cwd=moved / "export", capture_output=True, text=True, check=True, timeout=120
+            )
+            answers.append(json.loads(answer.stdout.replace("'", '"')))
+    weights = torch.load(moved / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert weights["normalize.mean"].shape == (3, 1, 1)
+    pixels = torch.tensor(np.asarray(Image.open(picture))).permute(2, 0, 1)[None]
+    module = instantiate(
+        configure(f"run={moved}").lit_module,
+        input_shape=(3, 12, 12),
+        class_names=["dark", "light"],
+        class_counts=[1, 1],
+        mean=[0.0] * 3,
+        std=[1.0] * 3,
+        _convert_="all",
+    )
+    module.load_state_dict(weights)
+    with torch.inference_mode():
+        expected = module.eval()(pixels / torch.tensor(255.0)).softmax(1)[0].tolist()
+    for answer in answers:
+        assert answer == pytest.approx(dict(zip(["dark", "light"], expected, strict=True)), abs=TOLERANCE)

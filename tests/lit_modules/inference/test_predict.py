@@ -1,0 +1,237 @@
+"""task=predict gives a row for every picture that can be read, with the network's own probabilities."""
+
+import csv
+import json
+import shutil
+import subprocess
+import tracemalloc
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import train
+from conf.errors import UserError
+from datamodules.image_stream import find, read_in_batches
+from datamodules.storage.decode import Form
+from lit_modules.inference.predict import predict
+from lit_modules.inference.predictor import Predictor
+from tests.conftest import TINY, configure, write_pictures
+from tests.lit_modules.inference.test_export import NAMES, trained
+
+
+@pytest.fixture
+def trained_run(run: Callable[..., Path], pictures: Path) -> Path:
+    """A run that learned from pictures that are no longer here."""
+    folder = run("+experiment=image_folder", f"datamodule.root={pictures}", *TINY, "lit_module.net.pool=2")
+    shutil.rmtree(pictures)
+    return folder
+
+
+def table(output: Path) -> dict[str, dict[str, str]]:
+    """predictions.csv by the name of the file."""
+    with open(output / "predictions.csv", newline="", encoding="utf-8") as file:
+        return {Path(row["file"]).name: row for row in csv.DictReader(file)}
+
+
+def probabilities_of(folder: Path, path: Path) -> list[float]:
+    """By the LitClassifier itself, of one picture of the right size."""
+    module = train.best_network(configure(f"run={folder}"))
+    pixels = torch.tensor(np.asarray(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        return module(pixels / torch.tensor(255.0)).softmax(1)[0].tolist()
+
+
+def test_every_picture_gets_its_probabilities(run: Callable[..., Path], trained_run: Path, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "new" / "deep" / "down", 3, level=200)
+    write_pictures(tmp_path / "new", 70, level=40, suffix="bmp")
+    output = tmp_path / "out"
+    run(f"run={trained_run}", "task=predict", f"input={tmp_path / 'new'}", f"output={output}")
+    rows = table(output)
+    assert len(rows) == 73
+    for name in ("deep/down/001.png", "069.bmp"):
+        row, expected = rows[Path(name).name], probabilities_of(trained_run, tmp_path / "new" / name)
+        assert row["file"] == str(tmp_path / "new" / name)
+        assert [float(row["p/dark"]), float(row["p/light"])] == pytest.approx(expected, abs=1e-6)
+        assert row["predicted"] == ["dark", "light"][int(np.argmax(expected))]
+        assert float(row["probability"]) == max(float(row["p/dark"]), float(row["p/light"]))
+    lines = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
+    assert [line["file"] for line in lines] == [row["file"] for row in rows.values()]
+    assert lines[0]["probabilities"] == {name: float(rows["000.bmp"][f"p/{name}"]) for name in ("dark", "light")}
+    with Image.open(output / "contact_sheet.png") as sheet:
+        assert sheet.width > 800 and sheet.height > 800, "eight rows of eight"
+    assert sorted(path.name for path in output.iterdir()) == [
+        "contact_sheet.png",
+        "predictions.csv",
+        "predictions.jsonl",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "table", "tabs", "glob"])
+def test_pictures_are_named_in_four_ways(
+    run: Callable[..., Path], trained_run: Path, tmp_path: Path, kind: str
+) -> None:
+    write_pictures(tmp_path / "new", 3, level=200)
+    (tmp_path / "new" / "notes.txt").write_text("no picture")
+    (tmp_path / "new" / "list.csv").write_text("id,file\n1,002.png\n2,000.png\n")
+    (tmp_path / "new" / "list.tsv").write_text("File\tid\n001.png\t1\n\n")
+    named = {
+        "file": ("new/001.png", ["001.png"]),
+        "folder": ("new", ["000.png", "001.png", "002.png"]),
+        "table": ("new/list.csv", ["002.png", "000.png"]),
+        "tabs": ("new/list.tsv", ["001.png"]),
+        "glob": ("new/00[12]*", ["001.png", "002.png"]),
+    }
+    source, expected = named[kind]
+    run(f"run={trained_run}", "task=predict", f"input='{tmp_path / source}'")
+    assert list(table(trained_run / "predictions" / "now")) == expected
+
+
+def test_a_table_may_name_a_file_that_begins_with_a_tilde(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("file\n~$1.png\n")
+    assert find(str(tmp_path / "list.csv")) == [str(tmp_path / "~$1.png")]
+
+
+def test_unreadable_files_are_named_and_passed_over(
+    command: Callable[..., subprocess.CompletedProcess[str]], trained_run: Path, tmp_path: Path
+) -> None:
+    write_pictures(tmp_path / "new", 3, level=200)
+    (tmp_path / "new" / "001.png").write_bytes(b"")
+    result = command(f"run={trained_run}", "task=predict", f"input={tmp_path / 'new'}", f"output={tmp_path / 'out'}")
+    assert result.returncode == 3, result.stderr
+    assert f"passed over {tmp_path / 'new' / '001.png'}: the file is empty\n" in result.stderr
+    assert "1 of 3 files could not be read" in result.stderr and "Traceback" not in result.stderr
+    assert list(table(tmp_path / "out")) == ["000.png", "002.png"]
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["input={}/nothing/*"], "^input: .* names no picture; "),
+        (["input={}/new/list.csv"], "^input: .*list.csv has no column 'file'; did you mean 'files'"),
+        (["input={}/new", "output={}/new/out"], "^output: .* lies in the folder that is read"),
+        (["input={}/new", "output={}/new/list.csv/out"], "^output: .* lies in"),
+        (["input={}/new/000.png", "output={}/new/list.csv/out"], "^output: cannot write to .*list.csv/out"),
+        (["input={}/new", "lit_module.net.dropout=0.3"], "^lit_module.net.dropout: this run has "),
+        (["input={}/new", "calibrate=true"], "^calibrate: .* has no validation samples"),
+    ],
+)
+def test_a_wrong_use_is_one_line_and_writes_nothing(
+    run: Callable[..., Path], trained_run: Path, tmp_path: Path, options: list[str], line: str
+) -> None:
+    write_pictures(tmp_path / "new", 2, level=200)
+    (tmp_path / "new" / "list.csv").write_text("files\n000.png\n")
+    (trained_run / "predictions.csv").unlink(missing_ok=True)
+    with pytest.raises(UserError, match=line):
+        run(f"run={trained_run}", "task=predict", *(option.format(tmp_path) for option in options))
+    assert not (trained_run / "predictions").exists() and not (tmp_path / "new" / "out").exists()
+
+
+def test_mirror_images_are_averaged(tmp_path: Path) -> None:
+    predictor = Predictor(trained((3, 12, 10)), 1.0)
+    inputs = np.random.default_rng(0).integers(0, 256, (4, 3, 12, 10), dtype=np.uint8)
+    files = [f"{i}.png" for i in range(4)]
+    with torch.inference_mode():
+        predict(predictor, [(files, inputs, [])], 4, NAMES, True, tmp_path)
+        both = [predictor(torch.from_numpy(view.copy())) for view in (inputs, inputs[..., ::-1])]
+    expected = (both[0].double() + both[1].double()) / 2
+    found = [[float(row[f"p/{name}"]) for name in NAMES] for row in table(tmp_path).values()]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert (both[0] - both[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_class_name_can_be_drawn(tmp_path: Path, channels: int) -> None:
+    predictor = Predictor(trained((channels, 12, 10)), 1.0)
+    inputs = np.zeros((2, channels, 12, 10), np.uint8)
+    predict(predictor, [(["a.png", "b $x.png"], inputs, [])], 2, ["올빼미 $x", *NAMES[1:]], False, tmp_path)
+    assert (tmp_path / "contact_sheet.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_order_and_pixels_do_not_depend_on_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr("datamodules.storage.worker_pool.FEWEST_FOR_PROCESSES", 1)
+    write_pictures(tmp_path, 20, level=99, size=(7, 9))
+    files = [str(tmp_path / f"{i:03d}.png") for i in [*reversed(range(20)), 3, 3, 99]]
+    batches = list(read_in_batches(files, Form(3, (7, 9), "pad", True), 4, workers, "cpu"))
+    assert [file for batch in batches for file in batch.files] == files[:-1]
+    assert batches[-1].problems == [(files[-1], "no such file or directory")]
+    expected = [np.asarray(Image.open(file)).transpose(2, 0, 1) for file in files[:-1]]
+    assert np.array_equal(np.concatenate([batch.inputs for batch in batches]), expected)
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_modules.inference.predict.SHEET", 0)
+    write_pictures(tmp_path, 1, level=99, size=(64, 64))
+    predictor = Predictor(trained((3, 64, 64)), 1.0)
+    peaks = []
+    for count in (200, 2000):
+        files = [str(tmp_path / "000.png")] * count
+        tracemalloc.start()
+        with torch.inference_mode():
+            predict(
+                predictor,
+                read_in_batches(files, Form(3, (64, 64), "pad", True), 20, 0, "cpu"),
+                count,
+                NAMES,
+                False,
+                tmp_path / "out",
+            )
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 1800 * 64 * 64 * 3 / 10, "a tenth of the pixels; what is read ahead is less"
+
+
+def test_test_pictures_get_what_the_test_gave_them(run: Callable[..., Path], tmp_path: Path) -> None:
+    for split, count in (("train", 40), ("test", 50)):
+        for name, level in (("dark", 60), ("light", 190)):
+            write_pictures(tmp_path / "data" / split / name, count, level=level + count, size=(14, 12))
+    choices = (*TINY, "lit_module.net.pool=2", "datamodule.image_size=[10,12]", "datamodule.resize=crop")
+    folder = run("+experiment=image_folder", f"datamodule.root={tmp_path / 'data'}", *choices)
+    datamodule, module, trainer = train.build(configure(f"run={folder}", "task=test"))
+    train.load_best(module, folder)
+    datamodule.trainer = trainer
+    with torch.inference_mode():
+        batches = [datamodule.on_after_batch_transfer(batch, 0) for batch in datamodule.test_dataloader()]
+        expected = torch.cat([module.eval().predict_step(batch, 0) for batch in batches])
+    run(f"run={folder}", "task=predict", f"input={tmp_path / 'data' / 'test'}", f"output={tmp_path / 'out'}")
+    with open(tmp_path / "out" / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"].removeprefix(f"{tmp_path / 'data'}/") for row in rows] == list(datamodule.files("test"))
+    found = torch.tensor([[float(row[f"p/{name}"]) for name in datamodule.class_names] for row in rows])
+    assert torch.equal(found, expected)
+
+
+def test_predictions_are_those_of_the_run(run: Callable[..., Path], pictures: Path, tmp_path: Path) -> None:
+    choices = ("devices=cpu", "lit_module.net.channels=[4,8]", "lit_module.net.pool=2", "++callbacks.dashboard=null")
+    folder = run("+experiment=image_folder", *choices, "trainer.max_epochs=2", f"datamodule.root={pictures}")
+    with open(folder / "predictions.csv", newline="") as file:
+        expected = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    table = pictures / "test.csv"
+    table.write_text("\n".join(["file", *(row["file"] for row in expected)]))
+    run(f"run={folder}", "task=predict", f"input={table}", f"output={tmp_path / 'out'}")
+    with open(tmp_path / "out" / "predictions.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    assert len(expected) == len(found) > 3
+    for one, other in zip(expected, found, strict=True):
+        assert one["predicted"] == other["predicted"] and other["file"] == str(pictures / one["file"])
+        for name in ("p/dark", "p/light"):
+            assert float(one[name]) == pytest.approx(float(other[name]), abs=1e-6)
+
+
+@pytest.mark.parametrize(("device", "niceness"), [("cpu", 19), ("cuda", 0)])
+def test_processes_leave_the_cores_to_a_network_that_needs_them(
+    device: str, niceness: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+    monkeypatch.setattr(
+        "datamodules.image_stream.Workers", lambda *_, niceness: started.append(niceness) or nullcontext()
+    )
+    read_in_batches([], Form(3, (7, 9), "pad", True), 4, 2, device)
+    assert started == [niceness]

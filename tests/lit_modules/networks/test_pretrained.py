@@ -1,0 +1,167 @@
+"""Library networks keep the weights that they are given, but for a head of our own."""
+
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from conf.errors import UserError
+from lit_modules.networks.pretrained import timm_net, torchvision_net
+from tests.conftest import TINY, configure
+
+NETS = {"torchvision": torchvision_net, "timm": timm_net}
+
+
+@pytest.fixture
+def donor(tmp_path: Path) -> tuple[nn.Module, Path]:
+    """A network of torchvision with a thousand classes, and a file of its weights."""
+    torch.manual_seed(5)
+    net = torchvision.models.resnet18().eval()
+    torch.save(net.state_dict(), tmp_path / "donor.pt")
+    return net, tmp_path / "donor.pt"
+
+
+def body(net: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in net.state_dict().items() if not name.startswith("fc.")}
+
+
+@pytest.mark.parametrize("library", NETS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_network_gives_logits_of_our_classes(library: str, channels: int) -> None:
+    net = NETS[library]((channels, 32, 32), 7, name="resnet18", weights=None)
+    assert net(torch.zeros(2, channels, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("library", NETS)
+def test_file_gives_all_weights_but_the_heads(library: str, donor: tuple[nn.Module, Path]) -> None:
+    theirs, file = donor
+    ours = NETS[library]((3, 32, 32), 7, name="resnet18", weights=str(file))
+    assert all(torch.equal(value, body(theirs)[name]) for name, value in body(ours).items())
+    assert ours.get_parameter("fc.weight").var().item() == pytest.approx(1 / 512, rel=0.1)  # Kaiming's, without a gain
+    assert not ours.get_parameter("fc.bias").any()
+
+
+def test_as_many_classes_do_not_make_the_same_classes(donor: tuple[nn.Module, Path]) -> None:
+    theirs, file = donor
+    ours = torchvision_net((3, 32, 32), 1000, name="resnet18", weights=str(file))
+    # A head is known by its shape's dependence on the number of classes, not by a difference from the file's.
+    assert not torch.equal(ours.get_parameter("fc.weight"), theirs.get_parameter("fc.weight"))
+
+
+def test_grey_pictures_give_what_their_rgb_would(donor: tuple[nn.Module, Path]) -> None:
+    theirs, file = donor
+    ours = torchvision_net((1, 32, 32), 7, name="resnet18", weights=str(file)).eval()
+    ours.fc, theirs.fc = nn.Identity(), nn.Identity()
+    grey = torch.rand(2, 1, 32, 32)
+    torch.testing.assert_close(ours(grey), theirs(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
+
+
+def test_init_of_the_module_leaves_the_weights_alone(donor: tuple[nn.Module, Path]) -> None:
+    theirs, file = donor
+    cfg = configure("lit_module/net=torchvision", f"lit_module.net.weights={file}")
+    facts = {"input_shape": (3, 32, 32), "class_names": ["a", "b"], "class_counts": [5, 5]}
+    module = instantiate(cfg.lit_module, **facts, mean=[0.5] * 3, std=[0.5] * 3, _convert_="all")
+    assert all(torch.equal(value, body(theirs)[name]) for name, value in body(module.net).items())
+
+
+def test_library_weights_are_those_that_it_recommends(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = torchvision.models.resnet18()
+    asked: list[bool] = []
+
+    def give(_self: object, **options: bool) -> dict[str, Tensor]:
+        asked.append(options["weights_only"])
+        return theirs.state_dict()
+
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", give)
+    ours = torchvision_net((3, 32, 32), 7, name="resnet18", weights="library")
+    assert asked == [True]
+    assert all(torch.equal(value, body(theirs)[name]) for name, value in body(ours).items())
+
+
+def test_run_starts_from_another_runs_model(run: Callable[..., Path], tmp_path: Path) -> None:
+    small = ("lit_module/net=torchvision", "datamodule.image_size=32", "trainer=debug", "devices=cpu")
+    first = run(*small)
+    second = run(
+        *small, f"lit_module.net.weights={first / 'model.pt'}", "lit_module.freeze=['layer*','conv1*','bn1*']",
+        f"run_dir={tmp_path / 'second'}",
+    )  # fmt: skip
+    weights = [torch.load(folder / "model.pt", weights_only=True) for folder in (first, second)]
+    assert [name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])] == [
+        "net.fc.weight",
+        "net.fc.bias",
+    ]
+
+
+def test_file_of_first_weights_may_be_gone_afterwards(
+    run: Callable[..., Path], donor: tuple[nn.Module, Path], tmp_path: Path, pictures: Path
+) -> None:
+    file = shutil.copy(donor[1], tmp_path / "first.pt")
+    small = ("lit_module/net=torchvision", "datamodule.image_size=32", "trainer=debug", "devices=cpu")
+    data = ("datamodule=image_folder", f"datamodule.root={pictures}")
+    folder = run(*data, *small, f"lit_module.net.weights={file}", *TINY[3:])
+    Path(file).unlink()
+    run(f"run={folder}", "task=test")
+    run(f"run={folder}", "task=predict", f"input={pictures}")
+    run(f"run={folder}", "trainer.max_epochs=2")
+    assert f"weights: {file}" in (folder / "config.yaml").read_text()
+
+
+def refused(download: OSError | RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_self: object, **_options: bool) -> None:
+        raise download
+
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", fail)
+
+
+@pytest.mark.parametrize("error", [OSError("no route to host"), RuntimeError("invalid hash value")])
+def test_failed_download_is_one_line(monkeypatch: pytest.MonkeyPatch, error: OSError | RuntimeError) -> None:
+    refused(error, monkeypatch)
+    with pytest.raises(UserError, match=rf"^lit_module\.net\.weights: could not be downloaded \({error}\)"):
+        torchvision_net((3, 32, 32), 7, name="resnet18", weights="library")
+
+
+@pytest.mark.parametrize(
+    ("shape", "choices", "problem"),
+    [
+        ((3, 32, 32), {"name": "resnet81"}, r"name: torchvision has no classifier resnet81; did you mean 'resnet\d+'"),
+        ((3, 32, 32), {"name": "googlenet"}, r"name: torchvision has no classifier googlenet"),
+        ((3, 16, 16), {"name": "alexnet"}, r"name: alexnet cannot take 16×16 \(.*\); try datamodule\.image_size=224"),
+        ((2, 32), {"name": "resnet18"}, r"net: resnet18 takes pictures of 1 or 3 channels, not \[2, 32\]"),
+        ((3, 32, 32), {"name": "resnet18", "weights": "none.pt"}, r"net\.weights: none\.pt holds no weights"),
+        ((3, 32, 32), {"name": "resnet34", "weights": "DONOR"}, r"layer1\.2\.bn1\.bias is missing in"),
+    ],
+    ids=["name", "two heads", "size", "shape", "file", "other network"],
+)
+def test_what_does_not_fit_is_refused(
+    donor: tuple[nn.Module, Path], shape: tuple[int, ...], choices: dict[str, str], problem: str
+) -> None:
+    weights = str(donor[1]) if choices.get("weights") == "DONOR" else choices.get("weights")
+    with pytest.raises(UserError) as refused:
+        torchvision_net(shape, 7, name=choices["name"], weights=weights)
+    assert re.search(problem, str(refused.value))
+
+
+def test_unknown_name_of_timm_is_refused_and_never_a_remote_one() -> None:
+    assert "resnet18" in timm.list_models()
+    with pytest.raises(UserError, match=r"^lit_module\.net\.name: timm has no classifier hf-hub:someone/model; "):
+        timm_net((3, 32, 32), 7, name="hf-hub:someone/model", weights=None)
+
+
+def test_missing_timm_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match=r'^lit_module\.net: timm is not installed; pip install -e "\.\[timm\]"$'):
+        timm_net((3, 32, 32), 7, name="resnet18", weights=None)
+
+
+def test_layers_learn_at_rates_of_their_own(run: Callable[..., Path]) -> None:
+    folder = run(*TINY[:1], "+experiment=finetune", "trainer=debug", "lit_module.net.name=resnet18")
+    (state,) = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"]
+    assert [group["initial_lr"] for group in state["param_groups"]] == pytest.approx([1e-3 * 0.8**k for k in range(11)])

@@ -1,0 +1,176 @@
+"""A comparison shows every run, whatever its state, and says which differences are real."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from conf.errors import UserError
+from lit_modules.evaluation import significance
+from lit_modules.runs import comparison
+from tests.conftest import ROOT
+
+NAMES = ["cat", "dog", "owl"]
+TRUE = np.random.default_rng(0).integers(3, size=200)
+
+
+def guess(share: float, seed: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return np.where(generator.random(len(TRUE)) < share, TRUE, generator.integers(3, size=len(TRUE)))
+
+
+def write_run(folder: Path, share: float, *, lr: float = 0.1, seed: int = 0, files: str = "p/{:03d}.png") -> Path:
+    """A finished run of a classifier that knows this share of the pictures."""
+    folder.mkdir(parents=True)
+    predicted = guess(share, seed)
+    facts: dict[str, Any] = {"best_epoch": 1}
+    rows = []
+    for split in ("val", "test"):
+        facts |= {f"{split}/acc": (predicted == TRUE).mean(), f"{split}/f1": f1_score(TRUE, predicted, average="macro")}
+        rows += [
+            [split, files.format(i), NAMES[a], NAMES[b]] for i, (a, b) in enumerate(zip(TRUE, predicted, strict=True))
+        ]
+    (folder / "summary.json").write_text(json.dumps(facts))
+    settings = f"name: rate{lr}\nseed: {seed}\nepochs: 5\nrun_dir: {folder}\nlit_module: {{optimizer: {{lr: {lr}}}}}\n"
+    (folder / "config.yaml").write_text(settings)
+    with open(folder / "predictions.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["split", "file", "true", "predicted"], *rows])
+    return folder
+
+
+def table(path: Path) -> dict[str, dict[str, str]]:
+    """A CSV's rows by their first column."""
+    with open(path, newline="") as file:
+        return {next(iter(row.values())): row for row in csv.DictReader(file)}
+
+
+def compared(runs: str | list[str], output: Path) -> dict[str, dict[str, dict[str, str]]]:
+    comparison.compare(runs, output)
+    return {name: table(output / f"{name}.csv") for name in ("runs", "configs", "pairs")}
+
+
+def test_seeds_of_one_config_are_averaged_and_settings_that_differ_are_named(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / "runs" / f"a{seed}", 0.9, seed=seed)
+    write_run(tmp_path / "runs" / "b", 0.2, lr=0.5, seed=7)
+    found = compared(str(tmp_path / "runs" / "*"), tmp_path / "out")
+    a, b = found["configs"]["A"], found["configs"]["B"]
+    scores = [float(found["runs"][f"a{seed}"]["test/f1"]) for seed in range(3)]
+    assert float(a["test/f1/mean"]) == pytest.approx(np.mean(scores))
+    assert float(a["test/f1/std"]) == pytest.approx(np.std(scores, ddof=1))
+    assert (a["runs"], b["runs"], b["test/f1/std"]) == ("3", "1", "")
+    assert (a["lit_module.optimizer.lr"], b["lit_module.optimizer.lr"]) == ("0.1", "0.5")
+    assert not {"seed", "run_dir", "epochs"} & a.keys()
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "| lit_module.optimizer.lr | 0.1000 | 0.5000 |" in report
+    assert "| A  rate0.1 | 3 |" in report and "| B  rate0.5 | 1 |" in report
+    assert (tmp_path / "out" / "scores.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_pair_is_tested_on_the_same_pictures_whatever_their_order(tmp_path: Path) -> None:
+    good, bad = write_run(tmp_path / "good", 0.9, seed=1), write_run(tmp_path / "bad", 0.6, seed=2)
+    heading, *rows = (bad / "predictions.csv").read_text().splitlines()
+    (bad / "predictions.csv").write_text("\n".join([heading, *reversed(rows)]))
+    pair = compared([str(bad), str(good)], tmp_path / "out")["pairs"]["bad"]
+    right, reference_right = guess(0.6, 2) == TRUE, guess(0.9, 1) == TRUE
+    counts = int((right & ~reference_right).sum()), int((~right & reference_right).sum())
+    assert pair["reference"] == "good" and pair["pictures"] == "200"
+    assert (int(pair["only run right"]), int(pair["only reference right"])) == counts
+    assert float(pair["acc/p (McNemar)"]) == significance.mcnemar(*counts) < 0.001
+    assert float(pair["f1/difference/low"]) < float(pair["f1/difference"]) < float(pair["f1/difference/high"]) < 0
+    assert float(pair["f1/p (bootstrap)"]) < 0.001
+
+
+def test_runs_with_other_test_pictures_are_not_paired(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "a", 0.9), write_run(tmp_path / "runs" / "b", 0.8, files="q/{:03d}.png")
+    pair = compared(str(tmp_path / "runs" / "*"), tmp_path / "out")["pairs"]["b"]
+    assert pair["remark"] == "not the same test pictures: 400 are in one run only"
+    assert "acc/p (McNemar)" not in pair
+
+
+def damage(run: Path, file: str, text: str | None) -> None:
+    (run / file).unlink() if text is None else (run / file).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "remark"),
+    [
+        ("config.yaml", None, "no run: there is no config.yaml"),
+        ("config.yaml", "a: [", "broken: while parsing"),
+        ("summary.json", '{"test/acc": 0.', "broken: "),
+        ("summary.json", "[1]", "broken: "),
+        ("summary.json", '{"val/acc": 0.5, "test/acc": 0.5}', "broken: predictions.csv does not give the val/acc"),
+        ("summary.json", None, "unfinished: 0 of 5 epochs; go on by run="),
+        ("predictions.csv", None, "no predictions.csv, so no intervals"),
+        ("predictions.csv", "split,file,true\nval,a,cat\n", "broken: 'predicted' is missing"),
+        ("predictions.csv", "split,file,true,predicted\nval,a\n", "broken: predictions.csv ends within a row"),
+        ("predictions.csv", "split,file,true,predicted\n" + "val,a,cat,cat\n" * 2, "broken: predictions.csv names"),
+    ],
+)
+def test_a_run_that_is_not_whole_is_shown_with_the_reason(
+    tmp_path: Path, file: str, text: str | None, remark: str
+) -> None:
+    write_run(tmp_path / "runs" / "good", 0.9)
+    damage(write_run(tmp_path / "runs" / "bad", 0.9), file, text)
+    (tmp_path / "runs" / "bad" / "checkpoints").mkdir()
+    rows = compared(str(tmp_path / "runs" / "*"), tmp_path / "out")["runs"]
+    assert rows["bad"]["remark"].startswith(remark)
+    assert rows["bad"]["test/f1/low"] == ""
+    assert rows["good"]["remark"] == "" and float(rows["good"]["test/f1/low"]) < float(rows["good"]["test/f1"])
+
+
+def test_numbers_are_names(
+    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(3):
+        write_run(tmp_path / str(i), 0.9, seed=i)
+    result = command("task=compare", "runs=[0,1,2]", "output=out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert sorted(table(tmp_path / "out" / "runs.csv")) == ["0", "1", "2"]
+    monkeypatch.chdir(tmp_path)
+    assert comparison.find(2) == [Path("2")]
+
+
+def test_no_run_and_no_place_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^runs: \S+/nothing\* names no run's folder; "):
+        comparison.compare(f"{tmp_path}/nothing*", None)
+    run = write_run(tmp_path / "run", 0.9)
+    with pytest.raises(UserError, match=r"^output: cannot write to \S+/config.yaml/out "):
+        comparison.compare([str(run)], run / "config.yaml" / "out")
+
+
+def test_the_task_needs_neither_torch_nor_a_network(
+    tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    run = write_run(tmp_path / "run", 0.9)
+    result = command("task=compare", f"runs=[{run}]", "output=null", cwd=tmp_path)
+    assert result.returncode == 0 and "test/acc" in result.stdout, result.stderr
+    assert [each.name for each in tmp_path.iterdir()] == ["run"], "nothing is written"
+    code = "import sys, lit_modules.comparison, lit_modules.comparison_report; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("argument", "line"), [("runz=1", "runz: no such key; did you mean 'runs'?"), ("", "runs: is")]
+)
+def test_a_wrong_key_of_the_task_is_answered_by_its_own_keys(
+    command: Callable[..., subprocess.CompletedProcess[str]], argument: str, line: str
+) -> None:
+    result = command(*filter(None, ["task=compare", argument]))
+    assert result.returncode == 2 and result.stderr.startswith(f"error: {line}")
+
+
+def test_an_unfinished_run_whose_scores_were_edited_is_shown_as_broken(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "good", 0.9)
+    bad = write_run(tmp_path / "runs" / "bad", 0.9)
+    damage(bad, "summary.json", None)
+    damage(bad, "metrics.csv", "epoch;val/acc\n0;0,5\n")
+    rows = compared(str(tmp_path / "runs" / "*"), tmp_path / "out")["runs"]
+    assert rows["bad"]["remark"].startswith("broken: ") and rows["good"]["remark"] == ""

@@ -1,0 +1,130 @@
+"""How the process of a command starts, keeps its memory, and ends."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from datamodules.storage.memory import free_memory
+from lit_modules.trainer.process import PLENTY
+from tests.conftest import ROOT
+
+# Takes and frees what a step would, then counts the pages that the system has to bring for it once more.
+STEPS = """
+import resource, torch
+from datamodules.storage.memory import free_memory
+from lit_modules.trainer import process
+process.set_up(free_memory())
+def step():
+    return [torch.ones(size * 2**18) for size in (10, 40, 80)]
+for _ in range(10):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+PAGES = 5 * 130 * 2**20 // os.sysconf("SC_PAGE_SIZE")
+
+
+def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    chosen = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUN"))}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=ROOT, env=chosen | environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
+@pytest.mark.skipif(free_memory() < 2 * PLENTY, reason="memory is scarce here")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    assert int(python(STEPS).stdout) < PAGES / 100
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
+def test_an_allocator_that_the_user_has_set_is_left_alone() -> None:
+    assert int(python(STEPS, MALLOC_ARENA_MAX="8").stdout) > PAGES / 4
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
+def test_where_memory_is_scarce_it_is_given_back() -> None:
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (2**32, 2**32))\n" + STEPS
+    assert int(python(limited).stdout) > PAGES / 4
+
+
+LOADED = """
+import sys, threading
+from lit_modules.trainer import process
+def program():
+    for thread in threading.enumerate()[1:]:
+        thread.join()
+    print("torch" in sys.modules, "libtorch_cpu.so" in open("/proc/self/maps").read())
+    import torch
+    print(torch.ones(2).sum().item())
+"""
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux says what is mapped")
+@pytest.mark.parametrize("needs_torch", [True, False])
+def test_libraries_are_loaded_before_torch_is_imported(needs_torch: bool) -> None:
+    done = python(LOADED + f"process.run(program, {needs_torch})")
+    assert (done.stdout, done.stderr) == (f"False {needs_torch}\n2.0\n", "")
+
+
+def program(body: str) -> str:
+    """A program that says so when the interpreter is taken apart."""
+    return f"""
+import atexit, sys
+from lit_modules.trainer import process
+class Part:
+    def __del__(self): print("taken apart")
+part = Part()
+def program():
+    atexit.register(print, "registered later", end="")
+    {body}
+process.run(program)
+"""
+
+
+def test_a_process_that_is_done_ends_at_once_but_after_all_that_was_registered() -> None:
+    done = python(program("print('worked')"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "worked\nregistered later", "")
+
+
+def test_what_is_logged_and_held_back_is_written_before_the_end() -> None:
+    held = "import logging.handlers as h; logging = h.logging; to = logging.StreamHandler(sys.stdout)"
+    body = f"{held}; logging.getLogger().addHandler(h.MemoryHandler(100, target=to)); logging.warning('held back')"
+    assert python(program(body)).stdout == "registered laterheld back\n"
+
+
+def test_an_exit_code_is_kept() -> None:
+    done = python(program("sys.exit(3)"))
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout.startswith("registered later")
+
+
+@pytest.mark.parametrize("overrides", [["--cfg", "job"], ["trainer=debug"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_nobody_reads_any_more_ends_a_command_in_silence(
+    overrides: list[str], unbuffered: str, tmp_path: Path
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "train.py", "+experiment=digits", f"logs_dir={tmp_path}", *overrides]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with os.fdopen(writer, "wb") as output:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is full")
+@pytest.mark.parametrize("overrides", [["--cfg", "job"], ["--help"], ["trainer=debug"]])
+def test_output_on_a_full_disk_is_answered_in_one_line(overrides: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "train.py", "+experiment=digits", f"logs_dir={tmp_path}", *overrides]
+    with open("/dev/full", "w") as output:
+        done = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: output: No space left on device; make room") and done.stderr.count("\n") == 1
