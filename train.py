@@ -3,7 +3,7 @@
 python train.py +experiment=digits
 python train.py run=logs/digits/2026-01-31_12-00-00 task=test
 
-Exit codes: 0 done; 2 the input is wrong; 3 some pictures could not be read; 130, 141, 143 stopped by a signal.
+Exit codes: 0 done; 2 the input is wrong; 3 some images could not be read; 130, 141, 143 stopped by a signal.
 """
 
 import os
@@ -84,13 +84,13 @@ def fit(cfg: DictConfig) -> float:
 
     from lit_modules.runs.report import finish
 
-    for part in ("callbacks.checkpoint", "logger.epoch_table"):
+    for part in ("callbacks.checkpoint", "logger.epoch_csv"):
         if not OmegaConf.select(cfg, part):
             raise UserError(f"{part}: a run cannot do without it; leave it in")
     folder, resume_from = Path(cfg.run_dir), run_folder.resume_from(cfg)
-    datamodule, module, trainer = build(saved_config.without_first_weights(cfg) if resume_from else cfg)
+    datamodule, module, trainer = build(saved_config.without_pretrained_weights(cfg) if resume_from else cfg)
     if resume_from:
-        module.refuse_other_data(torch.load(resume_from, map_location="cpu", weights_only=True, mmap=True))
+        module.check_same_data(torch.load(resume_from, map_location="cpu", weights_only=True, mmap=True))
     if trainer.world_size > 1 and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         # Lightning starts the other ranks with this same command line, so that each would run a sweep of its own.
         raise UserError("devices: the runs of a sweep take one device each; use devices=gpu, or start them one by one")
@@ -129,12 +129,12 @@ def test(cfg: DictConfig) -> None:
     from lit_modules.runs.report import print_scores
 
     run_folder.best_checkpoint(Path(cfg.run_dir))
-    saved_config.refuse_changes(Path(cfg.run_dir), cfg)  # another split would test on pictures of the training
+    saved_config.check_unchanged(Path(cfg.run_dir), cfg)  # another split would test on images of the training
     cfg.logger = {}  # the dashboard stays that of the training
     module = best_network(cfg)
-    fit_size(cfg, module)
+    match_input_size(cfg, module)
     datamodule = read_data(cfg, "test")
-    datamodule.adopt(module.class_names, module.input_shape)
+    datamodule.relabel(module.class_names, module.input_shape)
     module.files = {"test": datamodule.files("test")}
     trainer = build_trainer(cfg)
     if trainer.is_global_zero:
@@ -145,31 +145,31 @@ def test(cfg: DictConfig) -> None:
 
 
 def predict(cfg: DictConfig) -> None:
-    """Classifies the pictures `cfg.input` by the best epoch of the run `cfg.run`. Exit code 3: some were unreadable."""
+    """Classifies the images `cfg.input` by the best epoch of the run `cfg.run`. Exit code 3: some were unreadable."""
     import torch
     from hydra.utils import instantiate
 
     from datamodules.image_stream import find, read_in_batches
-    from datamodules.storage.decode import Form
+    from datamodules.storage.decode import ImageSpec
     from lit_modules.inference.predict import predict
     from lit_modules.inference.predictor import Predictor
     from lit_modules.inference.temperature import temperature_of
 
-    saved_config.refuse_changes(Path(cfg.run_dir), cfg)
+    saved_config.check_unchanged(Path(cfg.run_dir), cfg)
     files, output, source = find(cfg.input), Path(cfg.output), Path(cfg.input).expanduser().resolve()
     if source.is_dir() and output.resolve().is_relative_to(source):
         raise UserError(f"output: {output} lies in the folder that is read, {source}; choose another")
     module = best_network(cfg)
     channels, *size = module.input_shape
     if "resize" not in cfg.datamodule:
-        raise UserError(f"input: the run {cfg.run} learned from arrays, not from pictures; use an export of it")
+        raise UserError(f"input: the run {cfg.run} learned from arrays, not from images; use an export of it")
     process.set_up(free_memory())
     trainer = instantiate(cfg.trainer, **ALONE, logger=False, callbacks=[], _convert_="all")
     predictor = Predictor(module, temperature_of(Path(cfg.run_dir)) if cfg.calibrate else 1.0).to(
         trainer.strategy.root_device
     )
     data = cfg.datamodule
-    form, device = Form(channels, tuple(size), data.resize, data.draft), trainer.strategy.root_device.type
+    form, device = ImageSpec(channels, tuple(size), data.resize, data.jpeg_draft), trainer.strategy.root_device.type
     batches = read_in_batches(files, form, data.batch_size, data.num_workers, device)
     with torch.inference_mode(), trainer.precision_plugin.forward_context():
         unread = predict(predictor, batches, len(files), module.class_names, cfg.tta.name == "flip", output)
@@ -188,13 +188,13 @@ def export(cfg: DictConfig) -> None:
     from lit_modules.inference.temperature import temperature_of
 
     process.set_up(free_memory())
-    saved_config.refuse_changes(Path(cfg.run_dir), cfg)
+    saved_config.check_unchanged(Path(cfg.run_dir), cfg)
     module = best_network(cfg)
     predictor = Predictor(module, temperature_of(Path(cfg.run_dir)) if cfg.calibrate else 1.0)
     facts = {"class_names": list(module.class_names), "resize": OmegaConf.select(cfg, "datamodule.resize")}
-    fit_size(cfg, module)
+    match_input_size(cfg, module)
     datamodule = instantiate(cfg.datamodule, _convert_="all")
-    absent = (UserError,) if facts["resize"] else ()  # noise is like pictures, not like any array
+    absent = (UserError,) if facts["resize"] else ()  # noise is like images, not like any array
     try:
         datamodule.setup()
         batches, facts["checked on"] = datamodule.batches("val"), "validation samples"
@@ -208,8 +208,8 @@ def export(cfg: DictConfig) -> None:
     print(f"{cfg.format.name} → {cfg.output}\nprobabilities within {difference:.1e} of training's, on {where}")
 
 
-def fit_size(cfg: DictConfig, module: Any) -> None:
-    """Has pictures read as the network wants them, whatever they are."""
+def match_input_size(cfg: DictConfig, module: Any) -> None:
+    """Has images read as the network wants them, whatever they are."""
     if "image_size" in cfg.datamodule:
         cfg.datamodule.channels, *cfg.datamodule.image_size = module.input_shape
 
@@ -218,7 +218,7 @@ def inspect(cfg: DictConfig) -> None:
     """Looks at the data and says what is wrong with them."""
     from datamodules.inspection.inspect import inspect
 
-    cfg.datamodule.on_bad = "skip"  # what cannot be read is reported
+    cfg.datamodule.on_error = "skip"  # what cannot be read is reported
     inspect(read_data(cfg, "inspect"), Path(cfg.output))
 
 
@@ -231,7 +231,7 @@ def tune(cfg: DictConfig) -> None:
     cfg.callbacks, cfg.logger, cfg.lit_module.scheduler = {}, {}, None
     datamodule, module, _ = build(cfg)
     build_trainer = partial(instantiate, cfg.trainer, **ALONE, logger=False, _convert_="all")
-    tune(module, datamodule, build_trainer, cfg.low, cfg.high, cfg.steps, Path(cfg.output))
+    tune(module, datamodule, build_trainer, cfg.min_lr, cfg.max_lr, cfg.num_steps, Path(cfg.output))
 
 
 def compare(cfg: DictConfig) -> None:

@@ -84,7 +84,7 @@ def one_line(error: BaseException) -> str | None:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: {error.problem}; correct the YAML"
     if isinstance(error, MemoryError):  # NumPy's
-        return f"datamodule: {_first_line(error)}; make pictures smaller by datamodule.image_size, or keep fewer"
+        return f"datamodule: {_first_line(error)}; make images smaller by datamodule.image_size, or keep fewer"
     if memory_is_full(error):
         return (
             "datamodule.batch_size: the memory is full; halve it, with trainer.accumulate_grad_batches=2, or "

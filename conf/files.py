@@ -60,7 +60,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 @contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
+def file_lock(path: Path) -> Iterator[None]:
     """One process at a time holds this file; the system lets go when it ends, however it ends."""
     with open(path, "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,8 +1,23 @@
-"""Targets in the saved configs of older runs, and where they are now."""
+"""Keys and targets of earlier versions, and what they are called now."""
 
 from typing import Any
 
-MOVED = {
+KEYS = {
+    "callbacks.adam_to_sgd.size": "callbacks.adam_to_sgd.min_jump",
+    "callbacks.adam_to_sgd.step": "callbacks.adam_to_sgd.lr_scale",
+    "callbacks.dashboard.largest_share": "callbacks.dashboard.max_overhead",
+    "callbacks.model_table": "callbacks.model_summary",
+    "callbacks.predictions.largest_share": "callbacks.predictions.max_overhead",
+    "callbacks.speed": "callbacks.throughput",
+    "datamodule.device_share": "datamodule.gpu_cache_fraction",
+    "datamodule.draft": "datamodule.jpeg_draft",
+    "datamodule.on_bad": "datamodule.on_error",
+    "high": "max_lr",
+    "logger.epoch_table": "logger.epoch_csv",
+    "low": "min_lr",
+    "steps": "num_steps",
+}
+TARGETS = {
     "datamodules.alternating_flip.AlternatingFlip": "datamodules.augment.transforms.AlternatingFlip",
     "datamodules.augment.ColorJitter": "datamodules.augment.transforms.ColorJitter",
     "datamodules.augment.Cutout": "datamodules.augment.transforms.Cutout",
@@ -12,8 +27,10 @@ MOVED = {
     "datamodules.mixing.CutMix": "datamodules.augment.mixing.CutMix",
     "datamodules.mixing.Mixup": "datamodules.augment.mixing.Mixup",
     "datamodules.rand_augment.RandAugment": "datamodules.augment.rand_augment.RandAugment",
+    "lit_modules.callbacks.model_table.ModelTable": "lit_modules.callbacks.model_summary.ModelSummary",
+    "lit_modules.callbacks.speed.Speed": "lit_modules.callbacks.throughput.Throughput",
     "lit_modules.checkpoint_io.DurableCheckpointIO": "lit_modules.trainer.checkpoint_io.DurableCheckpointIO",
-    "lit_modules.epoch_table.EpochTable": "lit_modules.loggers.epoch_csv.EpochTable",
+    "lit_modules.epoch_table.EpochTable": "lit_modules.loggers.epoch_csv.EpochCSVLogger",
     "lit_modules.initialization.kaiming_init_": "lit_modules.networks.initialization.kaiming_init_",
     "lit_modules.muon.Muon": "lit_modules.optim.muon.Muon",
     "lit_modules.networks.backbone.timm_net": "lit_modules.networks.pretrained.timm_net",
@@ -26,9 +43,26 @@ MOVED = {
 }
 
 
-def update_targets(node: Any) -> None:
-    """Replaces the old targets of a plain config, in place."""
-    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        update_targets(value)
-    if isinstance(node, dict) and node.get("_target_") in MOVED:
-        node["_target_"] = MOVED[node["_target_"]]
+def update(saved: dict[str, Any]) -> None:
+    """Brings a config that an earlier version saved up to date, in place."""
+    for old, new in KEYS.items():
+        section, _, name = old.rpartition(".")
+        parent: Any = saved
+        for key in section.split(".") if section else ():
+            parent = parent.get(key) if isinstance(parent, dict) else None
+        if isinstance(parent, dict) and name in parent:
+            parent[new.rpartition(".")[2]] = parent.pop(name)
+    datamodule = saved.get("datamodule")
+    if isinstance(datamodule, dict) and datamodule.get("on_error") == "error":
+        datamodule["on_error"] = "raise"
+    _update_targets(saved)
+
+
+def _update_targets(node: Any) -> None:
+    if isinstance(node, dict):
+        if node.get("_target_") in TARGETS:
+            node["_target_"] = TARGETS[node["_target_"]]
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            _update_targets(child)

@@ -8,8 +8,8 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from conf import renamed
 from conf.errors import UserError
-from conf.renamed import update_targets
 from conf.schema import TASKS
 
 CONF = Path(__file__).parent
@@ -17,7 +17,7 @@ CONF = Path(__file__).parent
 # What a run keeps as long as it lives: sections, and parts of another.
 KEPT = ("seed", "monitor", "mode", "init_from", "datamodule", "lit_module")
 # What changes speed alone, or says where the same data are.
-FREE = ("num_workers", "root", "download", "cache", "cache_dir", "device_share")
+FREE = ("num_workers", "root", "download", "cache", "cache_dir", "gpu_cache_fraction")
 KEPT_PARTS = ("callbacks.checkpoint.every_n_epochs", "callbacks.adam_to_sgd.", "callbacks.ema.", "callbacks.whitening.")
 
 
@@ -69,7 +69,7 @@ def base_config(arguments: list[str]) -> str:
 
 
 def read(folder: Path) -> DictConfig:
-    """The config that a run saved, of which targets that have moved since are the present ones.
+    """The config that a run saved, brought up to date.
 
     Raises:
         UserError: there is none, or it is damaged.
@@ -84,12 +84,13 @@ def read(folder: Path) -> DictConfig:
         raise UserError(f"{path}: is damaged ({problem}); take it from a copy of the run") from error
     if not isinstance(saved, DictConfig):
         raise UserError(f"{path}: holds no settings by name; give the folder of a run, such as logs/digits/…")
-    plain = OmegaConf.to_container(saved)
-    update_targets(plain)
-    return OmegaConf.create(plain)  # type: ignore[return-value]  # of a dict, a DictConfig
+    plain: Any = OmegaConf.to_container(saved)
+    assert isinstance(plain, dict)
+    renamed.update(plain)
+    return OmegaConf.create(plain)
 
 
-def refuse_changes(folder: Path, cfg: DictConfig) -> None:
+def check_unchanged(folder: Path, cfg: DictConfig) -> None:
     """A resumed run goes on as it was: what decides its weights may not change, lest it be ignored in silence.
 
     Raises:
@@ -116,7 +117,7 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def without_first_weights(cfg: DictConfig) -> DictConfig:
+def without_pretrained_weights(cfg: DictConfig) -> DictConfig:
     """A copy whose network reads no weights, for a checkpoint's replace them: their file may be gone."""
     copy = cfg.copy()
     if "weights" in copy.lit_module.net:

@@ -6,7 +6,7 @@ from typing import Any
 
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Test(Fit):
 
 
 class Views(Enum):
-    """What of a picture is predicted and averaged: itself, or itself and its mirror image."""
+    """What of an image is predicted and averaged: itself, or itself and its mirror image."""
 
     none = "none"
     flip = "flip"
@@ -72,7 +72,7 @@ class Views(Enum):
 
 @dataclass
 class Predict(Fit):
-    """Classify pictures by the best epoch of the run `run=DIR`."""
+    """Classify images by the best epoch of the run `run=DIR`."""
 
     task: str = "predict"
     run: str | None = MISSING
@@ -91,7 +91,7 @@ class Format(Enum):
 
 
 class Input(Enum):
-    """What an exported network takes: pictures as they are, or scaled to [0, 1]."""
+    """What an exported network takes: images as they are, or scaled to [0, 1]."""
 
     uint8 = "uint8"
     float = "float"
@@ -119,12 +119,12 @@ class Inspect(Fit):
 
 @dataclass
 class Tune(Fit):
-    """Try learning rates from `low` to `high` and batch sizes, some steps each, and say which are sensible."""
+    """Suggest a learning rate and a batch size: a range test from `min_lr` to `max_lr`, a throughput sweep."""
 
     task: str = "tune"
-    low: float = 1e-6
-    high: float = 10.0
-    steps: int = 100
+    min_lr: float = 1e-6
+    max_lr: float = 10.0
+    num_steps: int = 100
     output: str = "${logs_dir}/tune/${oc.env:LITMUS_STAMP}"
 
 
@@ -154,8 +154,15 @@ class Compare:
 TASKS: dict[str, type] = {each.task: each for each in (Fit, Test, Predict, Export, Inspect, Tune, Sweep, Compare)}
 
 
+# A key of these need not stand in a YAML file: validation compares it with the constructor's parameters.
+SECTIONS = {"datamodule", "lit_module", "trainer", "callbacks", "logger"}
+
+
 def register() -> None:
     """Makes the root schemas the options of the config group `task`, and closes Hydra's section."""
     ConfigStore.instance().store(group="hydra", name="config", node=ClosedHydra(), provider="hydra")
     for name, schema in TASKS.items():
-        ConfigStore.instance().store(group="task", name=name, node=schema, package="_global_")
+        root = OmegaConf.structured(schema)
+        for section in SECTIONS & root.keys():
+            OmegaConf.set_struct(root[section], False)
+        ConfigStore.instance().store(group="task", name=name, node=root, package="_global_")

@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,10 @@ def _check_node(path: str, node: dict[str, Any]) -> None:
     parameters = _parameters(constructor)
     any_key = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for key, value in node.items():
-        if key in DIRECTIVES or (any_key and key not in parameters):
+        if key in DIRECTIVES:
             continue
+        if any_key and key not in parameters and not get_close_matches(key, parameters):
+            continue  # of a constructor that passes it on
         if key not in parameters:
             raise UserError(f"{path}.{key}: {constructor.__name__} has no such parameter; {nearest(key, parameters)}")
         if not _fits(value, parameters[key].annotation):

@@ -1,4 +1,4 @@
-"""NumPy arrays of series, pictures, volumes or video, and their labels: an .npz file or a folder of .npy files."""
+"""NumPy arrays of series, images, volumes or video, and their labels: an .npz file or a folder of .npy files."""
 
 import zipfile
 import zlib

@@ -14,7 +14,7 @@ from datamodules.splits import Samples
 from datamodules.storage.inputs import Split
 
 
-def refuse_missing_splits(splits: Mapping[str, Samples], class_names: Sequence[str], alone: bool) -> None:
+def check_splits(splits: Mapping[str, Samples], class_names: Sequence[str], alone: bool) -> None:
     """Raises UserError where there is nothing to learn from, or nothing to test on where that is all (`alone`)."""
     if "train" not in splits and "test" not in splits:
         raise UserError("datamodule.root: holds no split to learn from or to test on; name one train or test")
@@ -24,15 +24,15 @@ def refuse_missing_splits(splits: Mapping[str, Samples], class_names: Sequence[s
         raise UserError(f"datamodule: found only the class {', '.join(class_names)}; a classifier needs two")
 
 
-def refuse_unwritable_names(class_names: Sequence[str]) -> None:
+def check_class_names(class_names: Sequence[str]) -> None:
     """Raises UserError for the name of a class that TensorBoard and tables cannot hold."""
     for name in class_names:
         if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python keeps a byte that is no UTF-8
             raise UserError(f"class {name!r}: its name is not UTF-8; rename it")
 
 
-def answer_bad(
-    bad: dict[int, str], on_bad: Literal["error", "skip"], files: Sequence[str], rows: dict[str, np.ndarray]
+def handle_unreadable(
+    bad: dict[int, str], on_error: Literal["raise", "skip"], files: Sequence[str], rows: dict[str, np.ndarray]
 ) -> None:
     """Says what is passed over.
 
@@ -47,17 +47,17 @@ def answer_bad(
     if not bad:
         return
     scored = [position for name, positions in rows.items() if name != "train" for position in positions.tolist()]
-    fatal = sorted(bad if on_bad == "error" else bad.keys() & scored)
+    fatal = sorted(bad if on_error == "raise" else bad.keys() & scored)
     if fatal:
         what = _named([f"{files[i]} ({bad[i]})" for i in fatal], most=10)
         count = "1 sample" if len(fatal) == 1 else f"{len(fatal)} samples"
-        fix = ", or set datamodule.on_bad=skip" if on_bad == "error" else ": no score may leave them out"
+        fix = ", or set datamodule.on_error=skip" if on_error == "raise" else ": no score may leave them out"
         raise UserError(f"{what}: {count} cannot be read; repair or remove what is named{fix}")
     what = _named([f"{files[i]} ({bad[i]})" for i in sorted(bad)], most=10)
     _warn(f"passed over: {what}: {len(bad)} of {len(files)} samples cannot be read")
 
 
-def refuse_unlearned_classes(splits: dict[str, Samples], class_names: Sequence[str]) -> None:
+def check_training_classes(splits: dict[str, Samples], class_names: Sequence[str]) -> None:
     """
     Raises:
         UserError: a class is in another split of the source's own, but not in the training split.
@@ -71,7 +71,7 @@ def refuse_unlearned_classes(splits: dict[str, Samples], class_names: Sequence[s
 
 
 @contextmanager
-def blaming(bad: Mapping[int, str], files: Sequence[str]) -> Iterator[None]:
+def mention_unreadable(bad: Mapping[int, str], files: Sequence[str]) -> Iterator[None]:
     """What is said of too few samples also names the first that could not be read, if any."""
     try:
         yield
@@ -82,7 +82,7 @@ def blaming(bad: Mapping[int, str], files: Sequence[str]) -> Iterator[None]:
         raise UserError(f"{error}; {len(bad)} could not be read, first {files[first]} ({bad[first]})") from error
 
 
-def refuse_parted_groups(splits: dict[str, Samples]) -> None:
+def check_groups(splits: dict[str, Samples]) -> None:
     """
     Raises:
         UserError: samples of one group stand in two splits of the source's own.

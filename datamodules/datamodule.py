@@ -54,9 +54,9 @@ class DataModule(LightningDataModule):
         augment: augmentations of the training split by name, in this order.
         mix: mixes each training sample with another one of its batch, after augmentation.
         drop_last: in training, leaves out a last batch that is not full.
-        on_bad: whether a training sample that cannot be read is an error or passed over. Of a split of the source's
+        on_error: whether a training sample that cannot be read is an error or passed over. Of a split of the source's
             own for validation or test it is always an error.
-        device_share: a split that takes no more than this share of a GPU's memory is kept there.
+        gpu_cache_fraction: a split that takes no more than this share of a GPU's memory is kept there.
     """
 
     batch_size: int
@@ -69,8 +69,8 @@ class DataModule(LightningDataModule):
     augment: dict[str, Any]
     mix: Any
     drop_last: bool
-    on_bad: Literal["error", "skip"]
-    device_share: float
+    on_error: Literal["raise", "skip"]
+    gpu_cache_fraction: float
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -81,8 +81,10 @@ class DataModule(LightningDataModule):
                 raise UserError(f"datamodule.{key}: must be between 0 and 1, not {getattr(self, key)}; try 0.1")
         if self.split_seed < 0:
             raise UserError(f"datamodule.split_seed: must be 0 or more, not {self.split_seed}; try 0")
-        if not 0 <= self.device_share < 1:
-            raise UserError(f"datamodule.device_share: must be from 0 to below 1, not {self.device_share}; try 0.2")
+        if not 0 <= self.gpu_cache_fraction < 1:
+            raise UserError(
+                f"datamodule.gpu_cache_fraction: must be from 0 to below 1, not {self.gpu_cache_fraction}; try 0.2"
+            )
         self._augmentations = [as_augmentation(transform) for transform in self.augment.values()]
         self._mixing: Mixing | None = self.mix
         self._splits: dict[str, Split] = {}
@@ -109,13 +111,13 @@ class DataModule(LightningDataModule):
         splits, self.class_names = self.read()
         if self.classes is not None:
             splits, self.class_names = keep_classes(splits, self.class_names, self.classes)
-        checks.refuse_unwritable_names(self.class_names)
-        checks.refuse_missing_splits(splits, self.class_names, alone)
+        checks.check_class_names(self.class_names)
+        checks.check_splits(splits, self.class_names, alone)
         if alone and "test" in splits:
             splits = {"test": splits["test"]}
         if "train" in splits:
-            checks.refuse_unlearned_classes(splits, self.class_names)
-        checks.refuse_parted_groups(splits)
+            checks.check_training_classes(splits, self.class_names)
+        checks.check_groups(splits)
         splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
         files = [name for samples in splits.values() for name in samples.files]
         items: Any = ConcatDataset([samples.items for samples in splits.values()])
@@ -125,7 +127,7 @@ class DataModule(LightningDataModule):
         if stage == "inspect":
             self.found = Found(items, files, loaded, self._splits)
         else:
-            checks.answer_bad(loaded.bad, self.on_bad, files, rows)
+            checks.handle_unreadable(loaded.bad, self.on_error, files, rows)
         for name in rows if loaded.bad else ():
             sound = np.flatnonzero(~np.isin(rows[name], list(loaded.bad)))
             rows[name], splits[name] = rows[name][sound], splits[name].take(sound)
@@ -133,11 +135,11 @@ class DataModule(LightningDataModule):
             first = min(loaded.bad)
             raise UserError(f"{files[first]}: {loaded.bad[first]}, and so is all there is to learn from; repair them")
         if loaded.bad and "train" in rows and stage != "inspect":
-            checks.refuse_unlearned_classes(splits, self.class_names)
+            checks.check_training_classes(splits, self.class_names)
         for name, fraction in (("test", self.test_fraction), ("val", self.val_fraction)):
             if name not in splits and "train" in splits:
                 whole = splits["train"]
-                with checks.blaming(loaded.bad, files):
+                with checks.mention_unreadable(loaded.bad, files):
                     kept, taken = take_split(whole.labels, whole.groups, fraction, self.split_seed, self.class_names)
                 splits["train"], splits[name] = whole.take(kept), whole.take(taken)
                 rows["train"], rows[name] = rows["train"][kept], rows["train"][taken]
@@ -145,7 +147,7 @@ class DataModule(LightningDataModule):
             splits = {"test": splits["test"]}
         if self._augmentations and len(loaded.inputs.shape) != 3:
             removals = " ".join(f"~datamodule.augment.{name}" for name in self.augment)
-            raise UserError(f"datamodule.augment: what is there is for pictures alone; write {removals}")
+            raise UserError(f"datamodule.augment: what is there is for images alone; write {removals}")
         for name in (name for name in ("train", "val", "test") if name in splits):
             labels = torch.from_numpy(splits[name].labels)
             self._splits[name] = Split(loaded.inputs, rows[name], labels, splits[name].files)
@@ -157,7 +159,7 @@ class DataModule(LightningDataModule):
         """Whether the shape of a sample does not depend on the training split."""
         return False
 
-    def adopt(self, class_names: Sequence[str], input_shape: Sequence[int]) -> None:
+    def relabel(self, class_names: Sequence[str], input_shape: Sequence[int]) -> None:
         """Labels the test split by the classes of a network, by name: they may be more, and in another order.
 
         Raises:
@@ -238,7 +240,7 @@ class DataModule(LightningDataModule):
         def position() -> tuple[int, int]:
             return 0 if self._overfits else trainer.current_epoch, progress.current.ready
 
-        self._splits[name] = resident(self._splits[name], trainer.strategy.root_device, self.device_share)
+        self._splits[name] = resident(self._splits[name], trainer.strategy.root_device, self.gpu_cache_fraction)
         loader = BatchLoader(
             self._splits[name],
             self.batch_size,

@@ -14,7 +14,7 @@ FILE = "sklearn/datasets/data/digits.csv.gz"
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class DigitsDataModule(ImageDataModule):
-    """8×8 grey pictures of ten classes, without splits of their own.
+    """8×8 grey images of ten classes, without splits of their own.
 
     Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository.
     """
@@ -24,5 +24,5 @@ class DigitsDataModule(ImageDataModule):
         table = np.loadtxt(str(distribution("scikit-learn").locate_file(FILE)), np.int64, delimiter=",")
         pixels = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # its ink counts 0 to 16
         files = [f"digits/{i:04d}" for i in range(len(pixels))]
-        pictures = Samples([Image.fromarray(image) for image in pixels], table[:, -1].copy(), files)
-        return {"train": pictures}, [str(digit) for digit in range(10)]
+        images = Samples([Image.fromarray(image) for image in pixels], table[:, -1].copy(), files)
+        return {"train": images}, [str(digit) for digit in range(10)]

@@ -1,4 +1,4 @@
-"""ImageDataModule: pictures of any form are decoded once, and kept where there is room. A subclass for each source."""
+"""ImageDataModule: images of any form are decoded once, and kept where there is room. A subclass for each source."""
 
 import time
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ from typing import Any, Literal
 from conf.errors import UserError
 from datamodules.datamodule import DataModule
 from datamodules.storage import cache
-from datamodules.storage.decode import Form, Resize, UnlikeError
+from datamodules.storage.decode import ImageSpec, Resize, UnlikeError
 from datamodules.storage.image_header import Probe, common_size, probe_all
 from datamodules.storage.inputs import Loaded, Streamed, collect
 from datamodules.storage.memory import free_memory
 from datamodules.storage.worker_pool import Workers, chunks, progress
 
-# Pictures may take this share of the memory that is free.
+# Images may take this share of the memory that is free.
 MEMORY_SHARE = 0.5
-# So many headers tell whether it is worth while to take all pictures for alike until one is not.
+# So many headers tell whether it is worth while to take all images for alike until one is not.
 FEW = 64
 # Fewer bytes than this are decoded anew each time rather than written to disk.
 SMALL = 8 * 2**20
@@ -26,13 +26,13 @@ SMALL = 8 * 2**20
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ImageDataModule(DataModule):
-    """Pictures of classes. A subclass names its source by `read`.
+    """Images of classes. A subclass names its source by `read`.
 
     Args:
-        channels: 1, 3, or auto: 1 if every picture is grey.
+        channels: 1, 3, or auto: 1 if every image is grey.
         image_size: pixels of a side or [height, width]; null: see `decode.common_size`.
-        resize, draft: how a picture of another size is brought to it: see `decode.Form`.
-        cache: where decoded pictures are kept: in `memory`, on `disk` for later runs too, or nowhere (`off`): then they
+        resize, jpeg_draft: how an image of another size is brought to it: see `decode.ImageSpec`.
+        cache: where decoded images are kept: in `memory`, on `disk` for later runs too, or nowhere (`off`): then they
             are decoded each time they are needed. `auto`: few in memory, many on disk; without room there in memory if
             they take less than half of what is free, else nowhere. It changes speed alone.
         cache_dir: where on disk.
@@ -42,7 +42,7 @@ class ImageDataModule(DataModule):
     channels: Literal["auto", 1, 3]
     image_size: int | list[int] | None
     resize: Resize
-    draft: bool
+    jpeg_draft: bool
     cache: Literal["auto", "memory", "disk", "off"]
     cache_dir: str
     num_workers: int | None
@@ -63,11 +63,11 @@ class ImageDataModule(DataModule):
             items = list(items)  # which is gone through four times, and faster than several splits in one
         room, folder = int(MEMORY_SHARE * free_memory()), Path(self.cache_dir).expanduser()
         keepable = self.cache in ("auto", "disk") and isinstance(items[0], str)
-        options = (self.channels, self._size() or train_count, self.resize, self.draft)
+        options = (self.channels, self._size() or train_count, self.resize, self.jpeg_draft)
         name = cache.fingerprint(items, options) if keepable else ""
         if keepable and (found := cache.find(folder, name, room)):
             return Loaded(found, found.digests, found.bad)
-        made: cache.Stored | None = None
+        made: cache.CachedImages | None = None
         with Workers(self.num_workers, items) as workers:
             alike = self._alike(items) if keepable else None
             if alike and self._place(alike, len(items), room, folder, keepable) == "disk":
@@ -78,7 +78,7 @@ class ImageDataModule(DataModule):
                 place = self._place(form, len(items), room, folder, keepable)
                 if place == "off":
                     streamed = Streamed(items, files, form, self.num_workers, began)
-                    return Loaded(streamed, None, streamed.find_bad() if self.on_bad == "skip" else bad)
+                    return Loaded(streamed, None, streamed.find_bad() if self.on_error == "skip" else bad)
                 if place == "memory":
                     return collect(items, form, workers)
                 made = cache.make(folder, name, items, form, workers, room)
@@ -86,19 +86,19 @@ class ImageDataModule(DataModule):
             raise UserError("datamodule.root: files changed while they were read; start again")
         return Loaded(made, made.digests, made.bad)
 
-    def _alike(self, items: Sequence[Any]) -> Form | None:
-        """If a few pictures are alike, the form that refuses all that are not. To take it for granted until one is
-        unlike spares a look at all headers: a third of the time for small pictures."""
+    def _alike(self, items: Sequence[Any]) -> ImageSpec | None:
+        """If a few images are alike, the form that refuses all that are not. To take it for granted until one is
+        unlike spares a look at all headers: a third of the time for small images."""
         few = [each for each in probe_all(items[:: -(-len(items) // FEW)]) if isinstance(each, Probe)]
         form = self._form_of(few, few)
         alike = self._size() is None and {(each.height, each.width) for each in few} == {form.size}
         return form._replace(resize="refuse") if alike else None
 
-    def _form(self, items: Sequence[Any], train_count: int, workers: Workers) -> tuple[Form, dict[int, str]]:
-        """What all pictures are brought to, by a look at their headers if need be, and which of these are damaged."""
+    def _form(self, items: Sequence[Any], train_count: int, workers: Workers) -> tuple[ImageSpec, dict[int, str]]:
+        """What all images are brought to, by a look at their headers if need be, and which of these are damaged."""
         if self.channels != "auto" and self._size() is not None:
             return self._form_of([], []), {}
-        looks = progress(workers.map(probe_all, chunks(items)), len(items), "looking at pictures", len)
+        looks = progress(workers.map(probe_all, chunks(items)), len(items), "looking at images", len)
         found = [each for part in looks for each in part]
         learned = [each for each in found[:train_count] if isinstance(each, Probe)]
         if not learned:
@@ -106,18 +106,18 @@ class ImageDataModule(DataModule):
         bad = {position: each for position, each in enumerate(found) if isinstance(each, str)}
         return self._form_of([each for each in found if isinstance(each, Probe)], learned), bad
 
-    def _form_of(self, sound: list[Probe], learned: list[Probe]) -> Form:
-        """What pictures of these headers are brought to."""
+    def _form_of(self, sound: list[Probe], learned: list[Probe]) -> ImageSpec:
+        """What images of these headers are brought to."""
         channels = self.channels if self.channels != "auto" else 1 if all(each.grey for each in sound) else 3
-        return Form(channels, self._size() or common_size(learned), self.resize, self.draft)
+        return ImageSpec(channels, self._size() or common_size(learned), self.resize, self.jpeg_draft)
 
     def _place(
-        self, form: Form, count: int, room: int, folder: Path, keepable: bool
+        self, form: ImageSpec, count: int, room: int, folder: Path, keepable: bool
     ) -> Literal["memory", "disk", "off"]:
-        """Where so many pictures of a form are kept."""
+        """Where so many images of a form are kept."""
         size = count * form.channels * form.size[0] * form.size[1]
         if self.cache == "disk" and not keepable:
-            raise UserError("datamodule.cache: these pictures are no files of their own; leave it out")
+            raise UserError("datamodule.cache: these images are no files of their own; leave it out")
         if self.cache != "auto":
             return self.cache
         if keepable and size > SMALL and cache.has_room(folder, size):

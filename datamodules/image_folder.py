@@ -1,4 +1,4 @@
-"""A folder of pictures, one folder a class, with or without train, val and test above them."""
+"""A folder of images, one folder a class, with or without train, val and test above them."""
 
 import os
 from collections.abc import Iterator
@@ -15,18 +15,18 @@ from datamodules.image_datamodule import ImageDataModule
 from datamodules.splits import SPLIT_NAMES, SPLIT_WORDS, Samples
 
 # Pillow hands EPS to another program, and what is left cannot be opened by it, or holds no pixels.
-NO_PICTURES = {"EPS", "PDF", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS"}
-# Pillow reads none of these, but they are somebody's pictures: they are named as such that cannot be read.
+NO_IMAGES = {"EPS", "PDF", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS"}
+# Pillow reads none of these, but they are somebody's images: they are named as such that cannot be read.
 UNREAD = {".heic", ".heif", ".jxl", ".svg"}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ImageFolderDataModule(ImageDataModule):
-    """`root/<class>/…` or `root/{train,val,test}/<class>/…`, every picture format that Pillow reads, at any depth.
+    """`root/<class>/…` or `root/{train,val,test}/<class>/…`, every image format that Pillow reads, at any depth.
     To be tested on, `root/test` is enough.
 
     Args:
-        root: the folder. Names that begin with a dot are passed over, and so are files without a picture's suffix.
+        root: the folder. Names that begin with a dot are passed over, and so are files without an image's suffix.
     """
 
     root: str
@@ -58,7 +58,7 @@ def _folders(folder: Path) -> list[tuple[str, str]]:
 
 
 def _scan(split: str, folder: Path, class_names: list[str], root: Path) -> Samples:
-    """The pictures of a split in the order of their names, labelled by the classes of the training split."""
+    """The images of a split in the order of their names, labelled by the classes of the training split."""
     paths: list[str] = []
     labels: list[int] = []
     folders = _folders(folder)
@@ -68,20 +68,20 @@ def _scan(split: str, folder: Path, class_names: list[str], root: Path) -> Sampl
         if name not in class_names:
             hint = nearest(name, class_names)
             raise UserError(f"{class_folder}: the training split has no class of that name; {hint}")
-        found = sorted(pictures_below(class_folder))
+        found = sorted(images_below(class_folder))
         if not found and split == "train":
-            raise UserError(f"{class_folder}: holds no picture; fill or remove it")
+            raise UserError(f"{class_folder}: holds no image; fill or remove it")
         paths += found
         labels += [class_names.index(name)] * len(found)
     if not paths:
-        raise UserError(f"{folder}: holds no picture; fill or remove it")
+        raise UserError(f"{folder}: holds no image; fill or remove it")
     start = len(os.path.join(folder, ""))  # noqa: PTH118  # of `.` and `/` too
     above = "" if folder == root else f"{folder.name}/"
     return Samples(paths, np.array(labels, np.int64), [above + path[start:] for path in paths])
 
 
-def pictures_below(folder: str) -> Iterator[str]:
-    """Every picture below a folder, once: of several links to a folder the first by name is followed, and none that
+def images_below(folder: str) -> Iterator[str]:
+    """Every image below a folder, once: of several links to a folder the first by name is followed, and none that
     leads to a folder above."""
     yield from _below(folder, {os.path.realpath(folder)}, os.path.realpath(folder))
 
@@ -93,7 +93,7 @@ def _below(folder: str, visited: set[str], start: str) -> Iterator[str]:
             if real not in visited and not start.startswith(real.rstrip("/") + "/"):
                 visited.add(real)
                 yield from _below(entry.path, visited, start)
-        elif is_picture(entry.name):
+        elif is_image(entry.name):
             yield entry.path
 
 
@@ -112,8 +112,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     return False
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file's name has the suffix of a picture."""
+def is_image(name: str) -> bool:
+    """Whether a file's name has the suffix of an image."""
     return os.path.splitext(name)[1].lower() in _suffixes()  # noqa: PTH122  # four times as fast as Path
 
 
@@ -121,4 +121,4 @@ def is_picture(name: str) -> bool:
 def _suffixes() -> set[str]:
     Image.preinit()  # first, so that Image.open goes on trying the common formats before the rare ones
     known = Image.registered_extensions()
-    return UNREAD | {suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in NO_PICTURES}
+    return UNREAD | {suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in NO_IMAGES}

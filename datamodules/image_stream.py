@@ -1,4 +1,4 @@
-"""Any number of picture files: found by a name for them, decoded in batches as they are asked for."""
+"""Any number of image files: found by a name for them, decoded in batches as they are asked for."""
 
 import csv
 import os
@@ -11,14 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 from conf.errors import UserError, nearest
-from datamodules.image_folder import is_picture, pictures_below
+from datamodules.image_folder import images_below, is_image
 from datamodules.image_table import header_and_rows
-from datamodules.storage.decode import Form, decode_all
+from datamodules.storage.decode import ImageSpec, decode_all
 from datamodules.storage.worker_pool import Workers
 
 
 def find(source: str) -> list[str]:
-    """The files that `source` names: itself, all pictures below a folder in the order of their names, the column `file`
+    """The files that `source` names: itself, all images below a folder in the order of their names, the column `file`
     of a table such as a CSV file (from the table's folder on), or what a glob finds.
 
     Raises:
@@ -26,15 +26,15 @@ def find(source: str) -> list[str]:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        found = sorted(pictures_below(str(path)))
+        found = sorted(images_below(str(path)))
     elif path.suffix.lower() in (".csv", ".tsv") and path.is_file():
         found = _listed(path)
     elif path.is_file():
         found = [str(path)]
     else:
-        found = [each for each in sorted(glob(str(path), recursive=True)) if is_picture(each)]  # noqa: PTH207
+        found = [each for each in sorted(glob(str(path), recursive=True)) if is_image(each)]  # noqa: PTH207
     if not found:
-        raise UserError(f"input: {source} names no picture; give a file, a folder, a table of files, or a glob")
+        raise UserError(f"input: {source} names no image; give a file, a folder, a table of files, or a glob")
     return found
 
 
@@ -52,7 +52,7 @@ def _listed(table: Path) -> list[str]:
 
 
 class DecodedBatch(NamedTuple):
-    """Pictures of some files."""
+    """Images of some files."""
 
     files: list[str]
     """Those that could be read"""
@@ -63,7 +63,7 @@ class DecodedBatch(NamedTuple):
 
 
 def read_in_batches(
-    files: Sequence[str], form: Form, batch_size: int, num_workers: int | None, device: str
+    files: Sequence[str], form: ImageSpec, batch_size: int, num_workers: int | None, device: str
 ) -> Iterator[DecodedBatch]:
     """Decodes the files in their order. Never more than three batches a process are held, whatever their number.
 
@@ -80,7 +80,7 @@ def read_in_batches(
     return _decoded(files, form, batch_size, workers)
 
 
-def _decoded(files: Sequence[str], form: Form, batch_size: int, workers: Workers) -> Iterator[DecodedBatch]:
+def _decoded(files: Sequence[str], form: ImageSpec, batch_size: int, workers: Workers) -> Iterator[DecodedBatch]:
     batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
     with workers:
         for batch, found in zip(batches, workers.map(partial(decode_all, form=form), batches), strict=True):

@@ -1,4 +1,4 @@
-"""A CSV table of pictures and their classes, with or without splits and groups."""
+"""A CSV table of images and their classes, with or without splits and groups."""
 
 import csv
 import os
@@ -21,7 +21,7 @@ WHAT = "give a CSV table with the columns path and label"
 
 
 class Row(NamedTuple):
-    """A picture."""
+    """An image."""
 
     number: int
     """As a spreadsheet counts: the header is 1"""
@@ -35,11 +35,11 @@ class Row(NamedTuple):
 @dataclass(kw_only=True, eq=False, repr=False)
 class ImageTableDataModule(ImageDataModule):
     """A table in UTF-8 as `header_and_rows` reads it. Its header names the columns `path`, `label` and, where wanted,
-    `split` and `group`, in any order; others are passed over. Pictures of one group are never parted. The classes are
+    `split` and `group`, in any order; others are passed over. Images of one group are never parted. The classes are
     the labels, sorted.
 
     The whole table is held in memory, some 300 bytes a row. Where `channels` or `image_size` are not given, all
-    pictures are opened to find them.
+    images are opened to find them.
 
     Args:
         root: the table. Its paths are absolute, begin with `~`, or are taken from the table's folder on.

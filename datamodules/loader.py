@@ -16,7 +16,7 @@ class Batch(NamedTuple):
     """What passes from a data module to a network."""
 
     inputs: Tensor
-    """uint8 (pictures before they are on the device) or float32 `[N, C, *spatial]`"""
+    """uint8 (images before they are on the device) or float32 `[N, C, *spatial]`"""
     labels: Tensor
     """int64 `[N]`"""
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here

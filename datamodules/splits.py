@@ -22,7 +22,7 @@ class Samples(NamedTuple):
     files: Sequence[str]
     """Names for people"""
     groups: np.ndarray | None = None
-    """`[N]`: samples of equal value must not be parted, as pictures of one patient"""
+    """`[N]`: samples of equal value must not be parted, as images of one patient"""
 
     def take(self, index: np.ndarray) -> "Samples":
         """The samples at some positions."""

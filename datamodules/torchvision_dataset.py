@@ -12,7 +12,7 @@ import torchvision
 from PIL import Image
 
 from conf.errors import UserError, nearest
-from conf.files import make_output, one_at_a_time
+from conf.files import file_lock, make_output
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.splits import Samples
 
@@ -21,7 +21,7 @@ SPLIT_WORDS = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": 
 
 
 class _Items:
-    """The pictures of a torchvision dataset, without its labels."""
+    """The images of a torchvision dataset, without its labels."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -40,7 +40,7 @@ class TorchvisionDataModule(ImageDataModule):
     """Official splits are kept.
 
     Args:
-        dataset: the name of a class in `torchvision.datasets` whose samples are (picture, class).
+        dataset: the name of a class in `torchvision.datasets` whose samples are (image, class).
         root: where its files lie.
         download: fetches them first, if they are not there.
     """
@@ -53,7 +53,7 @@ class TorchvisionDataModule(ImageDataModule):
         """Downloads what is not there yet, one process after another: torchrun starts all ranks at once."""
         if self.download:
             make_output(Path(self.root), "datamodule.root")
-            with one_at_a_time(Path(self.root) / ".download.lock"):
+            with file_lock(Path(self.root) / ".download.lock"):
                 self._official_splits(download=True)
 
     def read(self) -> tuple[dict[str, Samples], list[str]]:
@@ -61,7 +61,7 @@ class TorchvisionDataModule(ImageDataModule):
         for name, dataset in self._official_splits(download=False).items():
             labels = _labels(dataset)
             if labels is None:
-                raise UserError(f"datamodule.dataset: {self.dataset} has not one class a picture; choose another")
+                raise UserError(f"datamodule.dataset: {self.dataset} has not one class an image; choose another")
             files = [f"{self.dataset}/{name}/{i:05d}" for i in range(len(dataset))]
             splits[name] = Samples(_Items(dataset), labels, files)
             names = names or getattr(dataset, "classes", None)
@@ -81,7 +81,7 @@ class TorchvisionDataModule(ImageDataModule):
         parameters = inspect.signature(constructor).parameters
         needed = {name for name, each in parameters.items() if each.default is each.empty}
         if needed - {"root", "split", "kwargs"}:
-            problem = f"{self.dataset} is no set of labelled pictures that Litmus can read"
+            problem = f"{self.dataset} is no set of labelled images that Litmus can read"
             raise UserError(f"datamodule.dataset: {problem}; choose another, or use an image folder")
         options: dict[str, Any] = {"download": True} if download else {}
         try:
@@ -113,6 +113,6 @@ def _labels(dataset: Any) -> np.ndarray | None:
         found = [dataset[i][1] for i in range(len(dataset))]
     try:
         labels = np.asarray(found, np.int64)
-    except (TypeError, ValueError):  # boxes, words, pictures
+    except (TypeError, ValueError):  # boxes, words, images
         return None
     return labels if labels.ndim == 1 else None

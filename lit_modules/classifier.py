@@ -16,11 +16,11 @@ from conf.errors import UserError
 from lit_modules.evaluation.evaluation import Evaluation
 from lit_modules.evaluation.scores import Scores
 from lit_modules.networks.normalize import Normalize
-from lit_modules.networks.weights import read_weights, refuse_other_weights
+from lit_modules.networks.weights import check_same_weights, read_weights
 from lit_modules.optim.freezing import Freezing
 from lit_modules.optim.losses import build_loss, is_weighted, shares, weigh_classes
 from lit_modules.optim.param_groups import build_optimizer
-from lit_modules.optim.schedulers import build_scheduler, refuse_other_length
+from lit_modules.optim.schedulers import build_scheduler, check_schedule_length
 
 
 class LitClassifier(LightningModule):
@@ -88,7 +88,7 @@ class LitClassifier(LightningModule):
             Scores(len(class_names), partial(shares, self.loss)) for _ in range(3)
         )
         self.latest_val: dict[str, float] = {}
-        self.speed: dict[str, float] = {}  # of the latest epoch, by callbacks/speed.py
+        self.speed: dict[str, float] = {}  # of the latest epoch, by callbacks/throughput.py
         self.files: dict[str, Sequence[str]]  # the names of each split's samples; train.py knows them
         self.evaluations: dict[str, Evaluation] = {}  # of the best epoch, by callbacks/predictions.py
         self._saved_schedules: list[dict[str, Any]] = []
@@ -218,7 +218,7 @@ class LitClassifier(LightningModule):
         optimizer, scheduler = self._optimizer_and_scheduler(int(steps) if self.scheduler else 1)
         if scheduler is None:
             return optimizer
-        refuse_other_length(scheduler, steps, self._saved_schedules)
+        check_schedule_length(scheduler, steps, self._saved_schedules)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {
@@ -239,13 +239,13 @@ class LitClassifier(LightningModule):
         checkpoint["train_scores"] = self.train_scores.merged_state()  # of the steps so far, within an epoch
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.refuse_other_data(checkpoint)
+        self.check_same_data(checkpoint)
         if self.trainer.training:
             self._saved_schedules = checkpoint["lr_schedulers"]
             if self.trainer.is_global_zero:
                 self.train_scores.add_state_of(checkpoint["train_scores"])
 
-    def refuse_other_data(self, checkpoint: dict[str, Any]) -> None:
+    def check_same_data(self, checkpoint: dict[str, Any]) -> None:
         """Raises UserError for the checkpoint of a module of other classes or another input."""
         for key, ours in (("class_names", list(self.class_names)), ("input_shape", list(self.input_shape))):
             theirs = checkpoint.get(key)
@@ -261,5 +261,5 @@ class LitClassifier(LightningModule):
         ours = {name: value for name, value in self.state_dict().items() if name.startswith("net.")}
         found = read_weights(file, "init_from")
         weights = {name: value for name, value in found.items() if name.startswith("net.")}
-        refuse_other_weights(weights, ours, file, "init_from")
+        check_same_weights(weights, ours, file, "init_from")
         self.load_state_dict(weights, strict=False)

@@ -1,4 +1,4 @@
-"""What several tests share: runs in this process, runs as a user starts them, and small folders of pictures."""
+"""What several tests share: runs in this process, runs as a user starts them, and small folders of images."""
 
 import os
 import subprocess
@@ -30,11 +30,12 @@ TINY = (
     "++callbacks.dashboard=null",
 )
 DRAWN = TINY[:3]
-# A data module of pictures with nothing but what it cannot do without.
+# A data module of images with nothing but what it cannot do without.
 PLAIN = {
     "batch_size": 8, "val_fraction": 0.25, "test_fraction": 0.25, "split_seed": 0, "seed": 0, "classes": None,
-    "sampler": "shuffle", "augment": {}, "mix": None, "drop_last": False, "on_bad": "error", "device_share": 0.0,
-    "channels": "auto", "image_size": None, "resize": "pad", "draft": True, "cache": "memory", "cache_dir": "",
+    "sampler": "shuffle", "augment": {}, "mix": None, "drop_last": False, "on_error": "raise",
+    "gpu_cache_fraction": 0.0,
+    "channels": "auto", "image_size": None, "resize": "pad", "jpeg_draft": True, "cache": "memory", "cache_dir": "",
     "num_workers": 0,
 }  # fmt: skip
 
@@ -84,10 +85,10 @@ def inputs_of(datamodule: DataModule, split: str) -> torch.Tensor:
     return torch.cat([inputs for inputs, _ in datamodule.batches(split)])
 
 
-def write_pictures(
+def write_images(
     folder: Path, count: int, *, level: int, size: tuple[int, int] = (12, 12), suffix: str = "png"
 ) -> None:
-    """`count` noisy RGB pictures around a grey level."""
+    """`count` noisy RGB images around a grey level."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(level)
     for i in range(count):
@@ -96,8 +97,8 @@ def write_pictures(
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """A folder with two classes that are easy to tell apart."""
-    write_pictures(tmp_path / "pictures" / "dark", 40, level=60)
-    write_pictures(tmp_path / "pictures" / "light", 30, level=190, suffix="jpg")
-    return tmp_path / "pictures"
+    write_images(tmp_path / "images" / "dark", 40, level=60)
+    write_images(tmp_path / "images" / "light", 30, level=190, suffix="jpg")
+    return tmp_path / "images"

@@ -13,33 +13,33 @@ import torch
 import train
 from conf import schema, validation
 from conf.error_messages import one_line_errors
-from tests.conftest import TINY, configure, write_pictures
+from tests.conftest import TINY, configure, write_images
 
 FIT = ("+experiment=image_folder", *TINY, "lit_module.net.pool=2")
-Break = Callable[[Path, Path], object]  # what is done to the pictures and to a sound run before the command
+Break = Callable[[Path, Path], object]  # what is done to the images and to a sound run before the command
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of two classes and a run that learned them, below one folder."""
+    """Images of two classes and a run that learned them, below one folder."""
     folder = tmp_path_factory.mktemp("sound")
     for name, level in (("dark", 60), ("light", 190)):
-        write_pictures(folder / "pictures" / name, 20, level=level)
+        write_images(folder / "images" / name, 20, level=level)
     schema.register()
     os.environ["LITMUS_STAMP"] = "now"
-    cfg = configure(*FIT, f"datamodule.root={folder / 'pictures'}", f"run_dir={folder / 'run'}")
+    cfg = configure(*FIT, f"datamodule.root={folder / 'images'}", f"run_dir={folder / 'run'}")
     train.fit(cfg)
     return folder
 
 
-def nothing(pictures: Path, run: Path) -> None:
+def nothing(images: Path, run: Path) -> None:
     pass
 
 
 def checkpoint(content: object) -> Break:
     """Every checkpoint of the run, and its weights alone, become this."""
 
-    def change(pictures: Path, run: Path) -> None:
+    def change(images: Path, run: Path) -> None:
         for path in [*run.glob("checkpoints/*.ckpt"), run / "model.pt"]:
             path.unlink(missing_ok=True)
             if isinstance(content, bytes):
@@ -53,14 +53,14 @@ def checkpoint(content: object) -> Break:
 def altered(**changes: object) -> Break:
     """The run's checkpoints say something else."""
 
-    def change(pictures: Path, run: Path) -> None:
+    def change(images: Path, run: Path) -> None:
         for path in run.glob("checkpoints/epoch*.ckpt"):
             torch.save(torch.load(path, weights_only=True) | changes, path)
 
     return change
 
 
-def cut(pictures: Path, run: Path) -> None:
+def cut(images: Path, run: Path) -> None:
     for path in [*run.glob("checkpoints/epoch*.ckpt"), run / "model.pt"]:
         os.truncate(path, path.stat().st_size // 2)
 
@@ -80,13 +80,13 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
         lambda p, r: (p / "dark").rename(p / os.fsdecode(b"caf\xe9")), "FIT ROOT", "class 'caf\\udce9': ", "rename it"
     ),
     "no classes": (lambda p, r: [shutil.rmtree(each) for each in p.iterdir()], "FIT ROOT", "datamodule.root: ", "0"),
-    "an empty class": (lambda p, r: (p / "new").mkdir(), "FIT ROOT", "PICTURES/new: holds no picture", ""),
+    "an empty class": (lambda p, r: (p / "new").mkdir(), "FIT ROOT", "IMAGES/new: holds no image", ""),
     "an empty file": (lambda p, r: (p / "dark/000.png").write_bytes(b""), "FIT ROOT", "dark/000.png (the file is", ""),
-    "a web page": (lambda p, r: (p / "dark/1.jpg").write_text("<html>"), "FIT ROOT", "dark/1.jpg (not a picture", ""),
-    "half a picture": (lambda p, r: os.truncate(p / "dark/000.png", 150), "FIT ROOT", "dark/000.png (", "on_bad=skip"),
+    "a web page": (lambda p, r: (p / "dark/1.jpg").write_text("<html>"), "FIT ROOT", "dark/1.jpg (not an image", ""),
+    "half an image": (lambda p, r: os.truncate(p / "dark/000.png", 150), "FIT ROOT", "dark/000.png (", "on_error=skip"),
     "a broken link": (lambda p, r: (p / "dark/a.png").symlink_to("x"), "FIT ROOT", "dark/a.png (no such file", ""),
-    "a class too small": (lambda p, r: write_pictures(p / "new", 1, level=9), "FIT ROOT", "class new: too few", ""),
-    "splits without train": (lambda p, r: write_pictures(p / "val/a", 1, level=9), "FIT ROOT", "datamodule.root: ", ""),
+    "a class too small": (lambda p, r: write_images(p / "new", 1, level=9), "FIT ROOT", "class new: too few", ""),
+    "splits without train": (lambda p, r: write_images(p / "val/a", 1, level=9), "FIT ROOT", "datamodule.root: ", ""),
     "an unknown class": (nothing, "FIT ROOT datamodule.classes=[dark,lihgt]", "datamodule.classes: ", "'light'"),
     "a batch too large": (
         nothing, "FIT ROOT datamodule.batch_size=99 datamodule.drop_last=true", "datamodule.batch_size: ", "use less"
@@ -108,7 +108,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "a test of nothing": (
         nothing, "FIT ROOT trainer.limit_test_batches=0", "trainer.limit_test_batches: ", "test=false"
     ),
-    "flips of series": (nothing, "+experiment=series datamodule/augment=[flip]", "datamodule.augment: ", "pictures"),
+    "flips of series": (nothing, "+experiment=series datamodule/augment=[flip]", "datamodule.augment: ", "images"),
     "no batch": (nothing, "FIT ROOT datamodule.batch_size=0", "datamodule.batch_size: ", "try 64"),
     "a share of all": (nothing, "FIT ROOT datamodule.val_fraction=1", "datamodule.val_fraction: ", "try 0.1"),
     "an unknown loss": (nothing, "FIT ROOT lit_module.loss._target_=torch.nn.L9", "lit_module.loss._target_: ", ""),
@@ -134,7 +134,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "Lightning's own trial": (nothing, "FIT ROOT +trainer.fast_dev_run=true", "trainer.fast_dev_run: ", "debug"),
     "rare validation": (nothing, "FIT ROOT +trainer.val_check_interval=999", "trainer.val_check_interval: ", "lower"),
     "half precision": (nothing, "FIT ROOT trainer.precision=bf16-true", "trainer.precision: ", "bf16-mixed"),
-    "pictures too large": (nothing, "FIT ROOT datamodule.image_size=9999999", "datamodule: Unable to allocate ", ""),
+    "images too large": (nothing, "FIT ROOT datamodule.image_size=9999999", "datamodule: Unable to allocate ", ""),
     "all frozen": (nothing, "FIT ROOT lit_module.freeze=[*] lit_module.unfreeze_epoch=1", "lit_module.freeze: ", ""),
     "thawed before": (
         nothing, "FIT ROOT lit_module.freeze=[head.*] lit_module.unfreeze_epoch=0", "lit_module.unfreeze_epoch: ", ""
@@ -180,14 +180,14 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "no place for an export": (
         nothing, "task=export format=safetensors run=RUN output=RUN/config.yaml/x", "output: ", ""
     ),
-    "nobody's pictures": (nothing, "task=predict run=RUN input='~nosuchuser/x'", "command line: ", "after ~"),
-    "nothing to predict": (nothing, "task=predict run=RUN input=/not/there", "input: /not/there names no picture", ""),
+    "nobody's images": (nothing, "task=predict run=RUN input='~nosuchuser/x'", "command line: ", "after ~"),
+    "nothing to predict": (nothing, "task=predict run=RUN input=/not/there", "input: /not/there names no image", ""),
     "an empty word to predict": (nothing, "task=predict run=RUN input=", "input: is empty", ""),
     "no batch to predict": (
-        nothing, "task=predict run=RUN input=PICTURES datamodule.batch_size=0", "datamodule.batch_size: ", "try 64"
+        nothing, "task=predict run=RUN input=IMAGES datamodule.batch_size=0", "datamodule.batch_size: ", "try 64"
     ),
     "a negative batch to predict": (
-        nothing, "task=predict run=RUN input=PICTURES datamodule.batch_size=-1", "datamodule.batch_size: ", "try 64"
+        nothing, "task=predict run=RUN input=IMAGES datamodule.batch_size=-1", "datamodule.batch_size: ", "try 64"
     ),
     "nothing to compare": (nothing, "task=compare runs=/not/there/*", "runs: ", ""),
     "no number of a run": (nothing, "task=compare runs=5", "runs: 5 names no run", ""),
@@ -209,12 +209,12 @@ def test_it_is_answered_in_one_line(
     change, text, start, more = ROWS[name]
     shutil.copytree(sound, tmp_path / "here", symlinks=True)
     monkeypatch.chdir(tmp_path / "here")
-    pictures, run = (tmp_path / "here" / each for each in ("pictures", "run"))
-    change(pictures, run)
+    images, run = (tmp_path / "here" / each for each in ("images", "run"))
+    change(images, run)
     before = contents(tmp_path)
     words = [word for part in text.split() for word in (FIT if part == "FIT" else (part,))]
-    words = [f"datamodule.root={pictures}" if word == "ROOT" else word.replace("RUN", str(run)) for word in words]
-    words = [word.replace("PICTURES", str(pictures)) for word in words]
+    words = [f"datamodule.root={images}" if word == "ROOT" else word.replace("RUN", str(run)) for word in words]
+    words = [word.replace("IMAGES", str(images)) for word in words]
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught, one_line_errors():
         cfg = configure(*words)
@@ -223,7 +223,7 @@ def test_it_is_answered_in_one_line(
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert caught.value.code == 2 and len(lines) == 1, lines
     line = lines[0].removeprefix("error: ")
-    assert line.startswith(start.replace("PICTURES", str(pictures))) and more in line, line
+    assert line.startswith(start.replace("IMAGES", str(images))) and more in line, line
     assert ": " in line and "; " in line, line
     assert contents(tmp_path) == before
     assert not (tmp_path / "here" / "logs").exists() and not (tmp_path / "here" / "made-by-a-checkpoint").exists()

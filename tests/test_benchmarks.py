@@ -1,4 +1,4 @@
-"""Each benchmark runs from end to end, on few small pictures, and its last line is JSON."""
+"""Each benchmark runs from end to end, on few small images, and its last line is JSON."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.measuring import in_turn, multiple
-from tests.conftest import ROOT, write_pictures
+from tests.conftest import ROOT, write_images
 
 RECORD = """
 import torch
@@ -25,8 +25,8 @@ for run in ["warmup", *range(200)]:
 def classes(tmp_path: Path) -> Path:
     """A folder of splits, each with two classes that are easy to tell apart."""
     for split, count, darker in (("train", 70, 0), ("test", 20, 5)):
-        write_pictures(tmp_path / split / "dark", count, level=60 - darker, size=(32, 32))
-        write_pictures(tmp_path / split / "light", count, level=190 - darker, size=(32, 32))
+        write_images(tmp_path / split / "dark", count, level=60 - darker, size=(32, 32))
+        write_images(tmp_path / split / "light", count, level=190 - darker, size=(32, 32))
     return tmp_path
 
 
@@ -59,7 +59,7 @@ def test_sides_take_turns_and_are_compared_within_a_round() -> None:
 @pytest.mark.parametrize("name", ["notes_loop", "plain_lightning"])
 def test_race_is_run(classes: Path, name: str) -> None:
     choices = ["--classes", "dark", "light", "--epochs", "3", "--rounds", "2", "--workers", "0"]
-    (line,) = measured(name, "--pictures", str(classes), *choices)
+    (line,) = measured(name, "--images", str(classes), *choices)
     for figures in line["measured"].values():  # type: ignore[attr-defined]
         assert set(figures) == {"an epoch, s", "whole process, s", "whole process, CPU s", "last val/acc"}
         assert all(len(values) == 2 and min(values) > 0 for values in figures.values())
@@ -67,7 +67,7 @@ def test_race_is_run(classes: Path, name: str) -> None:
 
 @pytest.mark.slow
 def test_bare_limit_is_measured(classes: Path) -> None:
-    lines = measured("bare_limit", "--pictures", str(classes), "--classes", "dark", "light", "--epochs", "2")
+    lines = measured("bare_limit", "--images", str(classes), "--classes", "dark", "light", "--epochs", "2")
     for line in lines:
         assert all(len(figures["ms a step"]) > 2 for figures in line["measured"].values())  # type: ignore[attr-defined]
 
@@ -75,7 +75,7 @@ def test_bare_limit_is_measured(classes: Path) -> None:
 @pytest.mark.slow
 def test_loading_and_decoding_are_measured(classes: Path) -> None:
     choices = ["--classes", "dark", "light", "--rounds", "1", "--workers", "0"]
-    assert [line["benchmark"] for line in measured("loading", "--pictures", str(classes), *choices)] == [
+    assert [line["benchmark"] for line in measured("loading", "--images", str(classes), *choices)] == [
         "loading",
         "decoding",
     ]

@@ -34,7 +34,7 @@ def overrides(command: str) -> list[str]:
 
 
 def network(experiment: str, **shape: Any) -> nn.Module:
-    """The first weights of an experiment's network, for pictures of 3×32×32 and two classes unless told otherwise."""
+    """The first weights of an experiment's network, for images of 3×32×32 and two classes unless told otherwise."""
     cfg = configure(f"+experiment=book/{experiment}").lit_module
     torch.manual_seed(0)
     net = instantiate(cfg.net, _convert_="all")(**({"input_shape": (3, 32, 32), "num_classes": 2} | shape))
@@ -51,8 +51,8 @@ def test_every_section_has_its_rows() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command_runs(run: Callable[..., Path], pictures: Path, command: str) -> None:
-    words = [word.replace("=DIR", f"={pictures}") for word in overrides(command)]
+def test_command_runs(run: Callable[..., Path], images: Path, command: str) -> None:
+    words = [word.replace("=DIR", f"={images}") for word in overrides(command)]
     debug = ["trainer=debug", "devices=cpu"]
     folder = run(*words, *[choice for choice in debug if choice not in words])
     assert (folder / "summary.json").is_file()

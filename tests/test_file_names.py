@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import DRAWN, write_pictures
+from tests.conftest import DRAWN, write_images
 
 NAME = os.fsdecode(b"\xb0\xed.png")
 
@@ -28,14 +28,14 @@ def test_every_task_takes_a_name_that_is_no_utf_8(
     monkeypatch.setattr(sys, "stdout", console)
     data, out = tmp_path / "data", tmp_path / "out"
     for split, level in (("train", 60), ("val", 61), ("test", 62)):
-        write_pictures(data / split / "dark", 4, level=level)
-        write_pictures(data / split / "light", 4, level=level + 120)
+        write_images(data / split / "dark", 4, level=level)
+        write_images(data / split / "light", 4, level=level + 120)
     shutil.move(data / "test/dark/000.png", data / "test/dark" / NAME)
     shutil.copy(data / "test/dark" / NAME, data / "test/light" / NAME)  # one of the two is a mistake
-    (data / "train/dark" / NAME).write_bytes(b"no picture")
+    (data / "train/dark" / NAME).write_bytes(b"no image")
 
     choices = ("+experiment=image_folder", *DRAWN, "lit_module.net.pool=2")
-    source = (f"datamodule.root={data}", "datamodule.on_bad=skip")
+    source = (f"datamodule.root={data}", "datamodule.on_error=skip")
     folder = run(*choices, *source)
     assert column(folder / "predictions.csv")[-1] == f"test/light/{NAME}"
     assert "/??.png |" in (folder / "report.md").read_text(encoding="utf-8")
@@ -51,7 +51,7 @@ def test_every_task_takes_a_name_that_is_no_utf_8(
 
     run(*choices, *source, "task=inspect", f"output={tmp_path / 'inspected'}")
     found = json.loads((tmp_path / "inspected" / "inspection.json").read_text(encoding="utf-8"))
-    assert found["damaged"] == [{"file": f"train/dark/{NAME}", "reason": "not a picture that Pillow reads"}]
+    assert found["damaged"] == [{"file": f"train/dark/{NAME}", "reason": "not an image that Pillow reads"}]
     console.flush()
     shown = console.buffer.getvalue()  # type: ignore[attr-defined]
     assert b"train/dark/??.png" in shown and b"test/light/??.png" in shown

@@ -9,16 +9,16 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from conf.errors import UserError
-from tests.conftest import TINY, write_pictures
+from tests.conftest import TINY, write_images
 
 CHOICES = ("+experiment=image_folder", *TINY, "lit_module.net.pool=2", "trainer.max_epochs=2")
 
 
 @pytest.fixture
-def trained_run(run: Callable[..., Path], pictures: Path) -> Path:
+def trained_run(run: Callable[..., Path], images: Path) -> Path:
     """A run with the classes dark, grey and light."""
-    write_pictures(pictures / "grey", 30, level=125)
-    return run(*CHOICES, f"datamodule.root={pictures}")
+    write_images(images / "grey", 30, level=125)
+    return run(*CHOICES, f"datamodule.root={images}")
 
 
 def scores(output: str) -> dict[str, float]:
@@ -31,7 +31,7 @@ def scores(output: str) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("classes", [["grey", "light"], ["light"], ["dark", "grey", "light"]], ids=len)
-def test_scores_on_other_pictures_are_those_of_their_predictions(
+def test_scores_on_other_images_are_those_of_their_predictions(
     run: Callable[..., Path],
     trained_run: Path,
     tmp_path: Path,
@@ -40,7 +40,7 @@ def test_scores_on_other_pictures_are_those_of_their_predictions(
 ) -> None:
     levels = {"dark": 60, "grey": 150, "light": 190}
     for name in classes:
-        write_pictures(tmp_path / "other" / "test" / name, 25, level=levels[name] + 1, size=(20, 16))
+        write_images(tmp_path / "other" / "test" / name, 25, level=levels[name] + 1, size=(20, 16))
     run(f"run={trained_run}", "task=test", f"datamodule.root={tmp_path / 'other'}")
     printed = capfd.readouterr().out
     assert f"on {25 * len(classes)} samples" in printed
@@ -54,11 +54,11 @@ def test_scores_on_other_pictures_are_those_of_their_predictions(
 
 
 def test_data_at_another_place_give_the_same_scores(
-    run: Callable[..., Path], trained_run: Path, pictures: Path, capfd: pytest.CaptureFixture[str]
+    run: Callable[..., Path], trained_run: Path, images: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run(f"run={trained_run}", "task=test")
     before = scores(capfd.readouterr().out)
-    moved = pictures.rename(pictures.with_name("moved"))
+    moved = images.rename(images.with_name("moved"))
     run(f"run={trained_run}", "task=test", f"datamodule.root={moved}")
     assert scores(capfd.readouterr().out) == before
 
@@ -66,14 +66,14 @@ def test_data_at_another_place_give_the_same_scores(
 def test_a_class_that_the_run_does_not_know_is_named(
     run: Callable[..., Path], trained_run: Path, tmp_path: Path
 ) -> None:
-    write_pictures(tmp_path / "other" / "test" / "ligth", 3, level=190)
+    write_images(tmp_path / "other" / "test" / "ligth", 3, level=190)
     with pytest.raises(UserError, match=r"^datamodule.root: the run has no class 'ligth'; did you mean 'light'\?$"):
         run(f"run={trained_run}", "task=test", f"datamodule.root={tmp_path / 'other'}")
 
 
 def test_a_test_split_alone_is_nothing_to_train_on(run: Callable[..., Path], tmp_path: Path) -> None:
     for name in ("dark", "light"):
-        write_pictures(tmp_path / "other" / "test" / name, 3, level=190)
+        write_images(tmp_path / "other" / "test" / name, 3, level=190)
     with pytest.raises(UserError, match=r"^datamodule.root: holds no training split, only one to test on; "):
         run(*CHOICES, f"datamodule.root={tmp_path / 'other'}")
 

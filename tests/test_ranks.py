@@ -22,7 +22,7 @@ CLASSES = 4
 
 
 def split_of(samples: int) -> Split:
-    """Logits instead of pictures, so that a score needs no network."""
+    """Logits instead of images, so that a score needs no network."""
     generator = torch.Generator().manual_seed(samples)
     labels = torch.randint(CLASSES - 1, (samples,), generator=generator)  # the last class is absent
     inputs = InMemory(torch.randn(samples, CLASSES, generator=generator).numpy())

@@ -21,15 +21,15 @@ TRAINING = [line for line in LINES if line.startswith("python train.py")]
 OWN_PROCESS = [line for line in TRAINING if {"-m", "--cfg", "devices=ddp", "+sweep=cnn"} & set(line.split())]
 
 
-def words(line: str, run_folder: Path, pictures: Path) -> list[str]:
+def words(line: str, run_folder: Path, images: Path) -> list[str]:
     places = {
         "run=DIR": f"run={run_folder}",
-        "datamodule.root=DIR": f"datamodule.root={pictures}",
-        "datamodule.root=OTHER": f"datamodule.root={pictures}",
-        "datamodule.root=TABLE": f"datamodule.root={pictures / 'table.csv'}",
-        "datamodule.root=ARRAYS": f"datamodule.root={pictures / 'arrays.npz'}",
+        "datamodule.root=DIR": f"datamodule.root={images}",
+        "datamodule.root=OTHER": f"datamodule.root={images}",
+        "datamodule.root=TABLE": f"datamodule.root={images / 'table.csv'}",
+        "datamodule.root=ARRAYS": f"datamodule.root={images / 'arrays.npz'}",
         "trials=20": "trials=2",
-        "input=PICTURES": f"input={pictures}",
+        "input=IMAGES": f"input={images}",
         "runs=logs/digits/*": f"runs={run_folder}*",
     }
     return [places.get(word, word) for word in shlex.split(line)[2:]]
@@ -43,20 +43,20 @@ def test_every_block_is_covered() -> None:
 
 
 @pytest.mark.parametrize("line", [line for line in TRAINING if line not in OWN_PROCESS])
-def test_command_runs(run: Callable[..., Path], pictures: Path, tmp_path: Path, line: str) -> None:
+def test_command_runs(run: Callable[..., Path], images: Path, tmp_path: Path, line: str) -> None:
     folder = tmp_path / "earlier"
     if "run=DIR" in line or "task=compare" in line:
         for i in range(8):  # mistakes, for without any no temperature can be fitted
-            (pictures / "dark" / f"{i:03d}.png").rename(pictures / "light" / f"dark{i}.png")
+            (images / "dark" / f"{i:03d}.png").rename(images / "light" / f"dark{i}.png")
         small = (*DRAWN, "++callbacks.dashboard=null", "lit_module.net.pool=2")
-        run("+experiment=image_folder", f"datamodule.root={pictures}", *small, f"run_dir={folder}")
-    files = sorted(path for path in pictures.rglob("*") if path.is_file())
+        run("+experiment=image_folder", f"datamodule.root={images}", *small, f"run_dir={folder}")
+    files = sorted(path for path in images.rglob("*") if path.is_file())
     if "TABLE" in line:
-        rows = [f"{path.relative_to(pictures)},{path.parent.name}" for path in files]
-        (pictures / "table.csv").write_text("\n".join(["path,label", *rows]))
+        rows = [f"{path.relative_to(images)},{path.parent.name}" for path in files]
+        (images / "table.csv").write_text("\n".join(["path,label", *rows]))
     if "ARRAYS" in line:
-        np.savez(pictures / "arrays.npz", inputs=np.random.rand(60, 3, 20), labels=np.arange(60) % 3)
-    arguments = words(line, folder, pictures)
+        np.savez(images / "arrays.npz", inputs=np.random.rand(60, 3, 20), labels=np.arange(60) % 3)
+    arguments = words(line, folder, images)
     if "task=" not in line:
         arguments.append(f"trainer.max_epochs={2 if 'epochs=60' in line else 1}")
     if "finetune" in line:

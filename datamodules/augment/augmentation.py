@@ -1,6 +1,6 @@
-"""Random changes of a batch of pictures, on its device, drawn from (seed, epoch, sample) and from nothing else.
+"""Random changes of a batch of images, on its device, drawn from (seed, epoch, sample) and from nothing else.
 
-An augmentation is a pure function of pictures and uniform numbers: it states how many numbers it needs a picture
+An augmentation is a pure function of images and uniform numbers: it states how many numbers it needs an image
 (`draws`) and gets them as `[N, draws]`. So its outcome does not depend on batch size, workers, ranks, or the past.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Augmentation(Protocol):
-    """Float pictures `[N, C, H, W]` in [0, 1] and uniform numbers `[N, draws]` in [0, 1) → pictures of that shape.
+    """Float images `[N, C, H, W]` in [0, 1] and uniform numbers `[N, draws]` in [0, 1) → images of that shape.
 
     One whose numbers are not drawn anew each epoch has a method `numbers(index, seed, epoch)` that gives them."""
 
@@ -22,7 +22,7 @@ class Augmentation(Protocol):
 
 
 def augment(images: Tensor, index: Tensor, seed: int, epoch: int, augmentations: Sequence[Augmentation]) -> Tensor:
-    """Applies the augmentations one after another to pictures `[N, C, H, W]` with positions `index` `[N]`."""
+    """Applies the augmentations one after another to images `[N, C, H, W]` with positions `index` `[N]`."""
     draws = [augmentation.draws for augmentation in augmentations]
     parts = uniform(index, seed, epoch, sum(draws)).split(draws, dim=1)
     for augmentation, part in zip(augmentations, parts, strict=True):
@@ -51,9 +51,9 @@ def _mix(state: Tensor) -> Tensor:
 
 
 class PerSample:
-    """Any transform of pictures `[C, H, W]`, such as those of `torchvision.transforms.v2`, one picture at a time.
+    """Any transform of images `[C, H, W]`, such as those of `torchvision.transforms.v2`, one image at a time.
 
-    It draws from torch's global generator, so that one is seeded for each picture and put back afterwards. Slower
+    It draws from torch's global generator, so that one is seeded for each image and put back afterwards. Slower
     than the batched classes above, and on CUDA it waits for the device.
     """
 
@@ -72,5 +72,5 @@ class PerSample:
 
 
 def as_augmentation(transform: Any) -> Augmentation:
-    """An augmentation as it is; any other transform of one picture wrapped in `PerSample`."""
+    """An augmentation as it is; any other transform of one image wrapped in `PerSample`."""
     return transform if hasattr(transform, "draws") else PerSample(transform)

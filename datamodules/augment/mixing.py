@@ -1,6 +1,6 @@
-"""Mixtures of two pictures, in parts or in boxes, and of their classes.
+"""Mixtures of two images, in parts or in boxes, and of their classes.
 
-A mixing, like an augmentation, is a pure function of pictures and uniform numbers (`draws` a picture), on any device.
+A mixing, like an augmentation, is a pure function of images and uniform numbers (`draws` an image), on any device.
 """
 
 import math
@@ -19,8 +19,8 @@ CELLS = 2**14
 
 
 class Mixing(Protocol):
-    """Float pictures and their partners `[N, C, *spatial]`, and uniform numbers `[N, draws]` in [0, 1) → mixtures
-    `[N, C, *spatial]`, and the share `[N]` in [0, 1] that the first picture has in each."""
+    """Float images and their partners `[N, C, *spatial]`, and uniform numbers `[N, draws]` in [0, 1) → mixtures
+    `[N, C, *spatial]`, and the share `[N]` in [0, 1] that the first image has in each."""
 
     draws: int
 
@@ -28,7 +28,7 @@ class Mixing(Protocol):
 
 
 class Mixup:
-    """The weighted mean of two pictures; weights from Beta(alpha, alpha). Zhang et al., arXiv:1710.09412."""
+    """The weighted mean of two images; weights from Beta(alpha, alpha). Zhang et al., arXiv:1710.09412."""
 
     draws = 1
 
@@ -41,10 +41,10 @@ class Mixup:
 
 
 class CutMix:
-    """A box of the partner pasted over a picture of one to three axes. Yun et al., arXiv:1905.04899.
+    """A box of the partner pasted over an image of one to three axes. Yun et al., arXiv:1905.04899.
 
-    Before it is clipped at the border, the box has a part of the picture from Beta(alpha, alpha) and its proportions.
-    The share is what the picture keeps, to the pixel.
+    Before it is clipped at the border, the box has a part of the image from Beta(alpha, alpha) and its proportions.
+    The share is what the image keeps, to the pixel.
     """
 
     draws = 4  # the part, and a centre on each of at most three axes

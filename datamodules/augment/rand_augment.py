@@ -1,4 +1,4 @@
-"""RandAugment: a few operations on each picture, drawn from fourteen, for all pictures of a batch at once."""
+"""RandAugment: a few operations on each image, drawn from fourteen, for all images of a batch at once."""
 
 import math
 
@@ -16,14 +16,14 @@ LARGEST_MAGNITUDE = 30
 
 
 class RandAugment:
-    """`num_ops` operations one after another, drawn for each picture. Cubuk et al., arXiv:1909.13719.
+    """`num_ops` operations one after another, drawn for each image. Cubuk et al., arXiv:1909.13719.
 
     Operations, strengths and random directions are those of `torchvision.transforms.v2.RandAugment`; positions between
-    pixels are sampled bilinearly, and outside is black. Every picture goes through one affine map, one blend and one
+    pixels are sampled bilinearly, and outside is black. Every image goes through one affine map, one blend and one
     table of levels, and keeps the outcome that it drew: so nothing waits for the device.
 
     Args:
-        num_ops: operations a picture.
+        num_ops: operations an image.
         magnitude: strength of every operation, from 0 to 30.
     """
 
@@ -44,7 +44,7 @@ class RandAugment:
         return images
 
     def _once(self, images: Tensor, operation: Tensor, sign: Tensor) -> Tensor:
-        """One operation on each picture, by its position in OPERATIONS; that and the sign are `[N, 1, 1]`."""
+        """One operation on each image, by its position in OPERATIONS; that and the sign are `[N, 1, 1]`."""
         luminance = grey(images)
         factor = 1 + 0.9 * self.strength * sign
         level = (images * 255).round().long().flatten(2)  # [N, C, H·W]
@@ -104,7 +104,7 @@ def _equal_shares(level: Tensor, high: Tensor) -> Tensor:
     step = (level.shape[2] - counts.gather(2, high)) // 255  # pixels a level
     below = counts.cumsum(2) - counts
     shares = (below + step // 2) // step.clamp(min=1)
-    # Small pictures and those of nearly one colour have less than a pixel for each level, and stay as they are.
+    # Small images and those of nearly one colour have less than a pixel for each level, and stay as they are.
     return torch.where(step > 0, shares, torch.arange(256, device=level.device))
 
 

@@ -13,7 +13,7 @@ from datamodules.augment.augmentation import uniform
 
 
 class RandomCrop:
-    """Moves the picture by up to `padding` pixels each way; what comes in from outside is mirrored or black."""
+    """Moves the image by up to `padding` pixels each way; what comes in from outside is mirrored or black."""
 
     draws = 2
 
@@ -26,7 +26,7 @@ class RandomCrop:
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
         height, width = images.shape[2:]
         if self.mode == "reflect" and self.padding >= min(height, width):
-            size = f"pictures of {height}×{width}"
+            size = f"images of {height}×{width}"
             raise UserError(f"datamodule.augment: a crop's padding of {self.padding} is too much for {size}; lower it")
         padded = F.pad(images, [self.padding] * 4, mode=self.mode)
         offset = (uniform * (2 * self.padding + 1)).long()  # [N, 2]
@@ -35,7 +35,7 @@ class RandomCrop:
 
 
 class HorizontalFlip:
-    """Mirrors a picture left to right with probability `p`."""
+    """Mirrors an image left to right with probability `p`."""
 
     draws = 1
 
@@ -64,7 +64,7 @@ class ColorJitter:
     """Brightness, contrast, saturation, then hue, by random amounts; the meaning of each as in torchvision.
 
     Brightness, contrast and saturation are multiplied by a number from [1 - x, 1 + x]. Hue is turned by up to `hue`
-    turns in the plane of chrominance (YIQ), which needs no per-pixel branches. Saturation and hue leave grey pictures
+    turns in the plane of chrominance (YIQ), which needs no per-pixel branches. Saturation and hue leave grey images
     alone.
     """
 
@@ -106,7 +106,7 @@ class RandomAffine:
 
     Args:
         degrees: turn by up to this many degrees each way.
-        translate: shift by up to this fraction of the picture's size.
+        translate: shift by up to this fraction of the image's size.
         scale: zoom by a factor from [1 - scale, 1 + scale].
         shear: shear by up to this many degrees.
     """
@@ -125,7 +125,7 @@ class RandomAffine:
         shear = (signed[:, 2] * math.radians(self.shear)).tan()
         shift = signed[:, 3:] * 2 * self.translate  # the grid spans [-1, 1]
         cos, sin = angle.cos() * zoom, angle.sin() * zoom
-        ratio = images.shape[2] / images.shape[3]  # the grid is square whatever the picture is
+        ratio = images.shape[2] / images.shape[3]  # the grid is square whatever the image is
         matrix = torch.stack(
             [
                 torch.stack([cos, (shear * cos - sin) * ratio, shift[:, 0]], 1),
@@ -137,7 +137,7 @@ class RandomAffine:
 
 
 def box(centre: Tensor, shape: Sequence[int], sides: Sequence[int | Tensor]) -> Tensor:
-    """Which pixels lie in a box of their picture's own, clipped at the border: bool `[N, 1, *shape]`.
+    """Which pixels lie in a box of their image's own, clipped at the border: bool `[N, 1, *shape]`.
 
     Args:
         centre: uniform numbers `[N, axes]`; every pixel is the centre as often as any other.
@@ -154,9 +154,9 @@ def box(centre: Tensor, shape: Sequence[int], sides: Sequence[int | Tensor]) -> 
 
 
 def warp(images: Tensor, matrix: Tensor) -> Tensor:
-    """Pictures sampled bilinearly where affine maps `[N, 2, 3]` lead from each position; outside is black.
+    """Images sampled bilinearly where affine maps `[N, 2, 3]` lead from each position; outside is black.
 
-    Positions are (x, y) from the centre, in halves of the picture's width and height.
+    Positions are (x, y) from the centre, in halves of the image's width and height.
     """
     grid = F.affine_grid(matrix.to(images.dtype), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False).clamp(0, 1)  # whose weights may round to more than 1
@@ -182,7 +182,7 @@ def _probability(name: str, value: float) -> float:
 
 
 class AlternatingFlip:
-    """Mirrors half of the pictures left to right, in the next epoch the other half, and so on: no picture is seen the
+    """Mirrors half of the images left to right, in the next epoch the other half, and so on: no image is seen the
     same way twice in a row, as a half of them are by a random flip. Jordan, arXiv:2404.00498, section 3.3.
 
     Which half comes first is drawn from (seed, sample) alone; see `numbers`.

@@ -1,9 +1,9 @@
-"""Which samples are the same, and which pictures nearly: by the signs of their lowest frequencies, then by all of them.
+"""Which samples are the same, and which images nearly: by the signs of their lowest frequencies, then by all of them.
 
 A hash of 64 bits finds who may be alike without comparing all with all; what it finds is compared once more, so that
 it need not be right. The hash is that of C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash
 Functions" (2010), section 3.2.1, but for the signs of the frequencies in place of a comparison with their median: a
-frequency then changes its own bit alone, and fewer bits change when a picture is compressed or made brighter.
+frequency then changes its own bit alone, and fewer bits change when an image is compressed or made brighter.
 """
 
 from itertools import combinations
@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as JPEG, which blurs what is left: the colours
-# Frequencies in each direction by which pictures are compared; those below COARSE alone tell little of a picture: every
+# Frequencies in each direction by which images are compared; those below COARSE alone tell little of an image: every
 # sky is bright above.
 FREQUENCIES = 16
 COARSE = 4
@@ -20,13 +20,13 @@ HASHED = 8  # in each direction
 # - FARTHEST parts are equal; fewer than that many would let too much through, and more parts are slower to try.
 FARTHEST = 8
 BANDS = 11
-# Of pictures that share those parts of their hashes, each is compared with so many others, next to it by its hash, and
-# of pairs that are near so many are kept a picture. Photographs stay far below both; strokes on black may not.
+# Of images that share those parts of their hashes, each is compared with so many others, next to it by its hash, and
+# of pairs that are near so many are kept an image. Photographs stay far below both; strokes on black may not.
 NEIGHBOURS = 256
 MOST = 20
-# Pictures of at least this correlation are nearly the same. A copy has 0.96 or more that is a JPEG of quality 75 or
+# Images of at least this correlation are nearly the same. A copy has 0.96 or more that is a JPEG of quality 75 or
 # better, up to 10 % brighter or darker, in grey, or of 3/4 to 4 times the size, unless next to nothing is to be seen in
-# it; of the 60,000 pictures of CIFAR-10 no two were found above it that do not show one photograph.
+# it; of the 60,000 images of CIFAR-10 no two were found above it that do not show one photograph.
 LEAST = 0.95
 
 
@@ -38,11 +38,11 @@ def same(digests: np.ndarray) -> list[np.ndarray]:
     return np.split(positions, np.flatnonzero(np.diff(group[positions])) + 1) if len(positions) else []
 
 
-def spectrum(pictures: np.ndarray) -> np.ndarray:
-    """The lowest frequencies of grey or RGB pictures made grey: `[N, C, H, W]` → float32 `[N, 16, 16]`, by an
-    orthonormal cosine transform (DCT-II) of the whole picture. Its size hardly matters to them."""
-    weights = GREY if pictures.shape[1] == 3 else np.ones(1, np.float32)
-    grey = np.einsum("nchw,c->nhw", pictures, weights)
+def spectrum(images: np.ndarray) -> np.ndarray:
+    """The lowest frequencies of grey or RGB images made grey: `[N, C, H, W]` → float32 `[N, 16, 16]`, by an
+    orthonormal cosine transform (DCT-II) of the whole image. Its size hardly matters to them."""
+    weights = GREY if images.shape[1] == 3 else np.ones(1, np.float32)
+    grey = np.einsum("nchw,c->nhw", images, weights)
     height, width = grey.shape[1:]
     return _cosines(height) @ grey @ _cosines(width).T
 
@@ -62,7 +62,7 @@ def hashes(spectra: np.ndarray) -> np.ndarray:
 
 def candidates(found: np.ndarray) -> tuple[np.ndarray, bool]:
     """Pairs of positions of hashes, uint64 `[N]`, that differ in at most 8 bits: int64 `[M, 2]`, ascending; and whether
-    these are all of them. Where far too many pictures look alike to a hash, the search ends at 20 pairs a picture."""
+    these are all of them. Where far too many images look alike to a hash, the search ends at 20 pairs an image."""
     count = len(found)
     by_hash = np.argsort(found)
     pairs = np.empty(0, np.int64)  # first · count + second
@@ -91,8 +91,8 @@ def candidates(found: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def likeness(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """How much alike pictures are, float32 `[N]`, at most 1: the lesser correlation of their spectra `[N, 16, 16]`, of
-    all but how bright they are, or of the details alone. Pictures without contrast are like no other."""
+    """How much alike images are, float32 `[N]`, at most 1: the lesser correlation of their spectra `[N, 16, 16]`, of
+    all but how bright they are, or of the details alone. Images without contrast are like no other."""
     one, other = one.copy(), other.copy()
     one[:, 0, 0] = other[:, 0, 0] = 0
     whole = _correlation(one, other)

@@ -24,8 +24,8 @@ from datamodules.inspection.duplicates import (
     spectrum,
 )
 from datamodules.inspection.report import draw_sheet, print_report
-from datamodules.storage.cache import Stored
-from datamodules.storage.decode import Form, decode_all, digests
+from datamodules.storage.cache import CachedImages
+from datamodules.storage.decode import ImageSpec, decode_all, digests
 from datamodules.storage.image_header import Header, headers
 from datamodules.storage.memory import free_memory
 from datamodules.storage.worker_pool import Workers, chunks, cores, progress
@@ -34,13 +34,13 @@ Report = dict[str, Any]
 
 # Bytes of samples that are looked at together.
 TOGETHER = 2**22
-# Pictures whose decoding is timed.
+# Images whose decoding is timed.
 TIMED = 500
 COMMONEST = 5
 
 
 def inspect(datamodule: DataModule, output: Path) -> None:
-    """Writes `inspection.json` and, of pictures, `contact_sheet.png` into the folder `output`, and prints the first.
+    """Writes `inspection.json` and, of images, `contact_sheet.png` into the folder `output`, and prints the first.
 
     Args:
         datamodule: after `setup("inspect")`.
@@ -89,13 +89,13 @@ def _content(datamodule: DataModule, found: Found) -> Report:
         "decoded": {
             "bytes": inputs.sample_bytes * len(found.files),
             "free_memory": free_memory(),
-            "store": str(inputs.folder) if isinstance(inputs, Stored) else None,
+            "store": str(inputs.folder) if isinstance(inputs, CachedImages) else None,
         },
     }
 
 
 def _files(datamodule: ImageDataModule, found: Found) -> Report:
-    """What pictures are before they are brought to one form, and how long that takes."""
+    """What images are before they are brought to one form, and how long that takes."""
     items = found.items
     with Workers(datamodule.num_workers, items) as workers:
         looks = progress(workers.map(headers, chunks(items)), len(items), "looking at headers", len)
@@ -106,20 +106,20 @@ def _files(datamodule: ImageDataModule, found: Found) -> Report:
     timed = [items[i] for i in np.unique(np.linspace(0, len(items) - 1, TIMED).astype(int)).tolist()]
     channels, height, width = found.loaded.inputs.shape
     began = time.perf_counter()
-    decode_all(timed, Form(channels, (height, width), datamodule.resize, datamodule.draft))
+    decode_all(timed, ImageSpec(channels, (height, width), datamodule.resize, datamodule.jpeg_draft))
     seconds = (time.perf_counter() - began) / len(timed)
     return {
         "sizes": {
             "height": _spread([header.height for header in known]),
             "width": _spread([header.width for header in known]),
             "commonest": [
-                {"height": size[0], "width": size[1], "pictures": count} for size, count in sizes.most_common(COMMONEST)
+                {"height": size[0], "width": size[1], "images": count} for size, count in sizes.most_common(COMMONEST)
             ],
         },
         "modes": dict(Counter(header.mode for header in known).most_common()),
         "formats": dict(Counter(header.format or "in memory" for header in known).most_common()),
         "decoding": {
-            "seconds_per_picture": seconds,  # on one core
+            "seconds_per_image": seconds,  # on one core
             "timed": len(timed),
             "seconds": seconds * len(items) / min(processes, cores()),  # of all, by all processes
         },
@@ -131,7 +131,7 @@ def _spread(values: Sequence[int]) -> dict[str, float]:
 
 
 def _duplicates(datamodule: DataModule, found: Found) -> Report:
-    """Groups of the same samples, and groups of pictures that are nearly the same."""
+    """Groups of the same samples, and groups of images that are nearly the same."""
     rows = np.sort(np.concatenate([samples.rows for samples in found.splits.values()]))
     shape = found.loaded.inputs.shape
     comparable = isinstance(datamodule, ImageDataModule) and min(shape[1:]) >= FREQUENCIES
@@ -179,7 +179,7 @@ def _numbers(found: Found, rows: np.ndarray, comparable: bool) -> tuple[np.ndarr
 
 
 def _near(found: Found, rows: np.ndarray, perceptual: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Pairs of rows of pictures that are nearly the same, int64 `[M, 2]`, how much alike they are, `[M]`, and whether
+    """Pairs of rows of images that are nearly the same, int64 `[M, 2]`, how much alike they are, `[M]`, and whether
     these are all."""
     positions, whole = candidates(perceptual)
     pairs = rows[positions]

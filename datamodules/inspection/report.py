@@ -15,7 +15,7 @@ from datamodules.storage.inputs import Split
 
 # On the console; inspection.json holds all.
 MOST = 10
-# Of the contact sheet: classes, pictures of a class and split, and what follows in pixels.
+# Of the contact sheet: classes, images of a class and split, and what follows in pixels.
 CLASSES = 200
 SAMPLES = 3
 TILE = 64
@@ -63,7 +63,7 @@ def print_report(report: dict[str, Any], output: Path) -> None:
                 table.add_row(_names(group["files"]), _remark(group))
             console.print(table)
     if report["duplicates"]["near_complete"] is False:
-        console.print("too many pictures are alike at a glance: there may be more that are nearly the same")
+        console.print("too many images are alike at a glance: there may be more that are nearly the same")
     console.print(f"{'all' if _longer(report) else 'this'} → {output}", markup=False, highlight=False)
 
 
@@ -112,11 +112,11 @@ def _facts(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for side in ("height", "width"):
         yield side, "{min} to {max}, median {median:g}".format(**report["sizes"][side])
     commonest = report["sizes"]["commonest"]
-    yield "commonest sizes", "  ".join(f"{each['height']}×{each['width']}: {each['pictures']:,}" for each in commonest)
+    yield "commonest sizes", "  ".join(f"{each['height']}×{each['width']}: {each['images']:,}" for each in commonest)
     for kind in ("modes", "formats"):
         yield kind, "  ".join(f"{name}: {count:,}" for name, count in report[kind].items())
-    each, whole = (report["decoding"][key] for key in ("seconds_per_picture", "seconds"))
-    yield "decoding", f"{1000 * each:.2g} ms a picture and core, {whole:.3g} s for all"
+    each, whole = (report["decoding"][key] for key in ("seconds_per_image", "seconds"))
+    yield "decoding", f"{1000 * each:.2g} ms an image and core, {whole:.3g} s for all"
 
 
 def _size(count: float) -> str:
@@ -126,7 +126,7 @@ def _size(count: float) -> str:
 
 def draw_sheet(splits: dict[str, Split], class_names: Sequence[str], path: Path) -> None:
     """A strip for each of the first 200 classes, in as many columns of strips as make the sheet about square; in it up
-    to three pictures of each split, spread evenly over those of the class."""
+    to three images of each split, spread evenly over those of the class."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -154,20 +154,20 @@ def draw_sheet(splits: dict[str, Split], class_names: Sequence[str], path: Path)
         chosen = {
             label: rows[:: max(1, len(rows) // SAMPLES)][:SAMPLES] for label, rows in members.items() if len(rows)
         }
-        for label, pictures in zip(chosen, samples.read(chosen.values()), strict=True):
+        for label, images in zip(chosen, samples.read(chosen.values()), strict=True):
             top, left = corners[label]
-            for i, picture in enumerate(pictures.numpy()):
-                tile = _tile(picture)
+            for i, image in enumerate(images.numpy()):
+                tile = _tile(image)
                 x = left + MARGIN + number * part + i * TILE
                 sheet[top : top + tile.shape[0], x : x + tile.shape[1]] = tile
     Image.fromarray(sheet).save(path)
 
 
-def _tile(picture: np.ndarray) -> np.ndarray:
+def _tile(pixels: np.ndarray) -> np.ndarray:
     """uint8 `[C, H, W]` → `[h, w, 3]` whose longer side is that of a tile, but for a border."""
-    height, width = picture.shape[1:]
+    height, width = pixels.shape[1:]
     side = TILE - 2
     size = (max(1, side * width // max(height, width)), max(1, side * height // max(height, width)))
-    image = Image.fromarray(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)).convert("RGB")
+    image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).convert("RGB")
     small = max(height, width) <= side
     return np.asarray(image.resize(size, Image.Resampling.NEAREST if small else Image.Resampling.BOX))

@@ -1,4 +1,4 @@
-"""Decoded pictures on disk: made once by one process, found again by all, never believed when damaged.
+"""Decoded images on disk: made once by one process, found again by all, never believed when damaged.
 
 A store is a folder `<cache_dir>/<fingerprint>/` of pixels.npy, digests.npy and store.json. It is made under another
 name and renamed when it is whole. Stores that nobody used for 30 days are removed.
@@ -23,8 +23,8 @@ from PIL import features
 from torch import Tensor
 
 from conf.errors import UserError
-from conf.files import one_at_a_time, sync
-from datamodules.storage.decode import Form, decode_to, digests
+from conf.files import file_lock, sync
+from datamodules.storage.decode import ImageSpec, decode_to, digests
 from datamodules.storage.worker_pool import CHUNK, Workers, chunks, progress
 
 FILES = ("pixels.npy", "digests.npy", "store.json")
@@ -53,7 +53,7 @@ def fingerprint(paths: Sequence[str], options: Sequence[Any]) -> str:
     return digest.hexdigest()
 
 
-class Stored:
+class CachedImages:
     """The samples of a store.
 
     Args:
@@ -66,7 +66,7 @@ class Stored:
         self.folder = folder
         facts = json.loads((folder / "store.json").read_text(encoding="utf-8"))
         self.bad = {int(position): reason for position, reason in facts["bad"].items()}
-        self.form = Form(facts["channels"], tuple(facts["size"]), facts["resize"], facts["draft"])
+        self.form = ImageSpec(facts["channels"], tuple(facts["size"]), facts["resize"], facts["jpeg_draft"])
         self.digests = np.load(folder / "digests.npy")
         self.shape: tuple[int, ...] = (self.form.channels, *self.form.size)
         count = len(self.digests)
@@ -102,11 +102,11 @@ class Stored:
             yield torch.from_numpy(found)
 
 
-def find(cache_dir: Path, name: str, within: int) -> Stored | None:
+def find(cache_dir: Path, name: str, within: int) -> CachedImages | None:
     """The store of that name; one that is not whole is no store."""
     folder = cache_dir / name
     try:
-        found = Stored(folder, trusted=False, within=within)
+        found = CachedImages(folder, trusted=False, within=within)
         os.utime(folder)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
@@ -119,21 +119,23 @@ def has_room(cache_dir: Path, size: int) -> bool:
     return os.access(existing, os.W_OK) and shutil.disk_usage(existing).free > 1.1 * size
 
 
-def make(cache_dir: Path, name: str, items: Sequence[Any], form: Form, workers: Workers, within: int) -> Stored:
+def make(
+    cache_dir: Path, name: str, items: Sequence[Any], form: ImageSpec, workers: Workers, within: int
+) -> CachedImages:
     """Writes a store, or finds the one that another process wrote meanwhile.
 
     Args:
-        items: picture files.
+        items: image files.
         form: what they are brought to.
         workers: who decodes and writes them.
 
     Raises:
         UserError: it cannot be written.
-        UnlikeError: `form` refuses a picture; nothing is left.
+        UnlikeError: `form` refuses an image; nothing is left.
     """
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(cache_dir / f"{name}.lock"):
+        with file_lock(cache_dir / f"{name}.lock"):
             if found := find(cache_dir, name, within):
                 return found
             part = cache_dir / f"{name}.part"
@@ -147,13 +149,13 @@ def make(cache_dir: Path, name: str, items: Sequence[Any], form: Form, workers: 
             finally:
                 shutil.rmtree(part, ignore_errors=True)
             _remove_unused(cache_dir)
-            return Stored(cache_dir / name, trusted=True, within=within)
+            return CachedImages(cache_dir / name, trusted=True, within=within)
     except OSError as error:
         fix = "make room, name another folder by datamodule.cache_dir, or set datamodule.cache=off"
         raise UserError(f"datamodule.cache_dir: cannot write to {cache_dir} ({error.strerror}); {fix}") from error
 
 
-def _write(folder: Path, items: Sequence[Any], form: Form, workers: Workers) -> None:
+def _write(folder: Path, items: Sequence[Any], form: ImageSpec, workers: Workers) -> None:
     bad: dict[int, str] = {}
     found: list[np.ndarray] = []
     with open(folder / "pixels.npy", "wb") as file:
@@ -163,7 +165,7 @@ def _write(folder: Path, items: Sequence[Any], form: Form, workers: Workers) -> 
     each = CHUNK * form.channels * form.size[0] * form.size[1]
     tasks = ((start + number * each, chunk) for number, chunk in enumerate(chunks(items)))
     parts = workers.map(partial(decode_to, folder / "pixels.npy", form), tasks)
-    for number, part in enumerate(progress(parts, len(items), "reading pictures", lambda part: len(part.digests))):
+    for number, part in enumerate(progress(parts, len(items), "reading images", lambda part: len(part.digests))):
         found.append(part.digests)
         bad |= {number * CHUNK + position: reason for position, reason in part.bad.items()}
     np.save(folder / "digests.npy", np.concatenate(found))

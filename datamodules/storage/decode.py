@@ -1,4 +1,4 @@
-"""One picture file → uint8 CHW, whatever its mode. Needs no torch, so that worker processes start fast.
+"""One image file → uint8 CHW, whatever its mode. Needs no torch, so that worker processes start fast.
 
 What each mode becomes, before it is brought to the wanted number of channels:
 
@@ -24,51 +24,51 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from datamodules.storage.image_header import DAMAGE, EXIF_ORIENTATION, _probe, open_picture, reason
+from datamodules.storage.image_header import DAMAGE, EXIF_ORIENTATION, _probe, open_image, reason
 
 Resize = Literal["pad", "crop", "stretch"]
 SIXTEEN_BIT_MODES = {"I", "I;16", "I;16L", "I;16B", "I;16N"}
 ALPHA_MODES = {"LA": "L", "La": "L", "PA": "RGB", "RGBA": "RGB", "RGBa": "RGB"}
 
 
-class Form(NamedTuple):
-    """What a picture is brought to."""
+class ImageSpec(NamedTuple):
+    """What an image is brought to."""
 
     channels: int
     """1 or 3"""
     size: tuple[int, int]
     """height, width in pixels"""
     resize: Resize | Literal["refuse"]
-    """For a picture of another size: `pad` keeps all of it inside black borders, `crop` fills the size with its centre,
+    """For an image of another size: `pad` keeps all of it inside black borders, `crop` fills the size with its centre,
     `stretch` changes its aspect ratio. Bilinear with antialiasing. `refuse` takes neither another size nor colours that
     would be lost."""
-    draft: bool
+    jpeg_draft: bool
     """Whether a JPEG of at least twice that size is decoded at 1/2, 1/4 or 1/8 of its own, which is faster."""
 
 
 class UnlikeError(Exception):
-    """A picture is of another form, and may not be brought to it."""
+    """An image is of another form, and may not be brought to it."""
 
 
-def decode(item: str | Image.Image, form: Form) -> np.ndarray | str:
+def decode(item: str | Image.Image, form: ImageSpec) -> np.ndarray | str:
     """The pixels as `to_array` gives them; for a damaged file the reason.
 
     Raises:
         UnlikeError: its header tells of what `form` refuses.
     """
     try:
-        with open_picture(item, whole=True) as picture:
-            if form.resize == "refuse" and not _fits(picture, form):
+        with open_image(item, whole=True) as image:
+            if form.resize == "refuse" and not _fits(image, form):
                 raise UnlikeError
-            if form.draft:
-                picture.draft("", (max(form.size), max(form.size)))  # which other formats pass over
-            return to_array(picture, form)
+            if form.jpeg_draft:
+                image.draft("", (max(form.size), max(form.size)))  # which other formats pass over
+            return to_array(image, form)
     except DAMAGE as error:
         return reason(error)
 
 
 class Decoded(NamedTuple):
-    """Some pictures, one after another."""
+    """Some images, one after another."""
 
     pixels: np.ndarray
     """uint8 `[N, channels, height, width]`; black where damaged, none where they were written to a file"""
@@ -78,8 +78,8 @@ class Decoded(NamedTuple):
     """The reason at the position of each damaged one"""
 
 
-def decode_all(items: Sequence[str | Image.Image], form: Form, latest: float = math.inf) -> Decoded:
-    """`decode` for a worker process, to which many pictures are sent at once. A file changed after `latest`, in seconds
+def decode_all(items: Sequence[str | Image.Image], form: ImageSpec, latest: float = math.inf) -> Decoded:
+    """`decode` for a worker process, to which many images are sent at once. A file changed after `latest`, in seconds
     since 1970, counts as damaged."""
     pixels = np.zeros((len(items), form.channels, *form.size), np.uint8)
     bad = {}
@@ -94,7 +94,7 @@ def decode_all(items: Sequence[str | Image.Image], form: Form, latest: float = m
     return Decoded(pixels, digests(pixels), bad)
 
 
-def decode_to(file: Path, form: Form, task: tuple[int, Sequence[str | Image.Image]]) -> Decoded:
+def decode_to(file: Path, form: ImageSpec, task: tuple[int, Sequence[str | Image.Image]]) -> Decoded:
     """`decode_all` for a worker process that writes the pixels into a file itself, from a byte of it on: that process
     and the one that waits for it are spared from packing, sending and unpacking them."""
     start, items = task
@@ -113,65 +113,65 @@ def digests(pixels: np.ndarray) -> np.ndarray:
     return np.frombuffer(found, np.uint64)
 
 
-def _fits(picture: Image.Image, form: Form) -> bool:
+def _fits(image: Image.Image, form: ImageSpec) -> bool:
     try:
-        found = _probe(picture)
+        found = _probe(image)
     except DAMAGE:  # perhaps of the header alone
         return False
     return (found.height, found.width) == form.size and (found.grey or form.channels == 3)
 
 
-def to_array(picture: Image.Image, form: Form) -> np.ndarray:
+def to_array(image: Image.Image, form: ImageSpec) -> np.ndarray:
     """The pixels of a PIL image of any mode: uint8 `[channels, height, width]`.
 
     Raises:
         OSError, ValueError, SyntaxError: the file is damaged or of a refused mode.
     """
-    picture.load()  # a PNG may name its rotation behind its pixels
-    if picture.getexif().get(EXIF_ORIENTATION, 1) != 1:
-        picture = ImageOps.exif_transpose(picture)
-    picture = to_grey_or_rgb(picture)
-    if (picture.height, picture.width) != form.size:
+    image.load()  # a PNG may name its rotation behind its pixels
+    if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    image = to_grey_or_rgb(image)
+    if (image.height, image.width) != form.size:
         wanted = (form.size[1], form.size[0])
         if form.resize == "pad":
-            picture = _pad(picture, wanted)
+            image = _pad(image, wanted)
         elif form.resize == "crop":
-            picture = ImageOps.fit(picture, wanted, Image.Resampling.BILINEAR)
+            image = ImageOps.fit(image, wanted, Image.Resampling.BILINEAR)
         else:
-            picture = picture.resize(wanted, Image.Resampling.BILINEAR)
+            image = image.resize(wanted, Image.Resampling.BILINEAR)
     mode = "L" if form.channels == 1 else "RGB"
-    array = np.asarray(picture if picture.mode == mode else picture.convert(mode))
+    array = np.asarray(image if image.mode == mode else image.convert(mode))
     return array[None] if form.channels == 1 else array.transpose(2, 0, 1)  # [H, W, C] → [C, H, W]
 
 
-def _pad(picture: Image.Image, wanted: tuple[int, int]) -> Image.Image:
-    """All of a picture in the middle of (width, height). Pillow's own leaves nothing of a very long one."""
-    scale = min(side / own for side, own in zip(wanted, picture.size, strict=True))
-    inner = [max(1, round(own * scale)) for own in picture.size]
-    whole = Image.new(picture.mode, wanted)
+def _pad(image: Image.Image, wanted: tuple[int, int]) -> Image.Image:
+    """All of an image in the middle of (width, height). Pillow's own leaves nothing of a very long one."""
+    scale = min(side / own for side, own in zip(wanted, image.size, strict=True))
+    inner = [max(1, round(own * scale)) for own in image.size]
+    whole = Image.new(image.mode, wanted)
     corner = [round((side - kept) / 2) for side, kept in zip(wanted, inner, strict=True)]
-    whole.paste(picture.resize((inner[0], inner[1]), Image.Resampling.BILINEAR), (corner[0], corner[1]))
+    whole.paste(image.resize((inner[0], inner[1]), Image.Resampling.BILINEAR), (corner[0], corner[1]))
     return whole
 
 
-def to_grey_or_rgb(picture: Image.Image) -> Image.Image:
-    """A picture of any mode as mode L or RGB, by the table above."""
-    mode = picture.mode
+def to_grey_or_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as mode L or RGB, by the table above."""
+    mode = image.mode
     if mode in ("L", "RGB"):
-        return picture
+        return image
     if mode in SIXTEEN_BIT_MODES:
-        values = np.asarray(picture).astype(np.int64)
+        values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(f"mode {mode} with values outside 0 … 65535")
         return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     if mode == "F":
         raise ValueError("mode F: the range of floating-point pixels is unknown")
-    if mode == "P" and "transparency" in picture.info:
-        picture, mode = picture.convert("RGBA"), "RGBA"
+    if mode == "P" and "transparency" in image.info:
+        image, mode = image.convert("RGBA"), "RGBA"
     if mode in ALPHA_MODES:
         opaque = ALPHA_MODES[mode]
-        layer = picture.convert("LA" if opaque == "L" else "RGBA")
-        white = Image.new(opaque, picture.size, "white")
+        layer = image.convert("LA" if opaque == "L" else "RGBA")
+        white = Image.new(opaque, image.size, "white")
         white.paste(layer.convert(opaque), mask=layer.getchannel("A"))
         return white
-    return picture.convert("L" if mode == "1" else "RGB")
+    return image.convert("L" if mode == "1" else "RGB")

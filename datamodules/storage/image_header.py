@@ -13,7 +13,7 @@ GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"}
 EXIF_ORIENTATION = 0x0112
 # What Pillow raises for files that it cannot read.
 DAMAGE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError)
-# Between its limit of pixels and twice that, from where on it refuses, Pillow warns; the picture is sound.
+# Between its limit of pixels and twice that, from where on it refuses, Pillow warns; the image is sound.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 LARGEST_FIXED_SIZE = 256
 # Bytes. Of what is larger, as a stack of frames is, most may not be needed.
@@ -22,15 +22,15 @@ DEFAULT_SIDE = 224
 
 
 class Probe(NamedTuple):
-    """What the header of a picture tells."""
+    """What the header of an image tells."""
 
     grey: bool
     height: int
     width: int
 
 
-def open_picture(item: str | Image.Image, *, whole: bool = False) -> Image.Image:
-    """Opens a picture file, whose pixels are decoded later; a picture in memory is itself.
+def open_image(item: str | Image.Image, *, whole: bool = False) -> Image.Image:
+    """Opens an image file, whose pixels are decoded later; an image in memory is itself.
 
     Args:
         whole: whether to read a file of ordinary size at once, from which Pillow decodes faster.
@@ -46,35 +46,35 @@ def open_picture(item: str | Image.Image, *, whole: bool = False) -> Image.Image
 def probe(item: str | Image.Image) -> Probe | str:
     """Colour and size, after EXIF rotation, from the header alone where the format allows; if damaged, the reason."""
     try:
-        with open_picture(item) as picture:
-            return _probe(picture)
+        with open_image(item) as image:
+            return _probe(image)
     except DAMAGE as error:
         return reason(error)
 
 
 def probe_all(items: Sequence[str | Image.Image]) -> list[Probe | str]:
-    """`probe` for a worker process, to which many pictures are sent at once."""
+    """`probe` for a worker process, to which many images are sent at once."""
     return [probe(item) for item in items]
 
 
 class Header(NamedTuple):
-    """What a picture file is, before anything is done to it but EXIF rotation."""
+    """What an image file is, before anything is done to it but EXIF rotation."""
 
     format: str | None
-    """As Pillow calls it; None of a picture in memory"""
+    """As Pillow calls it; None of an image in memory"""
     mode: str
     height: int
     width: int
 
 
 def headers(items: Sequence[str | Image.Image]) -> list[Header | None]:
-    """What many pictures are; None for those whose header cannot be read."""
+    """What many images are; None for those whose header cannot be read."""
     found: list[Header | None] = []
     for item in items:
         try:
-            with open_picture(item) as picture:
-                size = _probe(picture)
-                found.append(Header(picture.format, picture.mode, size.height, size.width))
+            with open_image(item) as image:
+                size = _probe(image)
+                found.append(Header(image.format, image.mode, size.height, size.width))
         except DAMAGE:
             found.append(None)
     return found
@@ -83,24 +83,24 @@ def headers(items: Sequence[str | Image.Image]) -> list[Header | None]:
 def reason(error: BaseException) -> str:
     """Why a file could not be read, without its path, in one line."""
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture that Pillow reads"
+        return "not an image that Pillow reads"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _probe(picture: Image.Image) -> Probe:
-    width, height = picture.size
+def _probe(image: Image.Image) -> Probe:
+    width, height = image.size
     # Asking a PNG without EXIF for it would read all pixels.
-    exif = picture.getexif() if picture.format != "PNG" or "exif" in picture.info else {}
+    exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
     if exif.get(EXIF_ORIENTATION, 1) >= 5:  # 5 to 8 turn by 90 degrees
         width, height = height, width
-    grey = picture.mode in GREY_MODES or (picture.mode == "P" and _grey_palette(picture))
+    grey = image.mode in GREY_MODES or (image.mode == "P" and _grey_palette(image))
     return Probe(grey, height, width)
 
 
 def common_size(probes: list[Probe]) -> tuple[int, int]:
-    """The size pictures are brought to when the user names none: their own if they share one of at most 256 pixels a
+    """The size images are brought to when the user names none: their own if they share one of at most 256 pixels a
     side, else a square of the median shorter side, of at most 224."""
     sizes = {(item.height, item.width) for item in probes}
     if len(sizes) == 1 and max(next(iter(sizes))) <= LARGEST_FIXED_SIZE:
@@ -110,6 +110,6 @@ def common_size(probes: list[Probe]) -> tuple[int, int]:
     return side, side
 
 
-def _grey_palette(picture: Image.Image) -> bool:
-    colours = np.array(picture.getpalette("RGB")).reshape(-1, 3)
-    return "transparency" not in picture.info and bool((colours == colours[:, :1]).all())
+def _grey_palette(image: Image.Image) -> bool:
+    colours = np.array(image.getpalette("RGB")).reshape(-1, 3)
+    return "transparency" not in image.info and bool((colours == colours[:, :1]).all())

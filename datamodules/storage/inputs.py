@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from conf.errors import UserError
-from datamodules.storage.decode import Form, decode_all
+from datamodules.storage.decode import ImageSpec, decode_all
 from datamodules.storage.worker_pool import CHUNK, Workers, chunks, progress
 
 
@@ -53,17 +53,17 @@ class OnDevice:
 
 
 class Streamed:
-    """Pictures that are decoded each time they are read, some batches ahead, for nothing can hold them all.
+    """Images that are decoded each time they are read, some batches ahead, for nothing can hold them all.
 
     Args:
-        items, files: the pictures, and names of them for people.
+        items, files: the images, and names of them for people.
         form: what they are brought to.
         num_workers: processes that decode.
         began: seconds since 1970. A file that was changed later is refused: it is not what was looked at.
     """
 
     def __init__(
-        self, items: Sequence[Any], files: Sequence[str], form: Form, num_workers: int | None, began: float
+        self, items: Sequence[Any], files: Sequence[str], form: ImageSpec, num_workers: int | None, began: float
     ) -> None:
         self.shape: tuple[int, ...] = (form.channels, *form.size)
         self.sample_bytes = int(np.prod(self.shape))
@@ -74,7 +74,7 @@ class Streamed:
     def read(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:
         """
         Raises:
-            UserError: a picture cannot be read, or has changed.
+            UserError: an image cannot be read, or has changed.
         """
         under_way: deque[np.ndarray] = deque()
 
@@ -91,9 +91,9 @@ class Streamed:
             yield torch.from_numpy(found.pixels)
 
     def find_bad(self) -> dict[int, str]:
-        """Decodes everything once: the reason at the position of each picture that cannot be read."""
+        """Decodes everything once: the reason at the position of each image that cannot be read."""
         decoded = self._workers.map(self._decode, chunks(self._items))
-        found = progress(decoded, len(self._items), "checking pictures", lambda part: len(part.pixels))
+        found = progress(decoded, len(self._items), "checking images", lambda part: len(part.pixels))
         bad: dict[int, str] = {}
         for number, part in enumerate(found):
             bad |= {number * CHUNK + position: reason for position, reason in part.bad.items()}
@@ -110,14 +110,14 @@ class Loaded(NamedTuple):
     """The reason at the position of each sample that cannot be read"""
 
 
-def collect(items: Sequence[Any], form: Form, workers: Workers) -> Loaded:
-    """Pictures, decoded and in memory."""
+def collect(items: Sequence[Any], form: ImageSpec, workers: Workers) -> Loaded:
+    """Images, decoded and in memory."""
     pixels = np.empty((len(items), form.channels, *form.size), np.uint8)
     digests = np.empty(len(items), np.uint64)
     bad: dict[int, str] = {}
     start = 0
     decoded = workers.map(partial(decode_all, form=form), chunks(items))
-    for part in progress(decoded, len(items), "reading pictures", lambda part: len(part.pixels)):
+    for part in progress(decoded, len(items), "reading images", lambda part: len(part.pixels)):
         rows = slice(start, start + len(part.pixels))
         pixels[rows], digests[rows] = part.pixels, part.digests
         bad |= {start + position: reason for position, reason in part.bad.items()}

@@ -12,14 +12,14 @@ from tqdm import tqdm
 from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
 from lit_modules.optim.param_groups import build_optimizer
-from lit_modules.optim.schedulers import hand_over, refuse_own_rates
+from lit_modules.optim.schedulers import check_transferable, transfer_schedule
 
 
 class AdamToSGD(Callback):
     """Changes from Adam to SGD once, at the end of the epoch in which val/acc is seen to jump about.
 
-    A jump is an epoch whose accuracy is above both of its neighbours, or below both, by `size` or more. A steady rise
-    has no such turning point; values in no order at all have one at two of three inner places (Bienaymé 1874; the
+    A jump is an epoch whose accuracy is above both of its neighbours, or below both, by `min_jump` or more. A steady
+    rise has no such turning point; values in no order at all have one at two of three inner places (Bienaymé 1874; the
     turning-point test of Kendall, "Time-Series", 1973). The change comes when half of the inner places of the last
     `window` epochs are jumps.
 
@@ -27,26 +27,26 @@ class AdamToSGD(Callback):
 
     Args:
         window: validated epochs that are looked at.
-        size: the smallest jump that counts, as a share of the validation samples.
-        step: the length of SGD's steps as a share of Adam's, see `rate_ratio`; parameter groups keep their proportions.
+        min_jump: smallest change of accuracy that counts.
+        lr_scale: length of SGD's steps over Adam's, see `rate_ratio`; parameter groups keep their proportions.
             At 1, which SWATS takes, they are still those under which the accuracy jumped.
         momentum, weight_decay: SGD's.
     """
 
     needs_whole_network = True
 
-    def __init__(self, window: int, size: float, step: float, momentum: float, weight_decay: float) -> None:
+    def __init__(self, window: int, min_jump: float, lr_scale: float, momentum: float, weight_decay: float) -> None:
         if window < 3:
             raise UserError(f"window: must be 3 epochs or more, not {window}; try 8")
-        if not 0 < size < 1:
-            raise UserError(f"size: must be between 0 and 1, not {size}; try 0.01")
+        if not 0 < min_jump < 1:
+            raise UserError(f"min_jump: must be between 0 and 1, not {min_jump}; try 0.01")
         if not 0 <= momentum < 1:
             raise UserError(f"momentum: must be at least 0 and below 1, not {momentum}; try 0.9")
-        if step <= 0:
-            raise UserError(f"step: must be above 0, not {step}; try 0.1")
+        if lr_scale <= 0:
+            raise UserError(f"lr_scale: must be above 0, not {lr_scale}; try 0.1")
         self.window = window
-        self.size = size
-        self.step = step
+        self.min_jump = min_jump
+        self.lr_scale = lr_scale
         self.momentum = momentum
         self.sgd: Callable[..., SGD] = partial(SGD, momentum=momentum, weight_decay=weight_decay)
         self.scores: list[float] = []
@@ -73,26 +73,28 @@ class AdamToSGD(Callback):
             raise UserError(f"lit_module.optimizer: adam_to_sgd changes from Adam, AdamW, NAdam or RAdam, not {name}")
         self._build(pl_module, lr=1.0)  # refuses options that are Adam's own
         for config in trainer.lr_scheduler_configs:
-            refuse_own_rates(config.scheduler)
+            check_transferable(config.scheduler)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the epoch's checkpoint is written, which Lightning leaves to the last callback."""
         assert isinstance(pl_module, LitClassifier)
         if self.chosen_lr is None and pl_module.latest_val:
             self.scores = [*self.scores, pl_module.latest_val["val/acc"]][-self.window :]
-            found = jumps(self.scores, self.size)
+            found = jumps(self.scores, self.min_jump)
             if len(self.scores) == self.window and found >= (self.window - 2) / 2:
                 self._change(trainer, pl_module, found)
-        row = {"adam_to_sgd/jumps": jumps(self.scores, self.size), "adam_to_sgd/sgd": self.chosen_lr is not None}
+        row = {"adam_to_sgd/jumps": jumps(self.scores, self.min_jump), "adam_to_sgd/sgd": self.chosen_lr is not None}
         for logger in trainer.loggers:
             logger.log_metrics({name: float(value) for name, value in row.items()}, trainer.current_epoch)
 
     def _change(self, trainer: Trainer, pl_module: LitClassifier, found: int) -> None:
         (adam,) = trainer.optimizers
         old_lr = adam.defaults["lr"]
-        self.chosen_lr = old_lr * rate_ratio(adam) * (1 - self.momentum) * self.step
+        self.chosen_lr = old_lr * rate_ratio(adam) * (1 - self.momentum) * self.lr_scale
         sgd = self._build(pl_module, self.chosen_lr)
-        hand_over(adam, sgd, self.chosen_lr / old_lr, [config.scheduler for config in trainer.lr_scheduler_configs])
+        transfer_schedule(
+            adam, sgd, self.chosen_lr / old_lr, [config.scheduler for config in trainer.lr_scheduler_configs]
+        )
         trainer.strategy.optimizers = [sgd]
         pl_module.freezing.hold(trainer.current_epoch, trainer.world_size)
         if trainer.is_global_zero:
@@ -104,10 +106,10 @@ class AdamToSGD(Callback):
         return build_optimizer(pl_module.net, partial(self.sgd, lr=lr), pl_module.param_groups, pl_module.layer_decay)
 
 
-def jumps(scores: list[float], size: float) -> int:
-    """How many inner scores are above both neighbours, or below both, by `size` or more."""
+def jumps(scores: list[float], min_jump: float) -> int:
+    """How many inner scores are above both neighbours, or below both, by `min_jump` or more."""
     steps = [after - before for before, after in pairwise(scores)]
-    return sum(one * other < 0 and min(abs(one), abs(other)) >= size for one, other in pairwise(steps))
+    return sum(one * other < 0 and min(abs(one), abs(other)) >= min_jump for one, other in pairwise(steps))
 
 
 def rate_ratio(adam: Optimizer) -> float:

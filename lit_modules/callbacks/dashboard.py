@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lit_modules.callbacks.model_table import describe
-from lit_modules.callbacks.pace import Pace
+from lit_modules.callbacks.model_summary import describe
+from lit_modules.callbacks.plot_budget import PlotBudget
 from lit_modules.classifier import LitClassifier
 from lit_modules.evaluation.figures import png
 from lit_modules.evaluation.image_grid import feature_map_grid, filter_grid, grid
-from lit_modules.evaluation.predictions import spread
+from lit_modules.evaluation.predictions import evenly_spaced
 from lit_modules.loggers.tensorboard import TensorBoard, tensorboard_of
 
 SAMPLES = 32
@@ -22,16 +22,16 @@ MOST_VALUES = 100_000
 
 
 class Dashboard(Callback):
-    """Draws, as often as `Pace` allows: a sample of the network's inputs, augmented in training and plain in
+    """Draws, as often as `PlotBudget` allows: a sample of the network's inputs, augmented in training and plain in
     validation; the first layer's filters; feature maps; histograms of weights, and of the gradients of the epoch's
     last step. Once: the network's table and the config. Each epoch: the norm of that last gradient, before clipping.
 
     Args:
-        every_n_epochs, largest_share: see `Pace`.
+        every_n_epochs, max_overhead: see `PlotBudget`.
     """
 
-    def __init__(self, every_n_epochs: int, largest_share: float | None) -> None:
-        self.pace = Pace(every_n_epochs, largest_share)
+    def __init__(self, every_n_epochs: int, max_overhead: float | None) -> None:
+        self.pace = PlotBudget(every_n_epochs, max_overhead)
         self._board: TensorBoard | None = None
         self._epoch = -1
         self._due = False  # whether to draw in this epoch
@@ -67,7 +67,7 @@ class Dashboard(Callback):
             with self.pace.spending():
                 if figure := feature_map_grid(pl_module, pl_module.net, batch.inputs[:1]):
                     self._draw(trainer, "network/feature_maps", figure)
-        kept = spread(SAMPLES, batch_idx, self._size, int(trainer.num_val_batches[dataloader_idx]))
+        kept = evenly_spaced(SAMPLES, batch_idx, self._size, int(trainer.num_val_batches[dataloader_idx]))
         self._samples["val"].append((batch.inputs[kept].clone(), batch.labels[kept].clone()))
 
     def on_before_optimizer_step(
@@ -100,7 +100,7 @@ class Dashboard(Callback):
 
     def _draw(self, trainer: Trainer, tag: str, figure: Figure) -> None:
         assert self._board
-        self._board.log_picture(tag, png(figure), trainer.current_epoch)
+        self._board.log_image(tag, png(figure), trainer.current_epoch)
 
     def _draw_histograms(self, trainer: Trainer, group: str, tensors: dict[str, Tensor]) -> None:
         assert self._board
@@ -113,7 +113,7 @@ class Dashboard(Callback):
 
 
 def _network_table(module: LitClassifier) -> str:
-    """Markdown of what ModelTable prints."""
+    """Markdown of what ModelSummary prints."""
     lines = ["| layer | type | output | parameters |", "|---|---|---|--:|"]
     for layer in describe(module, module.input_shape):
         frozen = " frozen" if layer.trainable < layer.parameters else ""

@@ -6,7 +6,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from lit_modules.callbacks.pace import Pace
+from lit_modules.callbacks.plot_budget import PlotBudget
 from lit_modules.classifier import LitClassifier
 from lit_modules.evaluation.evaluation import Evaluation
 from lit_modules.evaluation.predictions import Collector
@@ -18,11 +18,11 @@ class CollectPredictions(Callback):
     also logs `ece`, `auc` and `ap` for the run's summary, and leaves the whole in `LitClassifier.evaluations`.
 
     Args:
-        every_n_epochs, largest_share: see `Pace`. An epoch that is left out collects nothing.
+        every_n_epochs, max_overhead: see `PlotBudget`. An epoch that is left out collects nothing.
     """
 
-    def __init__(self, every_n_epochs: int, largest_share: float | None) -> None:
-        self.pace = Pace(every_n_epochs, largest_share)
+    def __init__(self, every_n_epochs: int, max_overhead: float | None) -> None:
+        self.pace = PlotBudget(every_n_epochs, max_overhead)
         self._collector: Collector | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -74,5 +74,5 @@ class CollectPredictions(Callback):
             board = tensorboard_of(trainer)
             if board and trainer.state.fn != TrainerFn.VALIDATING:  # the best epoch's again, for the report alone
                 board.log_metrics(scores, step=trainer.current_epoch)
-                for name, picture in evaluation.pictures.items():
-                    board.log_picture(f"{split}/{name}", picture, trainer.current_epoch)
+                for name, image in evaluation.images.items():
+                    board.log_image(f"{split}/{name}", image, trainer.current_epoch)

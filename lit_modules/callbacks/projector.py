@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
-from lit_modules.evaluation.predictions import spread
+from lit_modules.evaluation.predictions import evenly_spaced
 from lit_modules.loggers.tensorboard import tensorboard_of
 
 
@@ -47,7 +47,7 @@ class Projector(Callback):
     ) -> None:
         if self._handle:
             self._size = self._size or len(batch.labels)
-            kept = spread(self.samples, batch_idx, self._size, int(trainer.num_test_batches[dataloader_idx]))
+            kept = evenly_spaced(self.samples, batch_idx, self._size, int(trainer.num_test_batches[dataloader_idx]))
             self._kept.append((self._features[kept], batch.labels[kept], batch.inputs[kept]))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -59,5 +59,5 @@ class Projector(Callback):
         self._handle = None
         features, labels, inputs = (torch.cat(parts)[: self.samples].cpu() for parts in zip(*self._kept, strict=True))
         names = [pl_module.class_names[label] for label in labels.tolist()]
-        pictures = inputs.float().expand(-1, 3, -1, -1) if inputs.ndim == 4 and inputs.shape[1] in (1, 3) else None
-        board.log_embedding("test", features.flatten(1), names, pictures, trainer.current_epoch)
+        images = inputs.float().expand(-1, 3, -1, -1) if inputs.ndim == 4 and inputs.shape[1] in (1, 3) else None
+        board.log_embedding("test", features.flatten(1), names, images, trainer.current_epoch)

@@ -1,4 +1,4 @@
-"""Whitening: a first convolution that makes the patches of pictures uncorrelated, each direction of equal variance."""
+"""Whitening: a first convolution that makes the patches of images uncorrelated, each direction of equal variance."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from lit_modules.classifier import LitClassifier
 
 @torch.no_grad()
 def second_moments(inputs: Tensor, kernel_size: tuple[int, ...]) -> Tensor:
-    """The mean of p·pᵀ over all patches p of pictures `[N, C, H, W]`: float32 `[D, D]`, D = C · kernel's pixels."""
+    """The mean of p·pᵀ over all patches p of images `[N, C, H, W]`: float32 `[D, D]`, D = C · kernel's pixels."""
     height, width = kernel_size
     patches = inputs.float().unfold(2, height, 1).unfold(3, width, 1)  # [N, C, H', W', height, width]
     patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)  # [N · H' · W', D]

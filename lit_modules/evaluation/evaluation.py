@@ -76,7 +76,7 @@ class Evaluation:
         return found
 
     @cached_property
-    def pictures(self) -> dict[str, bytes]:
+    def images(self) -> dict[str, bytes]:
         """The figures by name, as PNG files."""
         names = [figures.short(name) for name in self.class_names]
         index, true, predicted, probabilities, rows, inputs = self.predictions

@@ -1,4 +1,4 @@
-"""Grids of what goes through a network: pictures, series and volumes, filters, feature maps."""
+"""Grids of what goes through a network: images, series and volumes, filters, feature maps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -57,10 +57,10 @@ def _tile(axes: Any, sample: np.ndarray, x: float, y: float, side: float) -> Non
     if sample.ndim == 4:  # [C, D, H, W] → [C, H, W]
         sample = sample[:, sample.shape[1] // 2]
     height, width = np.array(sample.shape[1:]) * side / max(sample.shape[1:])
-    picture = np.moveaxis(sample, 0, -1) if len(sample) == 3 else sample[0]
+    pixels = np.moveaxis(sample, 0, -1) if len(sample) == 3 else sample[0]
     # Not by imshow, which for each of them looks for the limits of the whole.
     image = AxesImage(axes, cmap="gray", extent=(x, x + width, y - height, y), interpolation="nearest")
-    image.set(data=picture, clim=(0, 1))
+    image.set(data=pixels, clim=(0, 1))
     axes.add_image(image)
 
 

@@ -69,7 +69,7 @@ class Collector:
         )
 
 
-def spread(wanted: int, batch_idx: int, batch_size: int, num_batches: int) -> slice:
+def evenly_spaced(wanted: int, batch_idx: int, batch_size: int, num_batches: int) -> slice:
     """Which rows of a batch to keep, so that about `wanted` of all come from all over a split, whose samples may be
     in the order of their classes."""
     stride = max(1, num_batches * batch_size // wanted)

@@ -37,7 +37,7 @@ def export(
         predictor: on the CPU.
         inputs: uint8 or float32 `[N, C, *spatial]`, N ≥ 2; their type becomes that of the export's inputs.
         expected: what training's own path makes of them: float32 `[N, num_classes]`.
-        facts: kept in the file as JSON, with what it takes and gives; `class_names` and `resize` (null: no pictures)
+        facts: kept in the file as JSON, with what it takes and gives; `class_names` and `resize` (null: no images)
             are what the example needs.
         file_format: torch_export, onnx, or safetensors. That last one holds the weights alone, without code and for any
             language; model.pt2 beside it is the graph that they fit into.
@@ -52,7 +52,7 @@ def export(
     if missing := [package for package in NEEDED[file_format] if find_spec(package) is None]:
         raise UserError(f'format: {file_format} needs {", ".join(missing)}; pip install -e ".[onnx]"')
     kind, largest = ("uint8", 255) if inputs.dtype == torch.uint8 else ("float32", 1)
-    meaning = f"pictures, channels first, grey or RGB, 0 to {largest}" if facts["resize"] else ARRAYS[kind]
+    meaning = f"images, channels first, grey or RGB, 0 to {largest}" if facts["resize"] else ARRAYS[kind]
     contract = facts | {
         "inputs": {"shape": ["batch", *inputs.shape[1:]], "dtype": kind, "meaning": meaning},
         "outputs": {"shape": ["batch", *expected.shape[1:]], "dtype": "float32", "meaning": "probabilities"},

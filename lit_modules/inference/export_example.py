@@ -26,9 +26,9 @@ probabilities = model(torch.tensor(inputs))[0].tolist()
 """,
 }
 FIT = {
-    "pad": "ImageOps.pad(picture, ({width}, {height}), Image.Resampling.BILINEAR)",
-    "crop": "ImageOps.fit(picture, ({width}, {height}), Image.Resampling.BILINEAR)",
-    "stretch": "picture.resize(({width}, {height}), Image.Resampling.BILINEAR)",
+    "pad": "ImageOps.pad(image, ({width}, {height}), Image.Resampling.BILINEAR)",
+    "crop": "ImageOps.fit(image, ({width}, {height}), Image.Resampling.BILINEAR)",
+    "stretch": "image.resize(({width}, {height}), Image.Resampling.BILINEAR)",
 }
 
 
@@ -39,11 +39,11 @@ def example(file_format: str, contract: dict[str, Any]) -> str:
         height, width = size
         mode = "L" if channels == 1 else "RGB"
         scale = " / numpy.float32(255)" if contract["inputs"]["dtype"] == "float32" else ""
-        what, imports = "a picture of 8 bits a channel, without transparency", "from PIL import Image, ImageOps\n"
+        what, imports = "an image of 8 bits a channel, without transparency", "from PIL import Image, ImageOps\n"
         read = f"""\
-picture = Image.open(sys.argv[1]).convert("{mode}")
-picture = {FIT[resize].format(height=height, width=width)}
-inputs = numpy.asarray(picture).reshape(1, {height}, {width}, {channels}).transpose(0, 3, 1, 2){scale}
+image = Image.open(sys.argv[1]).convert("{mode}")
+image = {FIT[resize].format(height=height, width=width)}
+inputs = numpy.asarray(image).reshape(1, {height}, {width}, {channels}).transpose(0, 3, 1, 2){scale}
 """
     else:
         kind = contract["inputs"]["dtype"]

@@ -1,4 +1,4 @@
-"""Class probabilities of any number of pictures: a row each in a table, a line each in JSON; the first ones drawn."""
+"""Class probabilities of any number of images: a row each in a table, a line each in JSON; the first ones drawn."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from conf.files import make_output
 from lit_modules.inference.predictor import Predictor
 
-SHEET = 64  # pictures
+SHEET = 64  # images
 # How a file's name keeps bytes that are no UTF-8: as they are, and in JSON by its own escape, such as \udcff.
 ERRORS = {"csv": "surrogateescape", "jsonl": "backslashreplace"}
 
@@ -32,7 +32,7 @@ def predict(
         predictor: on the device where it shall work.
         batches: `(files, inputs, problems)`: inputs uint8 `[N, C, H, W]`, problems pairs of a file and its reason.
         total: number of files, for the progress bar.
-        flip: averages the probabilities of each picture and of its mirror image.
+        flip: averages the probabilities of each image and of its mirror image.
 
     Returns:
         How many files could not be read; they are named on stderr.
@@ -49,7 +49,7 @@ def predict(
             stack.enter_context(open(part, "w", newline="", encoding="utf-8", errors=errors))
             for part, errors in zip(parts, ERRORS.values(), strict=True)
         )
-        bar = stack.enter_context(tqdm(total=total, unit=" pictures", disable=not sys.stderr.isatty()))
+        bar = stack.enter_context(tqdm(total=total, unit=" images", disable=not sys.stderr.isatty()))
         table = csv.writer(table_file)
         table.writerow(["file", "predicted", "probability", *(f"p/{name}" for name in class_names)])
         for files, inputs, problems in batches:
@@ -77,7 +77,7 @@ def predict(
         from lit_modules.evaluation.image_grid import grid
 
         samples = [pixels.astype(np.float32) / 255 for pixels in shown]
-        sheet = grid(samples, captions, f"The first {len(shown)} of {total} pictures, and what they were taken for")
+        sheet = grid(samples, captions, f"The first {len(shown)} of {total} images, and what they were taken for")
         (output / "contact_sheet.png").write_bytes(png(sheet))
     return unread
 

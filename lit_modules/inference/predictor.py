@@ -1,4 +1,4 @@
-"""Predictor: all that a trained network is to whoever uses it, in one module: pictures → class probabilities."""
+"""Predictor: all that a trained network is to whoever uses it, in one module: images → class probabilities."""
 
 import torch
 from torch import Tensor, nn

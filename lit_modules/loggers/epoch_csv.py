@@ -1,4 +1,4 @@
-"""EpochTable: one row an epoch in metrics.csv, one line an epoch on the console."""
+"""EpochCSVLogger: one row an epoch in metrics.csv, one line an epoch on the console."""
 
 import sys
 from argparse import Namespace
@@ -12,7 +12,7 @@ from tqdm import tqdm
 from conf.files import read_rows, write_table
 
 
-class EpochTable(Logger):
+class EpochCSVLogger(Logger):
     """A Lightning logger, for loggers are told of an epoch's scores when all of them are there.
 
     Args:

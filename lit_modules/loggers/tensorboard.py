@@ -45,8 +45,8 @@ class TensorBoard(TensorBoardLogger):
         super().log_metrics(metrics, step)
 
     @rank_zero_only
-    def log_picture(self, tag: str, png: bytes, step: int) -> None:
-        """A picture, as the content of a PNG file."""
+    def log_image(self, tag: str, png: bytes, step: int) -> None:
+        """An image, as the content of a PNG file."""
         width, height = struct.unpack(">II", png[16:24])
         image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
         self._withdraw(step)
@@ -65,12 +65,12 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.add_text(tag, markdown, step)
 
     @rank_zero_only
-    def log_embedding(self, tag: str, points: Tensor, names: list[str], pictures: Tensor | None, step: int) -> None:
-        """Points `[N, D]` with a name each, perhaps with a picture `[N, 3, H, W]`, in place of earlier ones."""
+    def log_embedding(self, tag: str, points: Tensor, names: list[str], images: Tensor | None, step: int) -> None:
+        """Points `[N, D]` with a name each, perhaps with an image `[N, 3, H, W]`, in place of earlier ones."""
         folder = Path(self.log_dir) / f"{step:05d}" / tag
         if folder.exists():  # the same test of an earlier process
             shutil.rmtree(folder)
-        self.experiment.add_embedding(points, names, pictures, step, tag)
+        self.experiment.add_embedding(points, names, images, step, tag)
 
     def _withdraw(self, step: int | None) -> None:
         """What an earlier process wrote of this epoch or later ones, before it was killed, is withdrawn with the first

@@ -1,4 +1,4 @@
-"""A convolutional network of equal blocks for series (1-D), pictures (2-D), volumes and video (3-D)."""
+"""A convolutional network of equal blocks for series (1-D), images (2-D), volumes and video (3-D)."""
 
 import math
 from collections import OrderedDict
@@ -125,7 +125,7 @@ def fully_connected(widths: list[int], activate: Callable[[], nn.Module], dropou
 
 
 def spatial_dimensions(input_shape: tuple[int, ...]) -> int:
-    """1 for series, 2 for pictures, 3 for volumes."""
+    """1 for series, 2 for images, 3 for volumes."""
     dimensions = len(input_shape) - 1
     if dimensions not in MEMORY_FORMATS:
         raise UserError(f"lit_module.net: samples of shape {input_shape} have no 1, 2 or 3 spatial dimensions")

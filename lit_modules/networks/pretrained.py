@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from conf.errors import UserError, nearest
 from lit_modules.networks.initialization import kaiming_init_
-from lit_modules.networks.weights import read_weights, refuse_other_weights
+from lit_modules.networks.weights import check_same_weights, read_weights
 
 LIBRARY = "library"
 TWO_HEADED = {"googlenet", "inception_v3"}  # in training they give two outputs
@@ -63,11 +63,11 @@ def _fit(
     name: str,
     weights: str | None,
 ) -> nn.Module:
-    """The network that `build` makes for a number of classes, fitted to these pictures and weights."""
+    """The network that `build` makes for a number of classes, fitted to these images and weights."""
     head = _head(build, input_shape, num_classes, name)
     net = build(num_classes)
     first, conv = next((key, layer) for key, layer in net.named_modules() if isinstance(layer, nn.Conv2d))
-    if input_shape[0] == 1:  # grey pictures give what they would as RGB of three equal channels
+    if input_shape[0] == 1:  # grey images give what they would as RGB of three equal channels
         conv.weight = nn.Parameter(conv.weight.detach().sum(1, keepdim=True))
         conv.in_channels = 1
     if weights is None:
@@ -81,7 +81,7 @@ def _fit(
     if kernel is not None and kernel.shape[1] == 3 and input_shape[0] == 1:
         theirs[f"{first}.weight"] = kernel.sum(1, keepdim=True)
     theirs, ours = ({key: value for key, value in w.items() if key not in head} for w in (theirs, net.state_dict()))
-    refuse_other_weights(theirs, ours, Path(weights), "lit_module.net.weights")
+    check_same_weights(theirs, ours, Path(weights), "lit_module.net.weights")
     net.load_state_dict(theirs, strict=False)
     for layer in {key.rpartition(".")[0] for key in head}:
         kaiming_init_(net.get_submodule(layer), mode="fan_in")
@@ -89,12 +89,12 @@ def _fit(
 
 
 def _head(build: Callable[[int], nn.Module], input_shape: tuple[int, ...], num_classes: int, name: str) -> set[str]:
-    """The weights that belong to classes: those whose shape follows their number. Refuses pictures that do not fit.
+    """The weights that belong to classes: those whose shape follows their number. Refuses images that do not fit.
 
     On torch's meta device, where nothing is computed.
     """
     if len(input_shape) != 3 or input_shape[0] not in (1, 3):
-        raise UserError(f"lit_module.net: {name} takes pictures of 1 or 3 channels, not {list(input_shape)}; use cnn")
+        raise UserError(f"lit_module.net: {name} takes images of 1 or 3 channels, not {list(input_shape)}; use cnn")
     with torch.device("meta"):
         net, other = build(num_classes).eval(), build(num_classes + 1).state_dict()
         try:

@@ -1,4 +1,4 @@
-"""A plain residual network for series, pictures and volumes: a stem that pools, residual blocks of one size, a head."""
+"""A plain residual network for series, images and volumes: a stem that pools, residual blocks of one size, a head."""
 
 import math
 from typing import Literal

@@ -25,7 +25,7 @@ class SpeedrunNet(nn.Module):
         depth: convolutions of a block: 2, or 3 of which the last two have a shortcut around them.
         activation: the name of a class in `torch.nn`.
         norm_momentum: share of a batch in the running statistics of batch normalisation.
-        views: what logits are averaged over in evaluation: 1: the picture; 2: and its mirror image; 6: these, and with
+        views: what logits are averaged over in evaluation: 1: the image; 2: and its mirror image; 6: these, and with
             half of the weight both shifted by a pixel up and left, and down and right.
     """
 
@@ -42,7 +42,7 @@ class SpeedrunNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(input_shape) != 3 or min(input_shape[1:]) < 9:
-            raise UserError(f"lit_module.net: takes pictures of 9×9 pixels or more, not {input_shape}; use net=cnn")
+            raise UserError(f"lit_module.net: takes images of 9×9 pixels or more, not {input_shape}; use net=cnn")
         if len(channels) != 3 or min(channels) < 1:
             raise UserError(f"lit_module.net.channels: {channels} is not three channel counts; try [64,256,256]")
         width = 2 * input_shape[0] * 2 * 2  # each direction of a patch, and its opposite

@@ -23,7 +23,7 @@ def read_weights(file: Path, key: str) -> dict[str, Tensor]:
         raise UserError(f"{key}: {file} holds no weights that can be read; give a model.pt or .ckpt") from error
 
 
-def refuse_other_weights(theirs: dict[str, Tensor], ours: dict[str, Tensor], file: Path, key: str) -> None:
+def check_same_weights(theirs: dict[str, Tensor], ours: dict[str, Tensor], file: Path, key: str) -> None:
     """Raises UserError unless what a file holds has the names and shapes of what is here."""
     for name in sorted(ours.keys() | theirs.keys()):
         here, there = (tuple(w[name].shape) if name in w else "missing" for w in (ours, theirs))

@@ -10,6 +10,9 @@ from torch.optim import Optimizer
 
 from conf.errors import UserError, nearest
 
+# Of a group, beside those of the optimizer.
+OWN_OPTIONS = {"pattern", "optional", "end_fraction"}
+
 
 def build_optimizer(
     module: nn.Module, optimizer: Callable[..., Optimizer], groups: dict[str, dict[str, Any]], layer_decay: float
@@ -39,7 +42,7 @@ def build_optimizer(
         if any(group.get(option) for group in built.param_groups):
             raise UserError(f"lit_module.optimizer.{option}: is for other loops than the Trainer's; leave it out")
     for name, options in groups.items():
-        for option in options.keys() - {"pattern"} - built.defaults.keys():
+        for option in options.keys() - OWN_OPTIONS - built.defaults.keys():
             fix = nearest(option, built.defaults)
             raise UserError(f"lit_module.param_groups.{name}.{option}: the optimizer has no such option; {fix}")
     for group in built.param_groups:
@@ -67,6 +70,7 @@ def parameter_groups(module: nn.Module, groups: dict[str, dict[str, Any]]) -> li
         module: whose parameters.
         groups: by name, each with `pattern` (one or a list) and the options that differ, such as `lr` or
             `weight_decay`. A parameter goes to the first group that it fits; the rest keep the optimizer's options.
+            `optional: true` allows a pattern that fits no parameter. `end_fraction`: see `LinearToZeroLR`.
 
     Raises:
         UserError: a pattern is missing or fits no parameter.
@@ -77,14 +81,19 @@ def parameter_groups(module: nn.Module, groups: dict[str, dict[str, Any]]) -> li
         key = f"lit_module.param_groups.{group}"
         if not isinstance(options, dict) or "pattern" not in options:
             raise UserError(f"{key}: has no pattern; add {key}.pattern=… with names such as '*.bias'")
+        if not 0 < options.get("end_fraction", 1.0) <= 1:
+            raise UserError(f"{key}.end_fraction: must be above 0 and at most 1, not {options['end_fraction']}")
         for option in ("lr", "weight_decay"):  # of its groups the optimizer does not check them
             value = options.get(option, 0)
             if not isinstance(value, int | float) or value < 0:
                 raise UserError(f"{key}.{option}: must be a number of 0 or more, not {value}; correct it")
         patterns = options["pattern"] if isinstance(options["pattern"], list) else [options["pattern"]]
-        names = {name for pattern in patterns for name in matching(module, pattern, f"{key}.pattern")}
+        optional = options.get("optional", False)
+        names = {name for pattern in patterns for name in matching(module, pattern, f"{key}.pattern", optional)}
         chosen = [rest.pop(name) for name in list(rest) if name in names]
-        found.append({"params": chosen, "name": group} | {k: v for k, v in options.items() if k != "pattern"})
+        found.append(
+            {"params": chosen, "name": group} | {k: v for k, v in options.items() if k not in ("pattern", "optional")}
+        )
     return [{"params": list(rest.values()), "name": "rest"}, *found]
 
 
@@ -105,14 +114,14 @@ def by_layer(module: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, 
     ]
 
 
-def matching(module: nn.Module, pattern: str, key: str) -> list[str]:
+def matching(module: nn.Module, pattern: str, key: str, optional: bool = False) -> list[str]:
     """The names of a module's parameters that fit a pattern, in which `*` stands for any text.
 
     Raises:
-        UserError: there are none; `key` gave the pattern.
+        UserError: there are none and it is not `optional`; `key` gave the pattern.
     """
     names = [name for name, _ in module.named_parameters()]
     found = [name for name in names if fnmatchcase(name, pattern)]
-    if not found:
+    if not found and not optional:
         raise UserError(f"{key}: '{pattern}' fits no parameter; {nearest(pattern, names)}")
     return found

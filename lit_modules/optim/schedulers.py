@@ -9,7 +9,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ChainedScheduler, CyclicLR, LambdaLR, OneCycleLR, SequentialLR
 
-from conf.errors import UserError, nearest
+from conf.errors import UserError
 
 # The attributes by which torch's schedulers know how long they are; their saved state brings them back.
 LENGTHS = ("total_steps", "T_max")
@@ -78,21 +78,11 @@ class LinearToZeroLR(OfLengthLR):
 
     Args:
         optimizer, total_steps: see `OfLengthLR`.
-        until: by the name of a group of `lit_module.param_groups`, the share of the steps after which its rate is 0;
-            the others fall to 0 over the whole run.
+            A parameter group with an option `end_fraction` reaches 0 after that fraction of the steps.
     """
 
-    def __init__(self, optimizer: Optimizer, total_steps: int, until: dict[str, float]) -> None:
-        names = [group.get("name", "rest") for group in optimizer.param_groups]
-        for name, share in until.items():
-            if name not in names:
-                hint = nearest(name, names)
-                raise UserError(f"lit_module.scheduler.until: there is no group {name} of parameters; {hint}")
-            if not 0 < share <= 1:
-                raise UserError(
-                    f"lit_module.scheduler.until.{name}: must be above 0 and at most 1, not {share}; correct it"
-                )
-        factors = [partial(linear_to_zero, share=until.get(name, 1.0)) for name in names]
+    def __init__(self, optimizer: Optimizer, total_steps: int) -> None:
+        factors = [partial(linear_to_zero, share=group.get("end_fraction", 1.0)) for group in optimizer.param_groups]
         super().__init__(optimizer, total_steps, factors)
 
 
@@ -111,7 +101,7 @@ def build_scheduler(scheduler: Callable[..., Any], optimizer: Optimizer, total_s
         raise UserError(f"lit_module.scheduler: {error}; correct it") from error
 
 
-def refuse_other_length(scheduler: Any, steps: float, saved: list[dict[str, Any]]) -> None:
+def check_schedule_length(scheduler: Any, steps: float, saved: list[dict[str, Any]]) -> None:
     """Raises UserError if the schedule ends before the run of `steps`, or if a saved state would bring another length
     back, which it would do in silence."""
     if (given := getattr(scheduler, "total_steps", steps)) < steps:
@@ -127,14 +117,14 @@ def refuse_other_length(scheduler: Any, steps: float, saved: list[dict[str, Any]
                 )
 
 
-def refuse_own_rates(scheduler: Any) -> None:
+def check_transferable(scheduler: Any) -> None:
     """Raises UserError for a schedule that does more than scale the base rates of one optimizer."""
     if isinstance(scheduler, OneCycleLR | CyclicLR | SequentialLR | ChainedScheduler):
         name = type(scheduler).__name__
         raise UserError(f"lit_module.scheduler: {name} cannot go on with another optimizer; choose WarmupCosineLR")
 
 
-def hand_over(old: Optimizer, new: Optimizer, ratio: float, schedulers: list[Any]) -> None:
+def transfer_schedule(old: Optimizer, new: Optimizer, ratio: float, schedulers: list[Any]) -> None:
     """Sets the rates of another optimizer of the same groups to `ratio` times the old ones, and has the schedules go on
     with it: they multiply its rates from where they are."""
     for ours, theirs in zip(new.param_groups, old.param_groups, strict=True):

@@ -28,7 +28,7 @@ Record = dict[str, Any]
 
 
 class Predictions(NamedTuple):
-    """A split's pictures in the order of their names, with class names."""
+    """A split's images in the order of their names, with class names."""
 
     files: np.ndarray
     true: np.ndarray
@@ -107,7 +107,7 @@ def _check_predictions(run: Run) -> None:
     """A predictions.csv of another epoch than the summary's gives other scores."""
     for split, (files, true, predicted) in run.predictions.items():
         if len(np.unique(files)) < len(files):
-            raise ValueError("predictions.csv names a picture twice")
+            raise ValueError("predictions.csv names an image twice")
         if not np.isclose((true == predicted).mean(), run.summary[f"{split}/acc"], atol=1e-6):
             raise ValueError(f"predictions.csv does not give the {split}/acc of summary.json")
 
@@ -175,16 +175,16 @@ def _pair(run: Run, reference: Run) -> Record:
     record: Record = {"run": run.name, "reference": reference.name}
     ours, theirs = run.predictions["test"], reference.predictions["test"]
     if differing := set(ours.files) ^ set(theirs.files):
-        return record | {"remark": f"not the same test pictures: {len(differing)} are in one run only"}
+        return record | {"remark": f"not the same test images: {len(differing)} are in one run only"}
     if (differing_labels := (ours.true != theirs.true).sum()) > 0:
-        return record | {"remark": f"not the same classes: {differing_labels} test pictures are labelled otherwise"}
+        return record | {"remark": f"not the same classes: {differing_labels} test images are labelled otherwise"}
     labels = _as_numbers(ours.true, ours.predicted, theirs.predicted)
     right, reference_right = ours.predicted == ours.true, theirs.predicted == ours.true
     only_run, only_reference = int((right & ~reference_right).sum()), int((~right & reference_right).sum())
     differences = significance.bootstrap(_f1_difference, *labels)
     low, high = significance.interval(differences)
     return record | {
-        "pictures": len(right),
+        "images": len(right),
         "only run right": only_run,
         "only reference right": only_reference,
         "acc/difference": (only_run - only_reference) / len(right),

@@ -12,10 +12,10 @@ from conf.files import make_output, write_durably, write_table, write_text
 
 TAGS = ("val/f1", "test/f1", "test/acc")
 NOTES = {
-    "Runs": "In brackets the middle 95 % of 10,000 bootstrap resamples of the pictures.",
+    "Runs": "In brackets the middle 95 % of 10,000 bootstrap resamples of the images.",
     "Configs": "Mean ± standard deviation over runs that differ in nothing but their seed.",
     "What differs": "By config; – where one does not have the setting.",
-    "Pairs": "Each run against the best by val/f1, on the same test pictures. Where nothing differs, one test in "
+    "Pairs": "Each run against the best by val/f1, on the same test images. Where nothing differs, one test in "
     "twenty still gives p < 0.05. A pair tells of these two networks; of their configs only several seeds tell.",
 }
 
@@ -52,7 +52,7 @@ def _pair(row: Record) -> list[str]:
     if row["remark"]:
         return [row["run"], row["reference"], row["remark"], "", "", ""]
     interval = f"{row['f1/difference']:+.4f} [{row['f1/difference/low']:+.4f}, {row['f1/difference/high']:+.4f}]"
-    alone = f"{row['only run right']} : {row['only reference right']} of {row['pictures']}"
+    alone = f"{row['only run right']} : {row['only reference right']} of {row['images']}"
     p_values = f"{row['acc/p (McNemar)']:.2g}", f"{row['f1/p (bootstrap)']:.2g}"
     return [row["run"], row["reference"], alone, p_values[0], interval, p_values[1]]
 

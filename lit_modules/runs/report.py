@@ -1,4 +1,4 @@
-"""How a finished run is read without a server: report.md with its pictures, and a last table on the terminal."""
+"""How a finished run is read without a server: report.md with its images, and a last table on the terminal."""
 
 import json
 import os
@@ -96,7 +96,7 @@ def print_scores(scores: dict[str, float], places: dict[str, Path]) -> None:
 def write_report(
     folder: Path, evaluations: dict[str, Evaluation], settings: dict[str, Any], command: str, device: torch.device
 ) -> None:
-    """Writes report.md, and its pictures into report/.
+    """Writes report.md, and its images into report/.
 
     Args:
         folder: the run's, with its summary.json and metrics.csv.
@@ -108,7 +108,7 @@ def write_report(
     facts = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     epochs = run_folder.read_metrics(folder)
     test = evaluations["test"]
-    for name, content in {"epochs": png(history(epochs, facts["best_epoch"])), **test.pictures}.items():
+    for name, content in {"epochs": png(history(epochs, facts["best_epoch"])), **test.images}.items():
         _write(folder / "report" / f"{name}.png", content)
 
     flat = flatten(settings)
@@ -146,7 +146,7 @@ def write_report(
         "# The test split",
     ]
     for name, title in FIGURES.items():
-        if name in test.pictures:
+        if name in test.images:
             parts += [f"## {title}", f"![{title}](report/{name}.png)"]
         if name == "mistakes":
             parts.append(_mistakes(test))

@@ -17,7 +17,7 @@ def best_network(cfg: DictConfig) -> Any:
     checkpoint = torch.load(run_folder.best_checkpoint(Path(cfg.run_dir)), map_location="cpu", weights_only=True)
     channels, names = checkpoint["input_shape"][0], checkpoint["class_names"]
     module = instantiate(
-        saved_config.without_first_weights(cfg).lit_module,
+        saved_config.without_pretrained_weights(cfg).lit_module,
         input_shape=tuple(checkpoint["input_shape"]),
         class_names=names,
         class_counts=[1] * len(names),
@@ -36,5 +36,5 @@ def load_best(module: Any, folder: Path) -> None:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
     checkpoint = torch.load(run_folder.best_checkpoint(folder), map_location="cpu", weights_only=True)
-    module.refuse_other_data(checkpoint)
+    module.check_same_data(checkpoint)
     set_model_state_dict(module, checkpoint["state_dict"], options=StateDictOptions(full_state_dict=True))

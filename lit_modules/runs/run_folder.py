@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from conf.error_messages import one_line
 from conf.errors import UserError
 from conf.files import read_rows, write_text
-from conf.saved_config import CONF, refuse_changes
+from conf.saved_config import CONF, check_unchanged
 from lit_modules.runs.launcher import may_be_restarted
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "pillow")
@@ -92,7 +92,7 @@ def resume_from(cfg: DictConfig) -> Path | None:
         cfg.run = str(folder)
     if not cfg.run:
         return None
-    refuse_changes(folder, cfg)
+    check_unchanged(folder, cfg)
     kept = {_epoch(path) for path in (folder / "checkpoints").glob("epoch=*.ckpt")}
     if lost := kept - {int(row["epoch"]) for row in read_metrics(folder)}:
         raise UserError(f"{folder / 'metrics.csv'}: has no row of epoch {min(lost)}; take it from a copy of the run")
@@ -110,7 +110,7 @@ def newest_checkpoint(folder: Path) -> Path:
     candidates = [checkpoints / "last.ckpt", *epochs]
     problems: list[str] = []
     for path in candidates:
-        problem = unreadable(path)
+        problem = why_unreadable(path)
         if problem is None:
             for line in problems:
                 print(f"passed over {line}", file=sys.stderr)
@@ -128,12 +128,12 @@ def best_checkpoint(folder: Path) -> Path:
         UserError: it is missing or cannot be read.
     """
     path = folder / "checkpoints" / "best.ckpt"
-    if problem := unreadable(path):
+    if problem := why_unreadable(path):
         raise UserError(f"{path}: {problem}; resume the run by run={folder}")
     return path
 
 
-def unreadable(path: Path) -> str | None:
+def why_unreadable(path: Path) -> str | None:
     """Why a file is no checkpoint of ours; None if it is one. Runs nothing that stands in it."""
     import torch
 

@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 
 from conf import validation
 from conf.errors import UserError
-from conf.files import make_output, one_at_a_time, write_text
+from conf.files import file_lock, make_output, write_text
 from lit_modules.runs import run_folder
 from lit_modules.runs.launcher import may_be_restarted
 from lit_modules.runs.search_space import choices, ends, experiment, grid, overrides
@@ -56,7 +56,7 @@ class Study:
         if cfg.sampler is None:
             self.points = grid(self.space)
             self.total = min(len(self.points), cfg.trials or len(self.points))
-        with one_at_a_time(self.folder / ".lock"):
+        with file_lock(self.folder / ".lock"):
             self.study = optuna.create_study(
                 storage=cfg.storage,
                 study_name=f"{cfg.name}/{self.folder.resolve().name}",
@@ -82,7 +82,7 @@ class Study:
 
     def claim(self) -> tuple[optuna.Trial, IO[bytes]] | None:
         """A trial that nobody looks after, or a new one, with its log; None if there is neither."""
-        with one_at_a_time(self.folder / ".lock"):
+        with file_lock(self.folder / ".lock"):
             trials = self.study.get_trials(deepcopy=False)
             for found in trials:
                 if found.state == TrialState.RUNNING and (log := lock(self.path(found.number, ".log"))):
@@ -176,7 +176,7 @@ def sweep(cfg: DictConfig, command_line: list[str]) -> None:
                 )
     else:
         cfg.overrides = base
-        refuse_wrong(cfg)
+        check_space(cfg)
         saved = OmegaConf.to_yaml(cfg)
         if (folder / "config.yaml").exists() and not may_be_restarted():
             raise UserError(f"run_dir: {folder} holds a run already; go on with it by run={folder} or choose another")
@@ -187,11 +187,11 @@ def sweep(cfg: DictConfig, command_line: list[str]) -> None:
     print(f"{cfg.name} → {folder}\ngo on, or help, by: python train.py run={folder}", flush=True)
     study = Study(cfg)
     study.run()
-    with one_at_a_time(study.folder / ".lock"):  # others may be done at the same time
+    with file_lock(study.folder / ".lock"):  # others may be done at the same time
         study.write_best()
 
 
-def refuse_wrong(cfg: DictConfig) -> None:
+def check_space(cfg: DictConfig) -> None:
     """Raises UserError or Hydra's errors if a run with any one value of the space would."""
     endless = cfg.trials is None and cfg.sampler is not None
     if cfg.workers < 1 or endless or (cfg.trials is not None and cfg.trials < 1):

@@ -1,9 +1,9 @@
-"""What the Trainer costs a step: Litmus against forward, loss, backward and step written by hand on pictures in memory.
+"""What the Trainer costs a step: Litmus against forward, loss, backward and step written by hand on images in memory.
 
-python -m tests.benchmarks.bare_limit --pictures DIR
+python -m tests.benchmarks.bare_limit --images DIR
 
 DIR holds train/<class> and test/<class>. The network is the notes', or that of other --overrides. The loop by hand
-picks random decoded pictures and scales them, as Litmus must; beside it stands one whose batches lay ready, which no
+picks random decoded images and scales them, as Litmus must; beside it stands one whose batches lay ready, which no
 training can have. A step of each side is timed in turn, within one run of the Trainer, so that whatever else slows the
 machine meets all of them. First comes Lightning alone, on ready batches, which is as near as its own loop can come.
 """
@@ -87,11 +87,11 @@ def pick(datamodule: DataModule) -> Iterator[tuple[Tensor, Tensor]]:
             yield images.index_select(0, rows).float().div_(255), labels.index_select(0, rows)
 
 
-def measure(pictures: Path, side: str, epochs: int, *overrides: str) -> Measured:
+def measure(images: Path, side: str, epochs: int, *overrides: str) -> Measured:
     """A fit with the bare sides beside it."""
     with TemporaryDirectory() as logs:
         place = (
-            f"datamodule.root={pictures}",
+            f"datamodule.root={images}",
             f"datamodule.cache_dir={logs}",
             f"logs_dir={logs}",
             f"epochs={epochs + 1}",
@@ -106,7 +106,7 @@ def measure(pictures: Path, side: str, epochs: int, *overrides: str) -> Measured
         beside = BesideTheTrainer(
             side,
             {
-                "by hand, pictures in memory": lambda _: ours.bare_step(next(picked)),
+                "by hand, images in memory": lambda _: ours.bare_step(next(picked)),
                 "by hand, batches ready": lambda i: theirs.bare_step(ready[i]),
             },
         )
@@ -122,13 +122,13 @@ def measure(pictures: Path, side: str, epochs: int, *overrides: str) -> Measured
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--classes", nargs="+", default=["airplane", "bird"])
     parser.add_argument("--epochs", type=int, default=2, help="of a round")
     parser.add_argument("--rounds", type=int, default=4, help="of runs, which lie elsewhere in memory each time")
     parser.add_argument("--overrides", nargs="*", default=BOOK, help="of the network and its data")
     arguments = parser.parse_args()
-    with chosen_classes(arguments.pictures, arguments.classes) as folder:
+    with chosen_classes(arguments.images, arguments.classes) as folder:
         for side, more in ((ALONE, ()), ("Litmus, nothing drawn", UNDRAWN), ("Litmus", ())):
             runs = [
                 measure(folder, side, arguments.epochs, *arguments.overrides, *more) for _ in range(arguments.rounds)

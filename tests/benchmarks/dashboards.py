@@ -1,6 +1,6 @@
 """What the dashboards cost: the seconds of each epoch that are spent in what draws and collects, as a share of it.
 
-python -m tests.benchmarks.dashboards --pictures DIR
+python -m tests.benchmarks.dashboards --images DIR
 
 DIR is an image folder, as of CIFAR-10. Not a comparison of two runs, for two epochs of the same run differ by more.
 """
@@ -67,11 +67,11 @@ class Marks(Callback):
     on_train_end = on_train_epoch_start
 
 
-def measure(pictures: Path, epochs: int) -> Measured:
+def measure(images: Path, epochs: int) -> Measured:
     """The share of each epoch by who spent it, and of all of them."""
     shares: Measured = {side: {"% of an epoch": []} for side in ("all", *SIDES)}
     with TemporaryDirectory() as place:
-        choices = (f"datamodule.root={pictures}", f"logs_dir={place}", f"epochs={epochs}")
+        choices = (f"datamodule.root={images}", f"logs_dir={place}", f"epochs={epochs}")
         cfg = configure("+experiment=image_folder", *choices)
         folder = Path(cfg.run_dir)
         folder.mkdir(parents=True)
@@ -92,10 +92,10 @@ def measure(pictures: Path, epochs: int) -> Measured:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=10)
     options = parser.parse_args()
-    shares = measure(options.pictures, options.epochs)
+    shares = measure(options.images, options.epochs)
     report("dashboards", shares)
     total = shares["all"]["% of an epoch"]
     print(f"all epochs together: {sum(total) / len(total):.2f} %")

@@ -1,6 +1,6 @@
 """Loading alone, without a network: an epoch of batches of floats in [0, 1], and decoding.
 
-python -m tests.benchmarks.loading --pictures DIR
+python -m tests.benchmarks.loading --images DIR
 
 DIR holds train/<class> and test/<class>. Epochs are those after the first, which decodes. Decoding by all cores is set
 against what one core alone would do, times their number.
@@ -17,7 +17,7 @@ from tests.benchmarks.measuring import BOOK, Figures, chosen_classes, configure,
 
 
 def decode(root: Path, workers: int) -> float:
-    """Seconds until all pictures are decoded by so many processes, none of them kept by an earlier call."""
+    """Seconds until all images are decoded by so many processes, none of them kept by an earlier call."""
     import train
 
     with tempfile.TemporaryDirectory() as cache:
@@ -64,12 +64,12 @@ def main() -> None:
     from datamodules.storage.worker_pool import cores
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--classes", nargs="+", default=["airplane", "bird"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4])
     options = parser.parse_args()
-    with chosen_classes(options.pictures, options.classes) as root:
+    with chosen_classes(options.images, options.classes) as root:
         race(root, options.rounds, options.workers)
         sides = {
             "one core, divided by the cores": lambda _: {"decoding, s": decode(root, 0) / cores()},

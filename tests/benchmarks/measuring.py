@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from conf import schema, validation
 
 ROOT = Path(__file__).parents[2]
-# The notes' network, on the pictures of a folder.
+# The notes' network, on the images of a folder.
 BOOK = (
     "+experiment=book/baseline",
     "datamodule=image_folder",
@@ -105,16 +105,16 @@ def watch(command: list[str], mark: str, cwd: Path = ROOT) -> Watched:
 
 
 @contextmanager
-def chosen_classes(pictures: Path, classes: list[str]) -> Iterator[Path]:
-    """A folder with some classes of `pictures/train` and `pictures/test` alone; one half of the latter validates."""
+def chosen_classes(images: Path, classes: list[str]) -> Iterator[Path]:
+    """A folder with some classes of `images/train` and `images/test` alone; one half of the latter validates."""
     with TemporaryDirectory() as made:
         folder = Path(made)
         for name in classes:
             (folder / "train").mkdir(exist_ok=True)
-            (folder / "train" / name).symlink_to((pictures / "train" / name).resolve())
+            (folder / "train" / name).symlink_to((images / "train" / name).resolve())
             for split, start in (("val", 0), ("test", 1)):
                 (folder / split / name).mkdir(parents=True)
-                for file in sorted((pictures / "test" / name).iterdir())[start::2]:
+                for file in sorted((images / "test" / name).iterdir())[start::2]:
                     (folder / split / name / file.name).symlink_to(file.resolve())
         yield folder
 

@@ -1,6 +1,6 @@
-"""Pictures four times as large as the memory of the process: the same bits as from memory, below the limit.
+"""Images four times as large as the memory of the process: the same bits as from memory, below the limit.
 
-python -m tests.benchmarks.memory --root PICTURES
+python -m tests.benchmarks.memory --root IMAGES
 """
 
 import argparse
@@ -54,11 +54,11 @@ def train(folder: Path, limit: int | None, *overrides: str) -> tuple[int, float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", required=True, help="an image folder, as of CIFAR-10's 60,000 pictures")
-    parser.add_argument("--pictures", type=int, default=60_000, help="in it")
+    parser.add_argument("--root", required=True, help="an image folder, as of CIFAR-10's 60,000 images")
+    parser.add_argument("--images", type=int, default=60_000, help="in it")
     parser.add_argument("--limit", type=int, default=2**31, help="bytes; torch and Lightning alone take 0.9 GiB")
     options = parser.parse_args()
-    size = int((4 * options.limit / options.pictures / 3) ** 0.5) + 1
+    size = int((4 * options.limit / options.images / 3) ** 0.5) + 1
     data = (f"datamodule.root={options.root}", f"datamodule.image_size={size}")
     with tempfile.TemporaryDirectory() as place:
         os.environ["LITMUS_CACHE"] = f"{place}/cache"
@@ -69,7 +69,7 @@ def main() -> None:
             torch.load(Path(place) / name / "model.pt", weights_only=True) for name in ("first", "second", "third")
         ]
     same = all(torch.equal(weights[0][key], other[key]) for other in weights[1:] for key in other)
-    decoded = options.pictures * 3 * size**2
+    decoded = options.images * 3 * size**2
     for name, peak, seconds in (
         ("making the store", most, first), ("with the store", again, second), ("in memory, no limit", unlimited, third)
     ):  # fmt: skip

@@ -1,8 +1,8 @@
 """The notes' loop against Litmus: whole processes from Enter to the prompt, and epochs after the first.
 
-python -m tests.benchmarks.notes_loop --pictures DIR
+python -m tests.benchmarks.notes_loop --images DIR
 
-DIR holds train/<class> and test/<class>. Both train the same network on the same pictures with the same optimizer, and
+DIR holds train/<class> and test/<class>. Both train the same network on the same images with the same optimizer, and
 Litmus also tests, writes checkpoints, TensorBoard's events and a report. The other side gets the number of workers with
 which an epoch of it is fastest here. Round r of both has seed r.
 """
@@ -27,7 +27,7 @@ def scripted(script: str, root: Path, epochs: int, workers: int, seed: int) -> d
 
 
 def litmus(root: Path, epochs: int, seed: int) -> dict[str, float]:
-    """A process of train.py that finds no pictures decoded by an earlier one."""
+    """A process of train.py that finds no images decoded by an earlier one."""
     with tempfile.TemporaryDirectory() as logs:
         place = [f"datamodule.root={root}", f"datamodule.cache_dir={logs}/cache", f"run_dir={logs}/run"]
         watched = watch(["train.py", *BOOK, *place, f"epochs={epochs}", f"seed={seed}"], "epoch")
@@ -44,13 +44,13 @@ def times(watched: Watched) -> dict[str, float]:
 def race(benchmark: str, opponent: str, script: str, description: str | None) -> None:
     """Litmus against a script, by the command line's options."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--pictures", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--classes", nargs="+", default=["airplane", "bird"])
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4])
     options = parser.parse_args()
-    with chosen_classes(options.pictures, options.classes) as root:
+    with chosen_classes(options.images, options.classes) as root:
         workers = min(options.workers, key=lambda count: scripted(script, root, 3, count, 0)[EPOCH])
         sides = {
             "Litmus": lambda seed: litmus(root, options.epochs, seed),

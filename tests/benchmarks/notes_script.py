@@ -2,8 +2,8 @@
 
 python -m tests.benchmarks.notes_script ROOT EPOCHS WORKERS SEED
 
-The pictures come from an ImageFolder, every step asks for the loss and the predictions as Python numbers, and each
-epoch ends with scikit-learn's scores and a validation. Pictures are standardised, as Litmus does it.
+The images come from an ImageFolder, every step asks for the loss and the predictions as Python numbers, and each
+epoch ends with scikit-learn's scores and a validation. Images are standardised, as Litmus does it.
 """
 
 import sys
@@ -21,7 +21,7 @@ STD = torch.tensor([0.230, 0.226, 0.246]).view(3, 1, 1)
 
 
 def network() -> nn.Sequential:
-    """18,090 parameters for pictures `[N, 3, 32, 32]` of two classes."""
+    """18,090 parameters for images `[N, 3, 32, 32]` of two classes."""
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), nn.Tanh(), nn.MaxPool2d(2),
         nn.Conv2d(16, 8, 3, padding=1), nn.Tanh(), nn.MaxPool2d(2),

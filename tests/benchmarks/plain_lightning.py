@@ -1,6 +1,6 @@
 """A textbook LightningModule against Litmus, as notes_loop does it.
 
-python -m tests.benchmarks.plain_lightning --pictures DIR
+python -m tests.benchmarks.plain_lightning --images DIR
 """
 
 from tests.benchmarks.notes_loop import race

@@ -1,6 +1,6 @@
 """`task=predict` against its two halves, each alone on all cores: reading and decoding, and the network.
 
-python -m tests.benchmarks.predict --pictures FOLDER
+python -m tests.benchmarks.predict --images FOLDER
 
 Where the network runs on a CPU both need the same cores, so that no more than their sum can be hoped for.
 """
@@ -28,21 +28,24 @@ def main() -> None:
 
     import train
     from datamodules.image_stream import find, read_in_batches
-    from datamodules.storage.decode import Form
+    from datamodules.storage.decode import ImageSpec
     from lit_modules.inference.predict import predict
     from lit_modules.inference.predictor import Predictor
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=Path, required=True, help="a folder with a folder for each class")
+    parser.add_argument("--images", type=Path, required=True, help="a folder with a folder for each class")
     parser.add_argument("--overrides", nargs="*", default=["+experiment=image_folder"], help="of the network")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    cfg = configure(*options.overrides, f"datamodule.root={options.pictures}")
+    cfg = configure(*options.overrides, f"datamodule.root={options.images}")
     _, module, trainer = train.build(cfg)
     device = trainer.strategy.root_device
     predictor = Predictor(module, 1.0).to(device)
     channels, *size = module.input_shape
-    files, form = find(str(options.pictures)), Form(channels, tuple(size), cfg.datamodule.resize, cfg.datamodule.draft)
+    files, form = (
+        find(str(options.images)),
+        ImageSpec(channels, tuple(size), cfg.datamodule.resize, cfg.datamodule.jpeg_draft),
+    )
     settings = form, cfg.datamodule.batch_size, cfg.datamodule.num_workers
     decoded = list(read_in_batches(files, *settings, "none"))
 
@@ -62,7 +65,7 @@ def main() -> None:
 
     sides = {"predict": both, "the loader alone": read, "the network alone": compute}
     measured = in_turn({name: lambda _, work=work: seconds(work) for name, work in sides.items()}, options.rounds)
-    report("predict", measured, pictures=len(files), batch_size=cfg.datamodule.batch_size)
+    report("predict", measured, images=len(files), batch_size=cfg.datamodule.batch_size)
     ours, loader, network = (figures["seconds"] for figures in measured.values())
     slower = statistics.median(max(halves) / own for own, *halves in zip(ours, loader, network, strict=True))
     both_halves = statistics.median(sum(halves) / own for own, *halves in zip(ours, loader, network, strict=True))

@@ -1,9 +1,9 @@
-"""A table of a million pictures: seconds and memory from the start of the program's own work to the first batch.
+"""A table of a million images: seconds and memory from the start of the program's own work to the first batch.
 
 python -m tests.benchmarks.table [rows]
 
 The rows name 10,000 JPEG files of 32×32 over and over, by links to their folder, so that the disk is not what is
-measured. Decoded pictures are kept nowhere, and channels and size are given; else each picture would be opened to find
+measured. Decoded images are kept nowhere, and channels and size are given; else each image would be opened to find
 them. Imports are not counted. The last line is JSON.
 """
 
@@ -30,7 +30,7 @@ CLASSES = 100
 
 
 def write_table(folder: Path, rows: int) -> Path:
-    """`rows` rows over 10,000 noisy pictures."""
+    """`rows` rows over 10,000 noisy images."""
     generator = np.random.default_rng(0)
     (folder / "0").mkdir()
     for i in range(FILES):

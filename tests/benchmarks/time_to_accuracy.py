@@ -5,7 +5,7 @@ python -m tests.benchmarks.time_to_accuracy --record airbench94_muon.py datamodu
 What follows the options are overrides of +experiment=cifar10_speedrun. Rounds of several runs of each side take turns;
 each round begins with a run that warms up and does not count. `span` is what the record's own clock covers: whitening,
 training, and the test with its views; not loading, compiling, or validation. `fit` is the whole of Trainer.fit with
-TensorBoard and checkpoints. The record's script trains on the pictures that Litmus holds out, too.
+TensorBoard and checkpoints. The record's script trains on the images that Litmus holds out, too.
 """
 
 import argparse
@@ -67,21 +67,21 @@ def litmus(seed: int, overrides: list[str]) -> dict[str, float]:
     return {SPAN: span.seconds, FIT: seconds, ACCURACY: float(trainer.callback_metrics["test/acc"])}
 
 
-def record(script: Path, runs: int, pictures: Path) -> list[dict[str, float]]:
+def record(script: Path, runs: int, images: Path) -> list[dict[str, float]]:
     """The counted runs of the record's script, of whose 200 only so many are asked for."""
     text, changed = re.subn(r"range\(200\)", f"range({runs})", script.read_text(encoding="utf-8"))
     if not changed:
         raise SystemExit(f"{script}: has no range(200), its number of runs")
-    copy = pictures / "record.py"
+    copy = images / "record.py"
     copy.write_text(text, encoding="utf-8")
-    rows = [line.strip("|").split("|") for line in watch([str(copy)], "", cwd=pictures).lines]
+    rows = [line.strip("|").split("|") for line in watch([str(copy)], "", cwd=images).lines]
     found = [[cell.strip() for cell in row] for row in rows]
     every = [row for row in found if len(row) == 6 and row[1] == "eval"]
     return [{SPAN: float(row[5]), ACCURACY: float(row[4])} for row in every[-runs:]]  # the first warms up
 
 
-def write_pictures(folder: Path, overrides: list[str]) -> None:
-    """The pictures of a data module as the record's script keeps them."""
+def write_images(folder: Path, overrides: list[str]) -> None:
+    """The images of a data module as the record's script keeps them."""
     datamodule = train.read_data(configure("+experiment=cifar10_speedrun", *overrides), "fit")
     (folder / "cifar10").mkdir()
     for name, parts in (("train", ("train", "val")), ("test", ("test",))):
@@ -107,7 +107,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         if options.record:
-            write_pictures(Path(folder), options.overrides)
+            write_images(Path(folder), options.overrides)
         for number in range(options.rounds):
             litmus(0, options.overrides)  # warms up
             seeds = range(number * options.runs, (number + 1) * options.runs)

@@ -111,11 +111,11 @@ def test_an_option_can_be_chosen_and_its_constructors_take_what_it_says(path: Pa
 
 
 @pytest.mark.parametrize("path", [path for path in OPTIONS if path.parts[0] == "lit_module"], ids=str)
-def test_an_option_of_the_module_gives_one_that_maps_pictures_to_logits(path: Path) -> None:
+def test_an_option_of_the_module_gives_one_that_maps_images_to_logits(path: Path) -> None:
     names = [str(i) for i in range(10)]
-    facts = {"input_shape": (1, 9, 9), "class_names": names, "class_counts": [5] * 10, "mean": [0.5], "std": [0.5]}
+    facts = {"input_shape": (1, 32, 32), "class_names": names, "class_counts": [5] * 10, "mean": [0.5], "std": [0.5]}
     module = instantiate(configure(choice(path)).lit_module, **facts, _convert_="all")
-    assert module(torch.zeros(2, 1, 9, 9)).shape == (2, 10)
+    assert module(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
 
 
 @pytest.mark.parametrize("name", ["auto", "cpu"])

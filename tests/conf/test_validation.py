@@ -13,7 +13,7 @@ from conf.errors import UserError
 from conf.validation import MONITORS
 from tests.conftest import ROOT, configure
 
-CROP = {"_target_": "datamodules.augment.augmentation.transforms.RandomCrop", "padding": 2, "fill": "black"}
+CROP = {"_target_": "datamodules.augment.transforms.RandomCrop", "padding": 2, "fill": "black"}
 
 
 @cache
@@ -221,5 +221,5 @@ def test_checking_changes_nothing() -> None:
 
 
 def test_the_schema_imports_no_torch() -> None:
-    code = "import sys, conf.schema, conf.run_folder, conf.errors; assert 'torch' not in sys.modules"
+    code = "import sys, conf.saved_config, conf.validation, conf.error_messages; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

@@ -171,7 +171,7 @@ def test_what_cannot_be_learned_from_is_refused(tmp_path: Path, arrays: dict[str
 
 
 def test_a_sample_that_is_not_finite_can_be_passed_over(tmp_path: Path) -> None:
-    module = module_of(save(tmp_path / "a.npz", **SOUND | {"inputs": with_nan()}), on_bad="skip")
+    module = module_of(save(tmp_path / "a.npz", **SOUND | {"inputs": with_nan()}), on_error="skip")
     module.setup()
     seen = {position for split in ("train", "val", "test") for position in positions(module, split)}
     assert seen == set(range(24)) - {7}
@@ -219,7 +219,7 @@ def test_every_task_takes_a_run_on_arrays(
         run(f"run={folder}", "task=test", f"datamodule.root={other}")
     run(f"run={folder}", "task=export", "format=torch_export", f"output={tmp_path / 'export'}")
     assert "validation samples" in capfd.readouterr().out
-    with pytest.raises(UserError, match=r"^input: .* learned from arrays, not from pictures; "):
+    with pytest.raises(UserError, match=r"^input: .* learned from arrays, not from images; "):
         run(f"run={folder}", "task=predict", f"input={tmp_path / 'export' / 'example_torch_export.py'}")
 
 
@@ -246,7 +246,7 @@ def test_the_example_of_an_export_gives_the_probabilities_of_the_run(
         run(f"run={folder}", *export)
 
 
-@pytest.mark.parametrize("shape", [(3, 6, 5), (1, 6, 5, 4)], ids=["pictures", "volumes"])
+@pytest.mark.parametrize("shape", [(3, 6, 5), (1, 6, 5, 4)], ids=["images", "volumes"])
 def test_bytes_of_any_dimension_are_learned_from(run: Callable[..., Path], tmp_path: Path, shape: Any) -> None:
     inputs = noise(24, *shape, dtype="uint8")
     root = save(tmp_path / "a.npz", inputs=inputs, labels=LABELS)

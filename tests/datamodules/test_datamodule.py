@@ -17,9 +17,9 @@ from datamodules.augment.mixing import Mixup
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.loader import BatchLoader
 from datamodules.storage import cache, worker_pool
-from datamodules.storage.cache import Stored
+from datamodules.storage.cache import CachedImages
 from datamodules.storage.inputs import InMemory, OnDevice, Split, Streamed, resident
-from tests.conftest import TINY, configure, inputs_of, write_pictures
+from tests.conftest import TINY, configure, inputs_of, write_images
 from tests.datamodules.test_image_datamodule import datamodule, loader_of, noise, trainer
 
 
@@ -36,13 +36,13 @@ def epoch_of(module: ImageDataModule) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("cache", ["auto", "disk", "off"])
-def test_where_pictures_are_kept_changes_no_bit(pictures: Path, monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
+def test_where_images_are_kept_changes_no_bit(images: Path, monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
     monkeypatch.setattr(worker_pool, "FEWEST_FOR_PROCESSES", 1)
     monkeypatch.setattr(image_datamodule, "SMALL", 0)
-    expected = folder(pictures, "datamodule.cache=memory")
-    found = folder(pictures, f"datamodule.cache={cache}")
-    again = folder(pictures, f"datamodule.cache={cache}")
-    kinds = {"auto": Stored, "disk": Stored, "off": Streamed}
+    expected = folder(images, "datamodule.cache=memory")
+    found = folder(images, f"datamodule.cache={cache}")
+    again = folder(images, f"datamodule.cache={cache}")
+    kinds = {"auto": CachedImages, "disk": CachedImages, "off": Streamed}
     for module in (found, again):
         assert isinstance(module._splits["train"].inputs, kinds[cache])
         assert module.mean_std == expected.mean_std and module.input_shape == expected.input_shape
@@ -62,7 +62,7 @@ ODD = {
 @pytest.mark.parametrize("processes", [0, 2])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 @pytest.mark.parametrize("odd", ODD)
-def test_pictures_taken_for_alike_are_those_that_all_headers_tell_of(
+def test_images_taken_for_alike_are_those_that_all_headers_tell_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, mode: str, processes: int
 ) -> None:
     generator = np.random.default_rng(0)
@@ -70,15 +70,15 @@ def test_pictures_taken_for_alike_are_those_that_all_headers_tell_of(
         (tmp_path / name).mkdir()
         for i in range(70):  # one in three is looked at first
             pixels = generator.integers(0, 256, (9, 9, 3), np.uint8)
-            picture = Image.fromarray(pixels).convert(mode)
+            image = Image.fromarray(pixels).convert(mode)
             if (name, i) == ("bee", 66):  # the 136th
-                picture = picture.convert(ODD[odd][0] if mode == "L" else mode).resize(ODD[odd][1])
-            picture.save(file := tmp_path / name / f"{i:03d}.png")
+                image = image.convert(ODD[odd][0] if mode == "L" else mode).resize(ODD[odd][1])
+            image.save(file := tmp_path / name / f"{i:03d}.png")
             if (name, i) == ("bee", 66) and "cut off" in odd:
                 file.write_bytes(file.read_bytes()[:60])
     (tmp_path / "ant" / "001.png").write_bytes(b"<html>")
     monkeypatch.setattr(worker_pool, "FEWEST_FOR_PROCESSES", 1)
-    options = ("datamodule.on_bad=skip", f"datamodule.num_workers={processes}")
+    options = ("datamodule.on_error=skip", f"datamodule.num_workers={processes}")
     expected = folder(tmp_path, "datamodule.cache=memory", *options)
     looks: list[str] = []
     monkeypatch.setattr(image_datamodule, "progress", lambda found, _, what, size: looks.append(what) or found)
@@ -86,10 +86,10 @@ def test_pictures_taken_for_alike_are_those_that_all_headers_tell_of(
     assert found.input_shape == expected.input_shape and found.class_counts == expected.class_counts
     assert all(map(torch.equal, epoch_of(found), epoch_of(expected)))
     unlike = ODD[odd][1] != (9, 9) or (mode == "L" and ODD[odd][0] == "RGB")
-    assert looks == ["looking at pictures"] * unlike
+    assert looks == ["looking at images"] * unlike
 
 
-def test_pictures_that_are_no_files_are_streamed_too() -> None:
+def test_images_that_are_no_files_are_streamed_too() -> None:
     found, expected = (
         instantiate(configure("datamodule=digits", *more).datamodule, _convert_="all")
         for more in (["datamodule.cache=off"], [])
@@ -100,55 +100,53 @@ def test_pictures_that_are_no_files_are_streamed_too() -> None:
     assert torch.equal(inputs_of(found, "test"), inputs_of(expected, "test"))
 
 
-def test_averaging_weights_copies_no_data(run: Callable[..., Path], pictures: Path, tmp_path: Path) -> None:
-    place = (f"datamodule.root={pictures}", "datamodule.cache=disk", f"datamodule.cache_dir={tmp_path / 'cache'}")
+def test_averaging_weights_copies_no_data(run: Callable[..., Path], images: Path, tmp_path: Path) -> None:
+    place = (f"datamodule.root={images}", "datamodule.cache=disk", f"datamodule.cache_dir={tmp_path / 'cache'}")
     average = ("callbacks=[default,ema]", "callbacks.ema.decay=0.5", "lit_module.net.pool=2")
     folder = run("+experiment=image_folder", *TINY, *place, *average)
     assert (folder / "model.pt").exists()
 
 
-def test_pictures_without_room_anywhere_are_decoded_as_they_are_needed(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch
+def test_images_without_room_anywhere_are_decoded_as_they_are_needed(
+    images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_datamodule, "SMALL", 0)
     monkeypatch.setattr(cache, "has_room", lambda folder, size: False)
-    assert isinstance(folder(pictures)._splits["train"].inputs, InMemory)
+    assert isinstance(folder(images)._splits["train"].inputs, InMemory)
     monkeypatch.setattr(image_datamodule, "free_memory", lambda: 0)
-    assert isinstance(folder(pictures)._splits["train"].inputs, Streamed)
+    assert isinstance(folder(images)._splits["train"].inputs, Streamed)
 
 
-def test_a_picture_changed_in_use_is_named(pictures: Path) -> None:
-    module = folder(pictures, "datamodule.cache=off")
+def test_an_image_changed_in_use_is_named(images: Path) -> None:
+    module = folder(images, "datamodule.cache=off")
     file = module.files("train")[5]
-    os.utime(pictures / file, (2**33, 2**33))
+    os.utime(images / file, (2**33, 2**33))
     with pytest.raises(UserError, match=rf"^{file}: changed while it was in use; "):
         epoch_of(module)
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk", "off"])
-def test_a_damaged_picture_is_passed_over_if_asked(
-    pictures: Path, capsys: pytest.CaptureFixture[str], cache: str
-) -> None:
-    whole = folder(pictures)
-    (pictures / "dark" / "004.png").write_bytes((pictures / "dark" / "004.png").read_bytes()[:150])
-    found = folder(pictures, f"datamodule.cache={cache}", "datamodule.on_bad=skip")
+def test_a_damaged_image_is_passed_over_if_asked(images: Path, capsys: pytest.CaptureFixture[str], cache: str) -> None:
+    whole = folder(images)
+    (images / "dark" / "004.png").write_bytes((images / "dark" / "004.png").read_bytes()[:150])
+    found = folder(images, f"datamodule.cache={cache}", "datamodule.on_error=skip")
     assert "passed over: dark/004.png (" in capsys.readouterr().err
     counts = [sum(len(module.files(split)) for split in ("train", "val", "test")) for module in (whole, found)]
     assert counts[1] == counts[0] - 1
     if cache == "off":
         with pytest.raises(UserError, match=r"^dark/004.png: .*; put it right"):
-            module = folder(pictures, "datamodule.cache=off")
+            module = folder(images, "datamodule.cache=off")
             [inputs_of(module, split) for split in ("train", "val", "test")]
     else:
-        with pytest.raises(UserError, match=r"^dark/004.png \(.*: 1 sample cannot be read; .*on_bad=skip$"):
-            folder(pictures, f"datamodule.cache={cache}")
+        with pytest.raises(UserError, match=r"^dark/004.png \(.*: 1 sample cannot be read; .*on_error=skip$"):
+            folder(images, f"datamodule.cache={cache}")
 
 
 @pytest.mark.parametrize("stage", ["fit", "inspect"])
-def test_a_class_of_which_too_little_can_be_read_names_a_file(pictures: Path, stage: str) -> None:
-    for file in (pictures / "dark").iterdir():
+def test_a_class_of_which_too_little_can_be_read_names_a_file(images: Path, stage: str) -> None:
+    for file in (images / "dark").iterdir():
         file.write_bytes(b"")
-    cfg = configure("datamodule=image_folder", f"datamodule.root={pictures}", "datamodule.on_bad=skip")
+    cfg = configure("datamodule=image_folder", f"datamodule.root={images}", "datamodule.on_error=skip")
     line = (
         r"^class dark: too few sound samples \(0\) .*; 40 could not be read, first dark/000.png \(the file is empty\)$"
     )
@@ -156,20 +154,20 @@ def test_a_class_of_which_too_little_can_be_read_names_a_file(pictures: Path, st
         instantiate(cfg.datamodule, _convert_="all").setup(stage)
 
 
-def test_a_damaged_picture_is_never_passed_over_in_a_test(tmp_path: Path) -> None:
+def test_a_damaged_image_is_never_passed_over_in_a_test(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         for name in ("ant", "bee"):
-            write_pictures(tmp_path / split / name, 4, level=90)
+            write_images(tmp_path / split / name, 4, level=90)
     (tmp_path / "test" / "bee" / "001.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"^test/bee/001.png \(the file is empty\): 1 sample .* no score may leave"):
-        folder(tmp_path, "datamodule.on_bad=skip")
+        folder(tmp_path, "datamodule.on_error=skip")
 
 
-def test_pictures_in_two_splits_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_in_two_splits_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     levels = iter(range(20, 200))
     for split in ("train", "val", "test"):
         for name in ("ant", "bee"):
-            write_pictures(tmp_path / split / name, 4, level=next(levels))
+            write_images(tmp_path / split / name, 4, level=next(levels))
     folder(tmp_path)
     assert capsys.readouterr().err == ""
     copy = (tmp_path / "train" / "ant" / "002.png").read_bytes()
@@ -180,7 +178,7 @@ def test_pictures_in_two_splits_are_named(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_files_of_their_own_are_needed_on_disk() -> None:
-    with pytest.raises(UserError, match=r"^datamodule.cache: these pictures are no files"):
+    with pytest.raises(UserError, match=r"^datamodule.cache: these images are no files"):
         datamodule(cache="disk").setup()
 
 
@@ -201,10 +199,10 @@ def test_a_subset_of_the_classes_is_labelled_in_its_order() -> None:
     assert {int(file.split("/")[1]) % 3 for file in module.files("train")} == {0, 2}
 
 
-def test_balanced_batches_draw_each_class_alike(pictures: Path) -> None:
+def test_balanced_batches_draw_each_class_alike(images: Path) -> None:
     for extra in range(30, 60):
-        (pictures / "dark" / f"{extra}.png").write_bytes((pictures / "dark" / "000.png").read_bytes())
-    module = folder(pictures, "datamodule.sampler=balanced")
+        (images / "dark" / f"{extra}.png").write_bytes((images / "dark" / "000.png").read_bytes())
+    module = folder(images, "datamodule.sampler=balanced")
     labels = torch.cat([batch.labels for batch in loader_of(module, "train")])
     counts = labels.bincount()
     assert len(labels) == len(module.files("train")) and counts.max() - counts.min() <= 1
@@ -248,9 +246,9 @@ def test_mixtures_have_the_parts_that_their_targets_say() -> None:
 
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])
 def test_a_mixed_run_learns_and_resumes_with_the_same_bits(
-    run: Callable[..., Path], pictures: Path, tmp_path: Path, mix: str
+    run: Callable[..., Path], images: Path, tmp_path: Path, mix: str
 ) -> None:
-    choices = ("+experiment=image_folder", f"datamodule.root={pictures}", *TINY[:2], *TINY[3:], f"datamodule/mix={mix}")
+    choices = ("+experiment=image_folder", f"datamodule.root={images}", *TINY[:2], *TINY[3:], f"datamodule/mix={mix}")
     choices = (*choices, "lit_module.net.pool=2", "lit_module/scheduler=constant")
     whole = run(*choices, "trainer.max_epochs=3", f"run_dir={tmp_path / 'whole'}")
     cut = run(*choices, "trainer.max_epochs=1", f"run_dir={tmp_path / 'cut'}")

@@ -44,5 +44,5 @@ def test_splits_are_stratified(digits: DigitsDataModule) -> None:
     assert digits.class_counts == (whole - test - val).tolist()
 
 
-def test_pictures_are_grey_squares_of_eight(digits: DigitsDataModule) -> None:
+def test_images_are_grey_squares_of_eight(digits: DigitsDataModule) -> None:
     assert digits.input_shape == (1, 8, 8)

@@ -1,4 +1,4 @@
-"""Splits, decoding, loaders and ToTensor of a data module of pictures, on a source in memory."""
+"""Splits, decoding, loaders and ToTensor of a data module of images, on a source in memory."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ CLASSES = ["ant", "bee", "cat"]
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class InMemory(ImageDataModule):
-    """The pictures of each split as uint8 [N, H, W] or [N, H, W, 3]; labels run through the classes."""
+    """The images of each split as uint8 [N, H, W] or [N, H, W, 3]; labels run through the classes."""
 
     source: dict[str, np.ndarray]
     names: list[str]
@@ -93,7 +93,7 @@ def test_labels_follow_the_names_of_a_networks_classes() -> None:
     module.setup("test")
     names, labels = module.class_names, module._splits["test"].labels
     before = [names[label] for label in labels.tolist()]
-    module.adopt(["another", *reversed(names)], (1, 6, 5))
+    module.relabel(["another", *reversed(names)], (1, 6, 5))
     assert [module.class_names[label] for label in module._splits["test"].labels.tolist()] == before
 
 
@@ -126,7 +126,7 @@ def test_only_training_batches_are_augmented() -> None:
         assert torch.equal(module.on_after_batch_transfer(batch, 0).inputs, to_float(batch.inputs))
 
 
-def test_transforms_of_one_picture_are_wrapped() -> None:
+def test_transforms_of_one_image_are_wrapped() -> None:
     module = datamodule(augment={"flip": v2.RandomHorizontalFlip(1.0)})
     module.setup()
     batch = next(iter(loader_of(module, "train")))
@@ -162,7 +162,7 @@ def test_a_class_too_small_to_split_is_refused(count: int) -> None:
         take_split(np.array([0] * 5 + [1] * count), None, 0.2, 0, ["ant", "bee"])
 
 
-def test_test_and_validation_pictures_are_taken_from_training_and_disjoint() -> None:
+def test_test_and_validation_images_are_taken_from_training_and_disjoint() -> None:
     source = noise(48, 6, 5)
     module = datamodule({"train": source}, val_fraction=0.5)
     module.setup()
@@ -174,7 +174,7 @@ def test_test_and_validation_pictures_are_taken_from_training_and_disjoint() -> 
     assert [labels(module, name).count(1) for name in parts] == [6, 6, 4]
 
 
-def test_names_and_labels_stay_with_their_pictures() -> None:
+def test_names_and_labels_stay_with_their_images() -> None:
     source = noise(48, 6, 5)
     module = datamodule({"train": source})
     module.setup()
@@ -204,7 +204,7 @@ def test_an_official_validation_split_is_kept() -> None:
     assert len(labels(module, "test")) == 12 and len(labels(module, "train")) == 36
 
 
-def test_the_tested_pictures_do_not_depend_on_the_seed_of_training() -> None:
+def test_the_tested_images_do_not_depend_on_the_seed_of_training() -> None:
     modules = [datamodule(seed=seed, split_seed=split) for seed, split in ((0, 0), (1, 0), (0, 1))]
     for module in modules:
         module.setup()
@@ -249,7 +249,7 @@ def test_input_shape_is_that_of_every_sample(
     assert all(pixels(module, name).shape[1:] == expected for name in ("train", "val", "test"))
 
 
-def test_one_colour_picture_in_any_split_makes_all_splits_colour() -> None:
+def test_one_colour_image_in_any_split_makes_all_splits_colour() -> None:
     module = datamodule({"train": noise(48, 6, 5), "test": noise(3, 6, 5, 3)})
     module.setup()
     assert module.input_shape == (3, 6, 5)

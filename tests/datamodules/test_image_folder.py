@@ -1,4 +1,4 @@
-"""Folders of pictures: every layout is read as it says, and every mistake in one is answered by its name."""
+"""Folders of images: every layout is read as it says, and every mistake in one is answered by its name."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from tests.conftest import PLAIN, ROOT
 
 
 def put(folder: Path, *names: str, level: int = 100, size: tuple[int, int] = (4, 4), mode: str = "RGB") -> None:
-    """Pictures of one colour; those in RGB are not grey."""
+    """Images of one colour; those in RGB are not grey."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         colour = (level, 0, 255 - level) if mode == "RGB" else level
@@ -35,7 +35,7 @@ def module_of(root: Path | str, **changes: Any) -> ImageFolderDataModule:
 def read(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     """The names of the files of each split, and the class names."""
     splits, names = module_of(root).read()
-    return {name: list(pictures.files) for name, pictures in splits.items()}, names
+    return {name: list(images.files) for name, images in splits.items()}, names
 
 
 def refusal(root: Path | str) -> str:
@@ -68,7 +68,7 @@ def test_files_are_named_from_the_root_on(
 @pytest.mark.parametrize("split", ["", "train/"])
 def test_files_are_named_from_the_root_of_the_system_on(monkeypatch: pytest.MonkeyPatch, split: str) -> None:
     monkeypatch.setattr(image_folder, "_folders", lambda folder: [("ant", f"/{split}ant")])
-    monkeypatch.setattr(image_folder, "pictures_below", lambda folder: [f"{folder}/a.png"])
+    monkeypatch.setattr(image_folder, "images_below", lambda folder: [f"{folder}/a.png"])
     samples = image_folder._scan("train", Path(f"/{split}"), ["ant"], Path("/"))
     assert samples.files == [f"{split}ant/a.png"]
 
@@ -158,7 +158,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, split: str) -> None:
             put(tmp_path / part / name, *numbered(6))
     (tmp_path / split / "ant" / "3.png").write_bytes(b"<html>not here</html>")
     name = f"{split}/ant/3.png".lstrip("/")
-    assert refusal(tmp_path).startswith(f"{name} (not a picture that Pillow reads): 1 sample cannot be read")
+    assert refusal(tmp_path).startswith(f"{name} (not an image that Pillow reads): 1 sample cannot be read")
 
 
 def test_a_missing_root_is_refused(tmp_path: Path) -> None:
@@ -181,19 +181,19 @@ def test_a_root_with_one_class_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["", "train"])
-@pytest.mark.parametrize("parent", ["pictures", "test"])
+@pytest.mark.parametrize("parent", ["images", "test"])
 def test_an_empty_class_is_named(tmp_path: Path, split: str, parent: str) -> None:
     root = tmp_path / parent
     put(root / split / "ant", *numbered(6))
     (root / split / "bee").mkdir()
-    assert refusal(root).startswith(f"{root / split / 'bee'}: holds no picture; ")
+    assert refusal(root).startswith(f"{root / split / 'bee'}: holds no image; ")
 
 
 def test_an_empty_validation_split_is_named(tmp_path: Path) -> None:
     for name in ("ant", "bee"):
         put(tmp_path / "train" / name, *numbered(6))
         (tmp_path / "val" / name).mkdir(parents=True)
-    assert refusal(tmp_path).startswith(f"{tmp_path / 'val'}: holds no picture; ")
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'val'}: holds no image; ")
 
 
 def test_a_split_without_class_folders_is_named(tmp_path: Path) -> None:
@@ -202,12 +202,12 @@ def test_a_split_without_class_folders_is_named(tmp_path: Path) -> None:
     assert refusal(tmp_path).startswith(f"{tmp_path / 'test'}: holds no folder of a class; ")
 
 
-def test_a_picture_that_pillow_does_not_read_is_named(tmp_path: Path) -> None:
+def test_an_image_that_pillow_does_not_read_is_named(tmp_path: Path) -> None:
     for name in ("ant", "bee"):
         put(tmp_path / name, *numbered(6))
     (tmp_path / "ant" / "7.HEIC").write_bytes(b"\0\0\0\x18ftypheic" * 9)
     (tmp_path / "bee" / "Thumbs.db").write_bytes(b"none of anybody's")
-    assert refusal(tmp_path).startswith("ant/7.HEIC (not a picture that Pillow reads): 1 sample cannot be read")
+    assert refusal(tmp_path).startswith("ant/7.HEIC (not an image that Pillow reads): 1 sample cannot be read")
 
 
 def test_an_extra_class_in_validation_is_named(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_class_missing_in_validation_shifts_no_label(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("modes", "channels"), [("LL", 1), ("RGB RGB", 3), ("L RGB", 3)])
-def test_colour_is_found_from_all_pictures(tmp_path: Path, modes: str, channels: int) -> None:
+def test_colour_is_found_from_all_images(tmp_path: Path, modes: str, channels: int) -> None:
     first, second = modes.split() if " " in modes else modes
     put(tmp_path / "ant", *numbered(6), mode=first)
     put(tmp_path / "bee", *numbered(6), mode=second)
@@ -245,7 +245,7 @@ def test_pixels_are_those_of_the_files(tmp_path: Path) -> None:
     assert np.allclose(np.array(std) * 255, [50, 0, 50])
 
 
-def test_pictures_of_many_sizes_become_one_square(tmp_path: Path) -> None:
+def test_images_of_many_sizes_become_one_square(tmp_path: Path) -> None:
     put(tmp_path / "ant", *numbered(6), size=(10, 14))
     put(tmp_path / "bee", *numbered(6), size=(30, 10))
     module = module_of(tmp_path)
@@ -256,11 +256,11 @@ def test_pictures_of_many_sizes_become_one_square(tmp_path: Path) -> None:
 def test_the_home_folder_may_be_written_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("ant", "bee"):
-        put(tmp_path / "pictures" / name, *numbered(1))
-    assert module_of(f"~{os.sep}pictures").read()[1] == ["ant", "bee"]
+        put(tmp_path / "images" / name, *numbered(1))
+    assert module_of(f"~{os.sep}images").read()[1] == ["ant", "bee"]
 
 
 def test_asking_for_suffixes_leaves_common_formats_first() -> None:
-    asked = "from datamodules.image_folder import is_picture; assert is_picture('a.png')"
+    asked = "from datamodules.image_folder import is_image; assert is_image('a.png')"
     order = "from PIL import Image; assert Image.ID.index('JPEG') < Image.ID.index('BLP')"
     subprocess.run([sys.executable, "-c", f"{asked}; {order}"], cwd=ROOT, check=True)

@@ -1,4 +1,4 @@
-"""Tables of pictures: every form is read as it says, and every mistake is answered by table and row."""
+"""Tables of images: every form is read as it says, and every mistake is answered by table and row."""
 
 import csv
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from conf.errors import UserError
 from datamodules.image_table import ImageTableDataModule
-from tests.conftest import PLAIN, TINY, inputs_of, write_pictures
+from tests.conftest import PLAIN, TINY, inputs_of, write_images
 from tests.datamodules.test_image_folder import module_of as folder_module_of
 from tests.datamodules.test_image_folder import numbered, put
 
@@ -174,7 +174,7 @@ def test_a_run_learns_from_a_table_and_is_tested_on_another(
 ) -> None:
     rows = []
     for name, level in (("dark", 60), ("light", 190)):
-        write_pictures(tmp_path / name, 40, level=level)
+        write_images(tmp_path / name, 40, level=level)
         rows += [f"{name}/{i:03d}.png,{name}" for i in range(40)]
     table = write(tmp_path / "t.csv", "\n".join(["path,label", *rows]))
     choices = ("trainer.max_epochs=4", "datamodule=image_table", "datamodule.batch_size=8")

@@ -37,25 +37,25 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 
 def write_mnist(root: Path, train: int, test: int) -> dict[str, np.ndarray]:
-    """Random pictures of 28×28 whose classes follow one another; returns the pictures of both splits."""
+    """Random images of 28×28 whose classes follow one another; returns the images of both splits."""
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
-    pictures = {}
+    images = {}
     for name, prefix, count in (("train", "train", train), ("test", "t10k", test)):
-        pictures[name] = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        write_idx(folder / f"{prefix}-images-idx3-ubyte", pictures[name])
+        images[name] = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        write_idx(folder / f"{prefix}-images-idx3-ubyte", images[name])
         write_idx(folder / f"{prefix}-labels-idx1-ubyte", np.arange(count) % 10)
-    return pictures
+    return images
 
 
 def write_folders(root: Path, *splits: str, suffix: str = "png", classes: tuple[str, ...] = ("AD", "AE")) -> None:
-    """Three 5×4 pictures for each class and split; their level tells the split, then the class."""
+    """Three 5×4 images for each class and split; their level tells the split, then the class."""
     for level, split in enumerate(splits):
         for label, name in enumerate(classes):
             (root / split / name).mkdir(parents=True)
             for i in range(3):
-                picture = Image.new("RGB", (5, 4), (100 * level + 50 * label, 0, 0))
-                picture.save(root / split / name / f"{i}.{suffix}")
+                image = Image.new("RGB", (5, 4), (100 * level + 50 * label, 0, 0))
+                image.save(root / split / name / f"{i}.{suffix}")
 
 
 def test_mnist_has_the_pixels_and_labels_of_its_files(tmp_path: Path) -> None:
@@ -168,8 +168,8 @@ def test_a_dataset_without_a_training_split_is_refused(tmp_path: Path, dataset: 
 
 
 @pytest.mark.parametrize("dataset", ["UCF101", "HMDB51", "PhotoTour", "Kinetics", "CocoDetection"])
-def test_a_dataset_of_anything_but_labelled_pictures_is_refused(tmp_path: Path, dataset: str) -> None:
-    expected = f"datamodule.dataset: {dataset} is no set of labelled pictures that Litmus can read; "
+def test_a_dataset_of_anything_but_labelled_images_is_refused(tmp_path: Path, dataset: str) -> None:
+    expected = f"datamodule.dataset: {dataset} is no set of labelled images that Litmus can read; "
     assert refusal(dataset, tmp_path).startswith(expected)
 
 
@@ -182,7 +182,7 @@ def write_kitti(root: Path) -> None:
 
 
 def write_celeba(root: Path) -> None:
-    """Six pictures, two a split, with two attributes each."""
+    """Six images, two a split, with two attributes each."""
     folder = root / "celeba"
     (folder / "img_align_celeba").mkdir(parents=True)
     for i in range(6):
@@ -195,12 +195,12 @@ def write_celeba(root: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torchvision's own open files
 @pytest.mark.parametrize(("dataset", "write"), [("Kitti", write_kitti), ("CelebA", write_celeba)])
-def test_a_dataset_of_boxes_or_of_several_labels_a_picture_is_refused(
+def test_a_dataset_of_boxes_or_of_several_labels_an_image_is_refused(
     tmp_path: Path, dataset: str, write: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path)
     monkeypatch.setattr("torchvision.datasets.CelebA._check_integrity", lambda _: True)
-    expected = f"datamodule.dataset: {dataset} has not one class a picture; choose another"
+    expected = f"datamodule.dataset: {dataset} has not one class an image; choose another"
     assert refusal(dataset, tmp_path) == expected
 
 

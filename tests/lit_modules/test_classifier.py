@@ -25,7 +25,7 @@ from datamodules.loader import Batch
 from lit_modules.classifier import LitClassifier
 from lit_modules.networks.cnn import CNN
 from lit_modules.networks.normalize import Normalize
-from tests.conftest import TINY, configure, inputs_of, write_pictures
+from tests.conftest import TINY, configure, inputs_of, write_images
 
 STEPS = 5
 SHORT = (*TINY, f"trainer.limit_train_batches={STEPS}", "trainer.limit_val_batches=2", "trainer.limit_test_batches=2")
@@ -57,7 +57,7 @@ def fit(*overrides: str, spies: tuple[Callback, ...] = ()) -> Fit:
 
 
 def classifier(**choices: Any) -> LitClassifier:
-    """A classifier of 2×8×8 pictures into 3 classes, without a Trainer."""
+    """A classifier of 2×8×8 images into 3 classes, without a Trainer."""
     defaults: dict[str, Any] = {
         "input_shape": (2, 8, 8),
         "class_names": ["ant", "bee", "cat"],
@@ -591,7 +591,7 @@ def test_checkpoint_of_other_shapes_is_refused(one_cycle: Path) -> None:
 
 def test_checkpoint_of_other_classes_is_refused(one_cycle: Path, tmp_path: Path) -> None:
     for name, level in (("dark", 60), ("light", 190)):
-        write_pictures(tmp_path / name, 10, level=level, size=(8, 8))
+        write_images(tmp_path / name, 10, level=level, size=(8, 8))
     with pytest.raises(UserError, match=r"class_names are \['0', '1', .*\['dark', 'light'\]; use the same data"):
         resume(one_cycle, "datamodule=image_folder", f"datamodule.root={tmp_path}")
 

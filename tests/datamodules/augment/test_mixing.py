@@ -17,7 +17,7 @@ SHAPES = [(13,), (9, 14), (5, 8, 6)]
 
 
 def pair(shape: tuple[int, ...], samples: int = 50) -> tuple[Tensor, Tensor]:
-    """Pictures that differ everywhere."""
+    """Images that differ everywhere."""
     first = torch.rand(samples, 3, *shape, generator=torch.Generator().manual_seed(0)) / 2
     return first, first + 0.5
 
@@ -93,7 +93,7 @@ def test_the_share_of_cutmix_is_that_of_the_pixels_kept(shape: tuple[int, ...]) 
 
 
 @pytest.mark.parametrize(("mixing", "number"), [(Mixup(0.2), 1 - 2**-24), (CutMix(1), 0.0)])
-def test_share_one_gives_the_first_picture(mixing: Mixing, number: float) -> None:
+def test_share_one_gives_the_first_image(mixing: Mixing, number: float) -> None:
     images, partners = pair((9, 14))
     mixed, share = mixing(images, partners, torch.full((50, mixing.draws), number))
     assert (share == 1).all() and torch.equal(mixed, images)

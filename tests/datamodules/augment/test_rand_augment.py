@@ -23,7 +23,7 @@ unmoved: dict[str, Any] = {"translate": [0, 0], "center": [0, 0]}
 
 
 def theirs(name: str, image: Tensor, magnitude: int, sign: int) -> Tensor:
-    """One operation of torchvision on a picture of HEIGHT × WIDTH."""
+    """One operation of torchvision on an image of HEIGHT × WIDTH."""
     strength = magnitude / 30
     slant = math.degrees(math.atan(sign * 0.3 * strength))
     shift = [sign * int(150 / 331 * length * strength) for length in (WIDTH, HEIGHT)]
@@ -48,7 +48,7 @@ def theirs(name: str, image: Tensor, magnitude: int, sign: int) -> Tensor:
 
 
 def bytes_of(channels: int, samples: int = 1) -> Tensor:
-    """uint8 pictures of few levels, so that there is something to spread."""
+    """uint8 images of few levels, so that there is something to spread."""
     pixels = np.random.default_rng(0).normal(120, 30, (samples, channels, HEIGHT, WIDTH))
     return torch.from_numpy(pixels.clip(10, 230).astype(np.uint8))
 
@@ -58,7 +58,7 @@ def drawing(name: str, sign: int = 1) -> Tensor:
     return torch.tensor([[(OPERATIONS.index(name) + 0.5) / 14, 0.25 if sign < 0 else 0.75]])
 
 
-# In levels: torchvision rounds what it sampled, and cuts the fraction off a blend, or off both its pictures.
+# In levels: torchvision rounds what it sampled, and cuts the fraction off a blend, or off both its images.
 TOLERANCE = (
     dict.fromkeys(GEOMETRY, 0.51)
     | dict.fromkeys(["brightness", "color", "contrast", "sharpness"], 2)
@@ -100,7 +100,7 @@ def test_outcomes_are_all_that_torchvision_has_and_no_others() -> None:
     assert met == set(range(len(draws)))
 
 
-def test_a_picture_of_one_colour_or_of_few_pixels_keeps_its_levels() -> None:
+def test_an_image_of_one_colour_or_of_few_pixels_keeps_its_levels() -> None:
     flat, small = torch.full((1, 3, 24, 31), 100 / 255), bytes_of(3)[..., :8, :8] / 255
     for name in ("autocontrast", "equalize"):
         assert torch.allclose(RandAugment(1, 9)(flat, drawing(name)), flat, rtol=0, atol=1e-6)
@@ -113,7 +113,7 @@ def test_identity_keeps_every_bit_of_levels_in_between() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (5, 2)])
-def test_the_smallest_pictures_pass(size: tuple[int, int]) -> None:
+def test_the_smallest_images_pass(size: tuple[int, int]) -> None:
     images = torch.rand(14, 3, *size, generator=torch.Generator().manual_seed(0))
     draws = torch.cat([drawing(name) for name in OPERATIONS])
     assert RandAugment(1, 30)(images, draws).isfinite().all()

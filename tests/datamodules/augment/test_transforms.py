@@ -30,7 +30,7 @@ WORD = 2**64 - 1
 EDGES = (0.0, 0.2, 0.5, 0.8, 1 - 2**-24)
 
 
-def pictures(samples: int = 6, channels: int = 3, height: int = 7, width: int = 10, seed: int = 0) -> Tensor:
+def images(samples: int = 6, channels: int = 3, height: int = 7, width: int = 10, seed: int = 0) -> Tensor:
     return torch.rand(samples, channels, height, width, generator=torch.Generator().manual_seed(seed))
 
 
@@ -92,81 +92,81 @@ def test_more_draws_leave_the_first_as_they_are() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_sample_does_not_depend_on_its_batch(name: str) -> None:
-    images, index = pictures(64), torch.arange(100, 164)
-    whole = augment(images, index, 3, 5, [ALL[name]()])
+    inputs, index = images(64), torch.arange(100, 164)
+    whole = augment(inputs, index, 3, 5, [ALL[name]()])
     for part in (torch.tensor([40]), torch.tensor([63, 2, 17]), torch.arange(64).flip(0)):
-        assert torch.equal(augment(images[part], index[part], 3, 5, [ALL[name]()]), whole[part])
+        assert torch.equal(augment(inputs[part], index[part], 3, 5, [ALL[name]()]), whole[part])
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_outcome_differs_between_samples_epochs_and_seeds(name: str) -> None:
-    images, index = pictures(1).repeat(32, 1, 1, 1), torch.arange(32)
-    base = augment(images, index, 0, 0, [ALL[name]()])
+    inputs, index = images(1).repeat(32, 1, 1, 1), torch.arange(32)
+    base = augment(inputs, index, 0, 0, [ALL[name]()])
     assert not torch.equal(base[:16], base[16:])
-    assert not torch.equal(base, augment(images, index, 0, 1, [ALL[name]()]))
-    assert not torch.equal(base, augment(images, index, 1, 0, [ALL[name]()]))
+    assert not torch.equal(base, augment(inputs, index, 0, 1, [ALL[name]()]))
+    assert not torch.equal(base, augment(inputs, index, 1, 0, [ALL[name]()]))
 
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pictures_keep_their_shape_and_range(name: str, channels: int) -> None:
-    for images in (pictures(100, channels), torch.ones(100, channels, 7, 10), torch.zeros(100, channels, 7, 10)):
-        changed = augment(images, torch.arange(100), 1, 1, [ALL[name]()])
-        assert changed.shape == images.shape and changed.dtype == torch.float32
+def test_images_keep_their_shape_and_range(name: str, channels: int) -> None:
+    for inputs in (images(100, channels), torch.ones(100, channels, 7, 10), torch.zeros(100, channels, 7, 10)):
+        changed = augment(inputs, torch.arange(100), 1, 1, [ALL[name]()])
+        assert changed.shape == inputs.shape and changed.dtype == torch.float32
         assert changed.min() >= 0 and changed.max() <= 1
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_pictures_given_are_left_as_they_were(name: str) -> None:
-    images = pictures()
-    before = images.clone()
-    augment(images, torch.arange(6), 0, 0, [ALL[name]()])
-    assert torch.equal(images, before)
+def test_the_images_given_are_left_as_they_were(name: str) -> None:
+    inputs = images()
+    before = inputs.clone()
+    augment(inputs, torch.arange(6), 0, 0, [ALL[name]()])
+    assert torch.equal(inputs, before)
 
 
 def test_augmentations_follow_one_another_with_numbers_of_their_own() -> None:
-    images, index = pictures(), torch.arange(6)
+    inputs, index = images(), torch.arange(6)
     drawn = uniform(index, 2, 3, 3)
-    expected = Cutout(4)(HorizontalFlip(0.5)(images, drawn[:, :1]), drawn[:, 1:])
-    assert torch.equal(augment(images, index, 2, 3, [HorizontalFlip(0.5), Cutout(4)]), expected)
-    assert torch.equal(augment(images, index, 2, 3, []), images)
+    expected = Cutout(4)(HorizontalFlip(0.5)(inputs, drawn[:, :1]), drawn[:, 1:])
+    assert torch.equal(augment(inputs, index, 2, 3, [HorizontalFlip(0.5), Cutout(4)]), expected)
+    assert torch.equal(augment(inputs, index, 2, 3, []), inputs)
 
 
 def test_flip_equals_a_slow_one() -> None:
-    images, drawn = pictures(40), numbers(40, 1)
-    expected = [image[:, :, ::-1] if u < 0.3 else image for image, u in zip(images.numpy(), drawn[:, 0], strict=True)]
-    assert np.array_equal(HorizontalFlip(0.3)(images, drawn), np.stack(expected))
+    inputs, drawn = images(40), numbers(40, 1)
+    expected = [image[:, :, ::-1] if u < 0.3 else image for image, u in zip(inputs.numpy(), drawn[:, 0], strict=True)]
+    assert np.array_equal(HorizontalFlip(0.3)(inputs, drawn), np.stack(expected))
 
 
 @pytest.mark.parametrize(("p", "flipped"), [(0.0, False), (1.0, True)])
 def test_flip_never_and_always(p: float, flipped: bool) -> None:
-    images = pictures(40)
-    assert torch.equal(HorizontalFlip(p)(images, numbers(40, 1)), images.flip(3) if flipped else images)
+    inputs = images(40)
+    assert torch.equal(HorizontalFlip(p)(inputs, numbers(40, 1)), inputs.flip(3) if flipped else inputs)
 
 
 @pytest.mark.parametrize(("fill", "mode"), [("reflect", "reflect"), ("black", "constant")])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_crop_equals_a_slow_one(fill: str, mode: str, channels: int) -> None:
-    images, drawn = pictures(40, channels), numbers(40, 2)
+    inputs, drawn = images(40, channels), numbers(40, 2)
     expected = []
-    for image, (down, right) in zip(images.numpy(), drawn.tolist(), strict=True):
+    for image, (down, right) in zip(inputs.numpy(), drawn.tolist(), strict=True):
         padded = np.pad(image, ((0, 0), (3, 3), (3, 3)), mode=mode)
         top, left = math.floor(down * 7), math.floor(right * 7)
         expected.append(padded[:, top : top + 7, left : left + 10])
-    assert np.array_equal(RandomCrop(3, fill)(images, drawn), np.stack(expected))
+    assert np.array_equal(RandomCrop(3, fill)(inputs, drawn), np.stack(expected))
 
 
 def test_cutout_equals_a_slow_one() -> None:
-    images, drawn = pictures(40), numbers(40, 2)
+    inputs, drawn = images(40), numbers(40, 2)
     for size in (1, 3, 4, 30):
-        expected = images.numpy().copy()
+        expected = inputs.numpy().copy()
         for image, (down, right) in zip(expected, drawn.tolist(), strict=True):
             top, left = math.floor(down * 7) - size // 2, math.floor(right * 10) - size // 2
             for y in range(7):
                 for x in range(10):
                     if top <= y < top + size and left <= x < left + size:
                         image[:, y, x] = 0
-        assert np.array_equal(Cutout(size)(images, drawn), expected)
+        assert np.array_equal(Cutout(size)(inputs, drawn), expected)
 
 
 def color_numbers(*factors: float, strength: float = 0.5) -> Tensor:
@@ -176,7 +176,7 @@ def color_numbers(*factors: float, strength: float = 0.5) -> Tensor:
 
 @pytest.mark.parametrize("factors", [(0.6, 1, 1), (1.4, 1, 1), (1, 0.5, 1), (1, 1.4, 1), (1, 1, 0.5), (1, 1, 1.4)])
 def test_color_equals_torchvision_one_by_one(factors: tuple[float, float, float]) -> None:
-    image = pictures(1)
+    image = images(1)
     ours = ColorJitter(0.5, 0.5, 0.5, 0)(image, color_numbers(*factors))
     theirs = tv.adjust_brightness(image, factors[0])
     theirs = tv.adjust_contrast(theirs, factors[1])
@@ -187,7 +187,7 @@ def test_color_equals_torchvision_one_by_one(factors: tuple[float, float, float]
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_color_equals_torchvision_one_after_another(channels: int) -> None:
-    image, factors = pictures(1, channels), (1.3, 0.7, 1.4)
+    image, factors = images(1, channels), (1.3, 0.7, 1.4)
     ours = ColorJitter(0.5, 0.5, 0.5, 0)(image, color_numbers(*factors))
     theirs = tv.adjust_contrast(tv.adjust_brightness(image, factors[0]), factors[1])
     theirs = tv.adjust_saturation(theirs, factors[2]) if channels == 3 else theirs
@@ -196,24 +196,24 @@ def test_color_equals_torchvision_one_after_another(channels: int) -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_color_without_strength_changes_nothing(channels: int) -> None:
-    images = pictures(20, channels)
-    assert torch.allclose(ColorJitter(0, 0, 0, 0)(images, numbers(20, 4)), images, rtol=0, atol=2**-22)
+    inputs = images(20, channels)
+    assert torch.allclose(ColorJitter(0, 0, 0, 0)(inputs, numbers(20, 4)), inputs, rtol=0, atol=2**-22)
 
 
 def test_hue_is_a_turn_in_the_plane_of_chrominance() -> None:
     # Muted colours, so that nothing is clamped. Coefficients from Wikipedia, "YIQ" (FCC NTSC of 1953 and 1987).
-    images = 0.4 + 0.2 * pictures(1)
+    inputs = 0.4 + 0.2 * images(1)
     hue, number = 0.2, 0.9
     to_yiq = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-    y, i, q = np.tensordot(to_yiq, images[0].double().numpy(), 1)
+    y, i, q = np.tensordot(to_yiq, inputs[0].double().numpy(), 1)
     turned = (i + 1j * q) * np.exp(2j * np.pi * hue * (2 * number - 1))
     expected = np.tensordot(np.linalg.inv(to_yiq), np.stack([y, turned.real, turned.imag]), 1)
-    ours = ColorJitter(0, 0, 0, hue)(images, torch.tensor([[0.5, 0.5, 0.5, number]]))
+    ours = ColorJitter(0, 0, 0, hue)(inputs, torch.tensor([[0.5, 0.5, 0.5, number]]))
     assert np.abs(ours[0].numpy() - expected).max() < 1e-6
 
 
 def test_saturation_and_hue_leave_grey_alone() -> None:
-    grey = pictures(20, 1).repeat(1, 3, 1, 1)
+    grey = images(20, 1).repeat(1, 3, 1, 1)
     assert torch.allclose(ColorJitter(0, 0, 1, 0.5)(grey, numbers(20, 4)), grey, rtol=0, atol=1e-3)
 
 
@@ -224,30 +224,30 @@ def affine_numbers(turn: float = 0, zoom: float = 0, shear: float = 0, x: float 
 
 @pytest.mark.parametrize("numbers_given", [affine_numbers(), affine_numbers(0.9, -0.9, 0.3, 0.7, -0.2)])
 def test_affine_without_strength_changes_nothing(numbers_given: Tensor) -> None:
-    images = pictures(1)
-    assert torch.allclose(RandomAffine(0, 0, 0, 0)(images, numbers_given), images, rtol=0, atol=1e-5)
+    inputs = images(1)
+    assert torch.allclose(RandomAffine(0, 0, 0, 0)(inputs, numbers_given), inputs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("quarters", [-1, 1])
 def test_a_quarter_turn_is_rot90(quarters: int) -> None:
-    square = pictures(1, 3, 8, 8)
+    square = images(1, 3, 8, 8)
     ours = RandomAffine(180, 0, 0, 0)(square, affine_numbers(turn=quarters / 2))
     assert torch.allclose(ours, torch.rot90(square, quarters, (2, 3)), rtol=0, atol=1e-5)
 
 
-def test_a_half_turn_of_any_picture_mirrors_both_axes() -> None:
-    images = pictures(1)
-    ours = RandomAffine(180, 0, 0, 0)(images, affine_numbers(turn=-1))
-    assert torch.allclose(ours, images.flip(2, 3), rtol=0, atol=1e-5)
+def test_a_half_turn_of_any_image_mirrors_both_axes() -> None:
+    inputs = images(1)
+    ours = RandomAffine(180, 0, 0, 0)(inputs, affine_numbers(turn=-1))
+    assert torch.allclose(ours, inputs.flip(2, 3), rtol=0, atol=1e-5)
 
 
-def test_a_shift_by_whole_pixels_moves_the_picture() -> None:
-    images = pictures(1, 3, 8, 16)
+def test_a_shift_by_whole_pixels_moves_the_image() -> None:
+    inputs = images(1, 3, 8, 16)
     # A quarter of the size at most: half of that is 1 of 8 rows, and 2 of 16 columns.
-    right = RandomAffine(0, 0.25, 0, 0)(images, affine_numbers(x=-0.5))
-    assert torch.allclose(right[..., 2:], images[..., :-2], rtol=0, atol=1e-5) and (right[..., :2] == 0).all()
-    down = RandomAffine(0, 0.25, 0, 0)(images, affine_numbers(y=-0.5))
-    assert torch.allclose(down[..., 1:, :], images[..., :-1, :], rtol=0, atol=1e-5) and (down[..., :1, :] == 0).all()
+    right = RandomAffine(0, 0.25, 0, 0)(inputs, affine_numbers(x=-0.5))
+    assert torch.allclose(right[..., 2:], inputs[..., :-2], rtol=0, atol=1e-5) and (right[..., :2] == 0).all()
+    down = RandomAffine(0, 0.25, 0, 0)(inputs, affine_numbers(y=-0.5))
+    assert torch.allclose(down[..., 1:, :], inputs[..., :-1, :], rtol=0, atol=1e-5) and (down[..., :1, :] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -262,22 +262,22 @@ def test_a_shift_by_whole_pixels_moves_the_picture() -> None:
 )
 @pytest.mark.parametrize(("height", "width"), [(12, 12), (9, 16), (16, 9)])
 def test_affine_equals_torchvision_on_any_shape(ours: Tensor, theirs: dict, height: int, width: int) -> None:
-    images = pictures(1, 3, height, width)
+    inputs = images(1, 3, height, width)
     arguments = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]} | theirs
-    expected = tv.affine(images, **arguments, interpolation=tv.InterpolationMode.BILINEAR)
-    assert torch.allclose(RandomAffine(40, 0, 0.4, 20)(images, ours), expected, rtol=0, atol=1e-4)
+    expected = tv.affine(inputs, **arguments, interpolation=tv.InterpolationMode.BILINEAR)
+    assert torch.allclose(RandomAffine(40, 0, 0.4, 20)(inputs, ours), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("height", "width"), [(7, 7), (5, 9), (9, 5)])
 def test_affine_equals_a_slow_one_with_all_at_once(height: int, width: int) -> None:
-    images = pictures(1, 1, height, width)
+    inputs = images(1, 1, height, width)
     angle, zoom, shear, x, y = 25.0, 1.25, 12.0, -0.1, 0.15  # degrees, factor, degrees, shares of the size
     cos, sin, skew = math.cos(math.radians(angle)), math.sin(math.radians(angle)), math.tan(math.radians(shear))
-    source = images[0, 0].numpy()
+    source = inputs[0, 0].numpy()
     expected = np.zeros((height, width))
     for row in range(height):
         for column in range(width):
-            # From the centre of the picture, in pixels: shear, then turn and zoom, then shift, to where it comes from.
+            # From the centre of the image, in pixels: shear, then turn and zoom, then shift, to where it comes from.
             across, down = column - (width - 1) / 2, row - (height - 1) / 2
             across += skew * down
             across, down = (cos * across - sin * down) / zoom, (sin * across + cos * down) / zoom
@@ -287,25 +287,25 @@ def test_affine_equals_a_slow_one_with_all_at_once(height: int, width: int) -> N
                     if 0 <= i < height and 0 <= j < width:
                         expected[row, column] += source[i, j] * (1 - abs(down - i)) * (1 - abs(across - j))
     signed = affine_numbers(angle / 90, (zoom - 1) / 0.5, shear / 45, x / 0.4, y / 0.4)
-    ours = RandomAffine(90, 0.4, 0.5, 45)(images, signed)
+    ours = RandomAffine(90, 0.4, 0.5, 45)(inputs, signed)
     assert np.abs(ours[0, 0].numpy() - expected).max() < 1e-5
 
 
-def test_per_sample_gives_each_picture_its_own_seed() -> None:
-    images, drawn = pictures(5), numbers(5, 1)
+def test_per_sample_gives_each_image_its_own_seed() -> None:
+    inputs, drawn = images(5), numbers(5, 1)
     transform = v2.RandomResizedCrop((7, 10), antialias=True)
     expected = []
-    for image, number in zip(images, drawn[:, 0].tolist(), strict=True):
+    for image, number in zip(inputs, drawn[:, 0].tolist(), strict=True):
         with torch.random.fork_rng():
             torch.manual_seed(int(number * 2**24))
             expected.append(transform(image))
-    assert torch.equal(PerSample(transform)(images, drawn), torch.stack(expected))
+    assert torch.equal(PerSample(transform)(inputs, drawn), torch.stack(expected))
 
 
 def test_per_sample_leaves_the_global_generator_as_it_was() -> None:
     torch.manual_seed(11)
     before = torch.get_rng_state()
-    PerSample(v2.TrivialAugmentWide())(pictures(), numbers(6, 1))
+    PerSample(v2.TrivialAugmentWide())(images(), numbers(6, 1))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -328,7 +328,7 @@ def test_other_transforms_are_wrapped_and_ours_are_not() -> None:
         (lambda: ColorJitter(0, 0, 0, 0.6), "hue: must be between 0 and 0.5 turns, not 0.6"),
         (lambda: RandomAffine(0, 0, 1, 0), "scale: must be between 0 and 1, not 1"),
         (
-            lambda: RandomCrop(7, "reflect")(pictures(), numbers(6, 2)),
+            lambda: RandomCrop(7, "reflect")(images(), numbers(6, 2)),
             "datamodule.augment: a crop's padding of 7 is too much",
         ),
     ],

@@ -1,4 +1,4 @@
-"""Pictures that are the same or nearly are found without comparing all with all, and no others."""
+"""Images that are the same or nearly are found without comparing all with all, and no others."""
 
 import io
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from scipy.spatial.distance import cosine
 from sklearn.datasets import load_sample_images
 
 from datamodules.inspection.duplicates import FARTHEST, LEAST, candidates, connected, hashes, likeness, same, spectrum
-from datamodules.storage.decode import Form, to_array
+from datamodules.storage.decode import ImageSpec, to_array
 
 FIELD = 64
 SIDE = 32
@@ -22,7 +22,7 @@ SIDE = 32
 
 @cache
 def photographs() -> list[Image.Image]:
-    """64 pictures of 32×32 that differ: fields of two photographs, without those that show next to nothing, of which a
+    """64 images of 32×32 that differ: fields of two photographs, without those that show next to nothing, of which a
     compressed copy is no copy."""
     fields = []
     for photograph in load_sample_images().images:
@@ -35,19 +35,19 @@ def photographs() -> list[Image.Image]:
     return fields
 
 
-def pixels(pictures: list[Image.Image]) -> np.ndarray:
+def pixels(images: list[Image.Image]) -> np.ndarray:
     """As a data module reads them."""
-    return np.stack([to_array(picture, Form(3, (SIDE, SIDE), "pad", True)) for picture in pictures])
+    return np.stack([to_array(image, ImageSpec(3, (SIDE, SIDE), "pad", True)) for image in images])
 
 
-def jpeg(picture: Image.Image, quality: int) -> Image.Image:
+def jpeg(image: Image.Image, quality: int) -> Image.Image:
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=quality)
+    image.save(file, "JPEG", quality=quality)
     return Image.open(file)
 
 
-def brightened(picture: Image.Image, factor: float, more: float) -> Image.Image:
-    return picture.point(lambda value: min(255, max(0, round(value * factor + more))))
+def brightened(image: Image.Image, factor: float, more: float) -> Image.Image:
+    return image.point(lambda value: min(255, max(0, round(value * factor + more))))
 
 
 def test_spectrum_is_the_cosine_transform() -> None:
@@ -83,29 +83,29 @@ def test_search_ends_where_all_look_alike() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda picture: jpeg(picture, 95),
-        lambda picture: jpeg(picture, 75),
-        lambda picture: picture.convert("L").convert("RGB"),
-        lambda picture: brightened(picture, 1, 10),
-        lambda picture: brightened(picture, 1, -10),
-        lambda picture: brightened(picture, 1.1, 0),
-        lambda picture: brightened(picture, 0.9, 0),
-        lambda picture: picture.resize((24, 24), Image.Resampling.BICUBIC),
-        lambda picture: picture.resize((128, 128), Image.Resampling.LANCZOS),
-        lambda picture: jpeg(brightened(picture.resize((48, 48)), 1.05, 0), 90),
+        lambda image: jpeg(image, 95),
+        lambda image: jpeg(image, 75),
+        lambda image: image.convert("L").convert("RGB"),
+        lambda image: brightened(image, 1, 10),
+        lambda image: brightened(image, 1, -10),
+        lambda image: brightened(image, 1.1, 0),
+        lambda image: brightened(image, 0.9, 0),
+        lambda image: image.resize((24, 24), Image.Resampling.BICUBIC),
+        lambda image: image.resize((128, 128), Image.Resampling.LANCZOS),
+        lambda image: jpeg(brightened(image.resize((48, 48)), 1.05, 0), 90),
     ],
     ids=["jpeg 95", "jpeg 75", "grey", "+10", "-10", "+10 %", "-10 %", "smaller", "larger", "all three"],
 )
-def test_every_changed_copy_is_found_and_no_other_picture(change: Callable[[Image.Image], Image.Image]) -> None:
-    pictures = photographs()
-    count = len(pictures)
-    spectra = spectrum(pixels(pictures + [change(picture) for picture in pictures]))
+def test_every_changed_copy_is_found_and_no_other_image(change: Callable[[Image.Image], Image.Image]) -> None:
+    images = photographs()
+    count = len(images)
+    spectra = spectrum(pixels(images + [change(image) for image in images]))
     pairs, _ = candidates(hashes(spectra))
     alike = pairs[likeness(spectra[pairs[:, 0]], spectra[pairs[:, 1]]) >= LEAST]
     np.testing.assert_array_equal(alike, np.stack([np.arange(count), np.arange(count) + count], 1))
 
 
-def test_pictures_that_share_much_are_not_nearly_the_same() -> None:
+def test_images_that_share_much_are_not_nearly_the_same() -> None:
     here = pixels(photographs()).astype(np.float32)
     mixed = 0.65 * here + 0.35 * np.roll(here, 1, axis=0)  # a correlation of about 0.88
     found = likeness(spectrum(here), spectrum(mixed))
@@ -123,7 +123,7 @@ def test_likeness_is_a_correlation() -> None:
     np.testing.assert_allclose(likeness(one[None], other[None]), [expected], rtol=1e-4)
 
 
-def test_pictures_without_contrast_are_like_no_other() -> None:
+def test_images_without_contrast_are_like_no_other() -> None:
     flat = spectrum(np.full((2, 3, SIDE, SIDE), [[[[90]]], [[[91]]]], np.uint8))
     assert likeness(flat[:1], flat[1:])[0] < 0.5
 

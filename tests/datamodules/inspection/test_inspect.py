@@ -16,15 +16,15 @@ from conf.errors import UserError
 from datamodules.inspection.report import draw_sheet
 from datamodules.storage.inputs import InMemory, Split
 from lit_modules.optim.losses import weigh_classes
-from tests.conftest import write_pictures
+from tests.conftest import write_images
 from tests.datamodules.inspection.test_duplicates import photographs
 
 FOLDER = ("task=inspect", "+experiment=image_folder")
 
 
-def write(path: Path, picture: Image.Image, **options: Any) -> None:
+def write(path: Path, image: Image.Image, **options: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, **options)
+    image.save(path, **options)
 
 
 @pytest.fixture
@@ -60,9 +60,9 @@ def groups(found: list[dict[str, Any]]) -> list[list[str]]:
 def test_what_is_wrong_is_told_and_stops_nothing(
     run: Callable[..., Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = report(run, tmp_path / "out", f"datamodule.root={folder}", "datamodule.on_bad=error")
+    found = report(run, tmp_path / "out", f"datamodule.root={folder}", "datamodule.on_error=raise")
     assert found["damaged"] == [
-        {"file": "train/aa/page.jpg", "reason": "not a picture that Pillow reads"},
+        {"file": "train/aa/page.jpg", "reason": "not an image that Pillow reads"},
         {"file": "test/aa/empty.png", "reason": "the file is empty"},
     ]
     exact = found["duplicates"]["exact"]
@@ -91,10 +91,10 @@ def test_what_is_wrong_is_told_and_stops_nothing(
         assert word in console
 
 
-def test_training_pictures_of_which_none_can_be_read_are_one_line(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_training_images_of_which_none_can_be_read_are_one_line(run: Callable[..., Path], tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         for name in ("a", "b"):
-            write_pictures(tmp_path / "data" / split / name, 2, level=90, size=(64, 64))
+            write_images(tmp_path / "data" / split / name, 2, level=90, size=(64, 64))
     for path in (tmp_path / "data" / "train").rglob("*.png"):
         os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(UserError, match=r"^train/a/000.png: .*, and so is all there is to learn from; "):
@@ -114,14 +114,14 @@ def test_counts_and_measures_are_those_of_the_files(run: Callable[..., Path], fo
     assert found["formats"] == {"PNG": 45, "BMP": 1, "TIFF": 1, "JPEG": 1}
     assert found["sizes"]["height"] == {"min": 32, "median": 32, "max": 64}
     assert found["sizes"]["width"] == {"min": 32, "median": 32, "max": 64}
-    assert found["sizes"]["commonest"][0] == {"height": 32, "width": 32, "pictures": 46}
+    assert found["sizes"]["commonest"][0] == {"height": 32, "width": 32, "images": 46}
     assert found["input"]["shape"] == [3, 32, 32]
     assert found["decoded"]["bytes"] == 3 * 32 * 32 * 50
     assert found["decoding"]["timed"] == 50 and found["decoding"]["seconds"] > 0
 
 
 @pytest.mark.parametrize("place", ["disk", "off"])
-def test_where_pictures_are_kept_changes_no_finding(
+def test_where_images_are_kept_changes_no_finding(
     run: Callable[..., Path], folder: Path, tmp_path: Path, place: str
 ) -> None:
     ours = report(run, tmp_path / "ours", f"datamodule.root={folder}", f"datamodule.cache={place}")
@@ -133,7 +133,7 @@ def test_where_pictures_are_kept_changes_no_finding(
     assert ours == theirs
 
 
-def test_pictures_that_are_no_files_are_inspected(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_images_that_are_no_files_are_inspected(run: Callable[..., Path], tmp_path: Path) -> None:
     run("task=inspect", f"output={tmp_path}")
     found = json.loads((tmp_path / "inspection.json").read_text())
     assert sum(found["splits"].values()) == 1797
@@ -143,9 +143,9 @@ def test_pictures_that_are_no_files_are_inspected(run: Callable[..., Path], tmp_
 
 
 def test_report_of_nothing_wrong_is_short(
-    run: Callable[..., Path], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Callable[..., Path], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(*FOLDER, f"datamodule.root={pictures}", f"output={tmp_path / 'out'}")
+    run(*FOLDER, f"datamodule.root={images}", f"output={tmp_path / 'out'}")
     console = capsys.readouterr().out
     assert "Samples" in console and "Measured" in console
     assert "cannot be read" not in console and "the same" not in console

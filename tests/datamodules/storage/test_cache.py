@@ -16,11 +16,11 @@ from PIL import Image
 
 from conf.errors import UserError
 from datamodules.storage import cache
-from datamodules.storage.decode import Decoded, Form, decode_all, decode_to
+from datamodules.storage.decode import Decoded, ImageSpec, decode_all, decode_to
 from datamodules.storage.worker_pool import Workers
 from tests.conftest import ROOT
 
-FORM = Form(3, (6, 5), "crop", True)
+FORM = ImageSpec(3, (6, 5), "crop", True)
 PLENTY = 10**9
 
 
@@ -35,18 +35,18 @@ def on_disk(folder: Path, count: int, damaged: tuple[int, ...] = ()) -> list[str
     return [str(path) for path in paths]
 
 
-def make(cache_dir: Path, paths: list[str], within: int = PLENTY) -> cache.Stored:
+def make(cache_dir: Path, paths: list[str], within: int = PLENTY) -> cache.CachedImages:
     with Workers(None, paths) as workers:
         return cache.make(cache_dir, cache.fingerprint(paths, FORM), paths, FORM, workers, within)
 
 
-def all_of(stored: cache.Stored, count: int) -> np.ndarray:
+def all_of(stored: cache.CachedImages, count: int) -> np.ndarray:
     return np.concatenate([part.numpy() for part in stored.read(np.array_split(np.arange(count), 7))])
 
 
 @pytest.fixture
 def paths(tmp_path: Path) -> list[str]:
-    return on_disk(tmp_path / "pictures", 300)
+    return on_disk(tmp_path / "images", 300)
 
 
 def test_pixels_are_those_of_decoding(tmp_path: Path, paths: list[str]) -> None:
@@ -81,11 +81,11 @@ def test_a_store_larger_than_memory_is_given_back(tmp_path: Path, paths: list[st
     assert (most - before > 30 * 2**20) == grows, "of 56 MiB"
 
 
-def test_damaged_pictures_are_remembered_with_their_reasons(tmp_path: Path) -> None:
-    paths = on_disk(tmp_path / "pictures", 140, damaged=(2, 130))
+def test_damaged_images_are_remembered_with_their_reasons(tmp_path: Path) -> None:
+    paths = on_disk(tmp_path / "images", 140, damaged=(2, 130))
     made = make(tmp_path / "cache", paths)
     found = cache.find(tmp_path / "cache", cache.fingerprint(paths, FORM), PLENTY)
-    assert found is not None and found.bad == made.bad == dict.fromkeys((2, 130), "not a picture that Pillow reads")
+    assert found is not None and found.bad == made.bad == dict.fromkeys((2, 130), "not an image that Pillow reads")
 
 
 def touched(path: str) -> None:
@@ -112,7 +112,7 @@ def test_another_order_or_option_is_another_store(paths: list[str]) -> None:
         cache.fingerprint(paths[::-1], FORM),
         cache.fingerprint(paths[1:], FORM),
         *(cache.fingerprint(paths, FORM._replace(**{key: value})) for key, value in
-          {"channels": 1, "size": (5, 6), "resize": "pad", "draft": False}.items()),
+          {"channels": 1, "size": (5, 6), "resize": "pad", "jpeg_draft": False}.items()),
     }  # fmt: skip
     assert len(names) == 7
 
@@ -154,7 +154,7 @@ def test_a_store_that_cannot_be_written_is_one_line(tmp_path: Path, paths: list[
         make(tmp_path / "cache", paths)
 
 
-def full_from_the_second_part_on(file: Path, form: Form, task: tuple[int, list[str]]) -> Decoded:
+def full_from_the_second_part_on(file: Path, form: ImageSpec, task: tuple[int, list[str]]) -> Decoded:
     if file.stat().st_size > 1000:
         raise OSError(28, "No space left on device")
     return decode_to(file, form, task)
@@ -214,12 +214,12 @@ make(Path(sys.argv[1]), sorted(map(str, Path(sys.argv[2]).iterdir())))
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_fifty_kills_leave_no_wrong_picture(tmp_path: Path) -> None:
-    paths = sorted(on_disk(tmp_path / "pictures", 3000))
+def test_fifty_kills_leave_no_wrong_image(tmp_path: Path) -> None:
+    paths = sorted(on_disk(tmp_path / "images", 3000))
     expected = decode_all(paths, FORM).pixels
     name = cache.fingerprint(paths, FORM)
     generator = np.random.default_rng(0)
-    command = [sys.executable, "-c", MAKE, str(tmp_path / "cache"), str(tmp_path / "pictures")]
+    command = [sys.executable, "-c", MAKE, str(tmp_path / "cache"), str(tmp_path / "images")]
     began = time.monotonic()
     subprocess.run(command, cwd=ROOT, check=True)
     seconds = time.monotonic() - began

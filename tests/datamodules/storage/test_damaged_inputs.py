@@ -15,13 +15,13 @@ from PIL import Image
 
 from conf.errors import UserError
 from datamodules.image_datamodule import ImageDataModule
-from tests.conftest import configure, write_pictures
+from tests.conftest import configure, write_images
 from tests.datamodules.storage.test_decode import UPRIGHT
 
 SIDE = 8
 COLOURS = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 4), dtype=np.uint8)
 RGB, GREY, ALPHA = COLOURS[..., :3], COLOURS[..., 0], COLOURS[..., 3:]
-# Ways to make an input below a sound folder of two classes of six pictures, and what must be seen of it.
+# Ways to make an input below a sound folder of two classes of six images, and what must be seen of it.
 Make = Callable[[Path], Any]
 Check = Callable[[ImageDataModule | UserError, Path], None]
 
@@ -40,7 +40,7 @@ def refused(start: str, reason: str = "") -> Check:
 
 
 def holds(count: int) -> Check:
-    """So many pictures are read."""
+    """So many images are read."""
 
     def check(outcome: ImageDataModule | UserError, root: Path) -> None:
         assert not isinstance(outcome, UserError), outcome
@@ -50,7 +50,7 @@ def holds(count: int) -> Check:
 
 
 def odd_one(outcome: ImageDataModule | UserError, root: Path) -> np.ndarray:
-    """The pixels `[H, W, 3]` of the thirteenth picture."""
+    """The pixels `[H, W, 3]` of the thirteenth image."""
     holds(13)(outcome, root)
     assert isinstance(outcome, ImageDataModule)
     for split, samples in outcome._splits.items():
@@ -75,8 +75,8 @@ def shows_a_line(outcome: ImageDataModule | UserError, root: Path) -> None:
     assert odd_one(outcome, root).max() == 255
 
 
-def saved(name: str, picture: Image.Image, **options: Any) -> Make:
-    return lambda root: picture.save(root / "ant" / name, **options)
+def saved(name: str, image: Image.Image, **options: Any) -> Make:
+    return lambda root: image.save(root / "ant" / name, **options)
 
 
 def content(name: str, data: bytes) -> Make:
@@ -134,7 +134,7 @@ def aliased(root: Path) -> None:
     (root / "ant" / "alias").symlink_to("deep", target_is_directory=True)
 
 
-def folder_named_as_a_picture(root: Path) -> None:
+def folder_named_as_an_image(root: Path) -> None:
     (root / "ant" / "x.jpg").mkdir()
     Image.fromarray(RGB).save(root / "ant" / "x.jpg" / "odd.png")
 
@@ -149,7 +149,7 @@ def split(*folders: str) -> Make:
 
     def make(root: Path) -> None:
         for folder in ("train/ant", "train/bee", *folders):
-            write_pictures(root / folder, 6, level=90, size=(SIDE, SIDE))
+            write_images(root / folder, 6, level=90, size=(SIDE, SIDE))
         for name in ("ant", "bee"):
             for path in (root / name).iterdir():
                 path.unlink()
@@ -169,9 +169,9 @@ def locked(name: str) -> Make:
 
 
 def palette() -> Image.Image:
-    picture = Image.frombytes("P", (SIDE, SIDE), bytes(i % 4 for i in range(SIDE * SIDE)))
-    picture.putpalette([255, 0, 0, 10, 200, 30, 0, 0, 255, 90, 90, 90])
-    return picture
+    image = Image.frombytes("P", (SIDE, SIDE), bytes(i % 4 for i in range(SIDE * SIDE)))
+    image.putpalette([255, 0, 0, 10, 200, 30, 0, 0, 255, 90, 90, 90])
+    return image
 
 
 def colours_of_palette() -> np.ndarray:
@@ -199,8 +199,8 @@ ROWS: dict[str, tuple[Make, Check]] = {
     "half_a_gif": (content("odd.gif", half(encoded("gif"))), refused("ant/odd.gif (", "truncated")),
     "half_a_webp": (content("odd.webp", half(encoded("webp"))), refused("ant/odd.webp (")),
     "header_alone": (content("odd.png", encoded("png")[:20]), refused("ant/odd.png (")),
-    "html_as_jpg": (content("odd.jpg", b"<html>404</html>"), refused("ant/odd.jpg (not a picture that Pillow reads)")),
-    "text_as_png": (content("odd.png", b"no picture\n" * 9), refused("ant/odd.png (not a picture that Pillow reads)")),
+    "html_as_jpg": (content("odd.jpg", b"<html>404</html>"), refused("ant/odd.jpg (not an image that Pillow reads)")),
+    "text_as_png": (content("odd.png", b"no image\n" * 9), refused("ant/odd.png (not an image that Pillow reads)")),
     "broken_chunk": (content("odd.png", with_a_broken_chunk()), refused("ant/odd.png (")),
     "bomb": (content("odd.png", claiming(30_000, 30_000)), refused("ant/odd.png (", "exceeds limit")),
     "half_a_bomb": (content("odd.png", claiming(10_000, 9500)), refused("ant/odd.png (", "truncated")),
@@ -215,7 +215,7 @@ ROWS: dict[str, tuple[Make, Check]] = {
     "link_upwards": (link("up", ".."), holds(12)),
     "two_links_to_a_folder": (aliased, holds(13)),
     "resource_fork": (content("._odd.jpg", b"\0\5\26\7"), holds(12)),
-    "folder_as_jpg": (folder_named_as_a_picture, shows(RGB)),
+    "folder_as_jpg": (folder_named_as_an_image, shows(RGB)),
     "nested": (nested, shows(RGB)),
     "gif_as_png": (saved("odd.png", Image.fromarray(GREY), format="gif"), shows(GREY)),
     "gif_of_frames": (saved("odd.gif", Image.fromarray(GREY), **GREY_FRAMES), shows(GREY)),
@@ -238,7 +238,7 @@ ROWS: dict[str, tuple[Make, Check]] = {
     "blanks": (saved(" odd  one .png", Image.fromarray(RGB)), shows(RGB)),
     "no_unicode": (saved(os.fsdecode(b"odd\xff.png"), Image.fromarray(RGB)), shows(RGB)),
     "upper_case": (saved("odd.PNG", Image.fromarray(RGB)), shows(RGB)),
-    "empty_class": (lambda root: (root / "cat").mkdir(), refused("{root}/cat: holds no picture")),
+    "empty_class": (lambda root: (root / "cat").mkdir(), refused("{root}/cat: holds no image")),
     "no_root": (lambda root: root.rename(root.parent / "moved"), refused("datamodule.root: {root} does not exist")),
     "file_as_root": (
         lambda root: (root.rename(root.parent / "moved"), root.write_bytes(b"x")),
@@ -271,7 +271,7 @@ MARKS = {
 def test_input(tmp_path: Path, name: str) -> None:
     root = tmp_path / "root"
     for folder in ("ant", "bee"):
-        write_pictures(root / folder, 6, level=90, size=(SIDE, SIDE))
+        write_images(root / folder, 6, level=90, size=(SIDE, SIDE))
     make, check = ROWS[name]
     make(root)
     cfg = configure("datamodule=image_folder", f"datamodule.root={root}", f"datamodule.image_size={SIDE}")

@@ -16,7 +16,7 @@ from conf.errors import UserError
 from conf.files import read_rows
 from lit_modules.callbacks import adam_to_sgd
 from lit_modules.callbacks.adam_to_sgd import rate_ratio
-from lit_modules.optim.schedulers import WarmupCosineLR, hand_over
+from lit_modules.optim.schedulers import WarmupCosineLR, transfer_schedule
 from tests.conftest import TINY
 from tests.test_resume import COMPARED, RANDOM, assert_resumable_at_every_step, assert_same, cut_off_after, load, table
 
@@ -34,7 +34,7 @@ CHANGING = (
 @pytest.fixture
 def change_after_the_second_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the scores are: they are those of one machine."""
-    monkeypatch.setattr(adam_to_sgd, "jumps", lambda scores, size: int(len(scores) == 3))
+    monkeypatch.setattr(adam_to_sgd, "jumps", lambda scores, min_jump: int(len(scores) == 3))
 
 
 def optimizer_of(folder: Path, name: str = "last.ckpt") -> dict[str, object]:
@@ -87,7 +87,7 @@ def test_schedule_keeps_its_course_on_the_new_rates() -> None:
     scheduler, alone = WarmupCosineLR(adam, 10, 0.3), WarmupCosineLR(torch.optim.SGD(groups()), 10, 0.3)
     for step in range(10):
         if step == 4:
-            hand_over(adam, sgd, 3.0, [scheduler])
+            transfer_schedule(adam, sgd, 3.0, [scheduler])
         expected = [group["lr"] * (3 if step >= 4 else 1) for group in alone.optimizer.param_groups]
         assert [group["lr"] for group in scheduler.optimizer.param_groups] == pytest.approx(expected)
         scheduler.optimizer.step()
@@ -100,7 +100,9 @@ def test_schedule_keeps_its_course_on_the_new_rates() -> None:
 def test_change_is_made_once_when_the_rule_says_so(
     run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = run(*CHANGING, "lit_module.optimizer.lr=0.3", "callbacks.adam_to_sgd.size=1e-9", "trainer.max_epochs=10")
+    folder = run(
+        *CHANGING, "lit_module.optimizer.lr=0.3", "callbacks.adam_to_sgd.min_jump=1e-9", "trainer.max_epochs=10"
+    )
     assert capsys.readouterr().out.count("val/acc jumped in 1 of 3 epochs: from AdamW to SGD, lr 0.3 → ") == 1
     accuracies = [float(row["val/acc"]) for row in read_rows(folder / "metrics.csv")]
     turned = next(epoch for epoch in range(2, 10) if adam_to_sgd.jumps(accuracies[epoch - 2 : epoch + 1], 1e-9))
@@ -149,7 +151,7 @@ def test_run_resumed_at_any_step_has_the_same_bits(run: Callable[..., Path], mon
 def test_two_ranks_change_together_and_resume(
     command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    choices = [*CHANGING, "lit_module.optimizer.lr=0.3", "callbacks.adam_to_sgd.size=1e-9", "trainer.max_epochs=10"]
+    choices = [*CHANGING, "lit_module.optimizer.lr=0.3", "callbacks.adam_to_sgd.min_jump=1e-9", "trainer.max_epochs=10"]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     two = ("devices=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
     assert (result := command(*choices, *two, f"run_dir={whole}")).returncode == 0, result.stderr
@@ -172,7 +174,7 @@ def test_two_ranks_change_together_and_resume(
         (("lit_module/optimizer=sgd",), r"lit_module\.optimizer: adam_to_sgd changes from Adam, .* not SGD"),
         (("lit_module/scheduler=one_cycle",), r"lit_module\.scheduler: OneCycleLR cannot go on with another optimizer"),
         (("+lit_module.param_groups.h={pattern:head.*,eps:1.0}",), r"param_groups\.h\.eps: the optimizer has no such"),
-        (("callbacks.adam_to_sgd.step=0.0",), r"step: must be above 0"),
+        (("callbacks.adam_to_sgd.lr_scale=0.0",), r"lr_scale: must be above 0"),
         (("callbacks.adam_to_sgd.window=2",), r"window: must be 3 epochs or more"),
     ],
     ids=["optimizer", "schedule", "group", "step", "window"],

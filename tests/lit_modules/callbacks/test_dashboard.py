@@ -18,13 +18,13 @@ from conf import schema
 from lit_modules.callbacks import dashboard
 from lit_modules.callbacks.dashboard import Dashboard
 from lit_modules.callbacks.predictions import CollectPredictions
-from lit_modules.callbacks.speed import Speed
+from lit_modules.callbacks.throughput import Throughput
 from lit_modules.classifier import LitClassifier
 from lit_modules.loggers.tensorboard import TensorBoard
 from tests.conftest import DRAWN, configure
 from tests.lit_modules.evaluation.test_image_grid import SHAPES, network
 
-ALWAYS = ("callbacks.dashboard.largest_share=null", "callbacks.predictions.largest_share=null")
+ALWAYS = ("callbacks.dashboard.max_overhead=null", "callbacks.predictions.max_overhead=null")
 FEW = ("trainer.limit_train_batches=3", "trainer.limit_val_batches=2", "trainer.limit_test_batches=2")
 OF_A_SPLIT = ("confusion", "classes", "reliability", "roc", "precision_recall", "mistakes")
 OF_THE_NETWORK = ("inputs/train", "inputs/val", "network/filters", "network/feature_maps")
@@ -58,18 +58,18 @@ def events(resumed: Path) -> EventAccumulator:
 
 
 @pytest.mark.parametrize("tag", [*OF_THE_NETWORK, *(f"val/{name}" for name in OF_A_SPLIT)])
-def test_picture_stands_once_an_epoch(events: EventAccumulator, tag: str) -> None:
+def test_image_stands_once_an_epoch(events: EventAccumulator, tag: str) -> None:
     assert steps(events, "Images", tag) == [0, 1, 2]
     for event in events.Images(tag):
         assert event.encoded_image_string.startswith(b"\x89PNG") and event.width >= 300
 
 
 @pytest.mark.parametrize("name", OF_A_SPLIT)
-def test_picture_of_the_test_stands_once(events: EventAccumulator, name: str) -> None:
+def test_image_of_the_test_stands_once(events: EventAccumulator, name: str) -> None:
     assert steps(events, "Images", f"test/{name}") == [3]
 
 
-def test_there_are_no_other_pictures(events: EventAccumulator) -> None:
+def test_there_are_no_other_images(events: EventAccumulator) -> None:
     expected = {*OF_THE_NETWORK, *(f"{split}/{name}" for split in ("val", "test") for name in OF_A_SPLIT)}
     assert set(events.Tags()["images"]) == expected
 
@@ -113,7 +113,7 @@ def test_inputs_are_those_that_the_network_gets(run: Callable[..., Path], monkey
     drawn: dict[str, Any] = {}
 
     def forward(module: LitClassifier, inputs: Tensor) -> Tensor:
-        if len(inputs) > 1:  # not ModelTable's zeros, nor the sample of the feature maps
+        if len(inputs) > 1:  # not ModelSummary's zeros, nor the sample of the feature maps
             got[module.training].append(inputs.clone())
         return module.net(module.normalize(inputs))
 
@@ -179,7 +179,7 @@ def test_nothing_runs_without_the_callbacks(run: Callable[..., Path], monkeypatc
     def never(*arguments: Any, **options: Any) -> None:
         raise AssertionError
 
-    for callback in (Dashboard, CollectPredictions, Speed):
+    for callback in (Dashboard, CollectPredictions, Throughput):
         monkeypatch.setattr(callback, "on_train_start", never)
         monkeypatch.setattr(callback, "on_test_epoch_start", never, raising=False)
     monkeypatch.setattr(Trainer, "validate", never)
@@ -191,7 +191,7 @@ def test_nothing_runs_without_the_callbacks(run: Callable[..., Path], monkeypatc
 
 
 def test_run_without_tensorboard_has_its_files(run: Callable[..., Path]) -> None:
-    folder = run(*DRAWN, *FEW, "logger=[epoch_table]")
+    folder = run(*DRAWN, *FEW, "logger=[epoch_csv]")
     assert not list(folder.glob("events*"))
     assert (folder / "report.md").is_file() and (folder / "predictions.csv").is_file()
 
@@ -211,7 +211,7 @@ class Batch(NamedTuple):
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_series_pictures_and_volumes_pass_through_all_of_it(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_series_images_and_volumes_pass_through_all_of_it(tmp_path: Path, shape: tuple[int, ...]) -> None:
     count = 8
     batch = Batch(torch.rand(count, *shape), torch.arange(count) % 4, torch.arange(count), count)
     module = LitClassifier(
@@ -225,7 +225,7 @@ def test_series_pictures_and_volumes_pass_through_all_of_it(tmp_path: Path, shap
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     trainer = Trainer(
         accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, logger=TensorBoard(str(tmp_path)),
-        callbacks=[Dashboard(1, None), CollectPredictions(1, None), Speed()], enable_checkpointing=False,
+        callbacks=[Dashboard(1, None), CollectPredictions(1, None), Throughput()], enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=1,
     )  # fmt: skip
     loader = DataLoader([batch], batch_size=None)  # type: ignore[arg-type]

@@ -19,19 +19,19 @@ def texts(figure: Figure) -> str:
     return "\n".join(text.get_text() for text in figure.findobj(lambda each: hasattr(each, "get_text")))
 
 
-def picture(content: bytes) -> Image.Image:
+def image(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content))
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 40, 1000])
-def test_every_figure_is_a_picture_of_a_size_that_can_be_shown(num_classes: int) -> None:
-    drawn = evaluation(num_classes, samples=2000).pictures
+def test_every_figure_is_an_image_of_a_size_that_can_be_shown(num_classes: int) -> None:
+    drawn = evaluation(num_classes, samples=2000).images
     expected = {"confusion", "classes", "reliability", "roc", "precision_recall", "mistakes"}
     assert set(drawn) == (expected | {"threshold"} if num_classes == 2 else expected)
     for name, content in drawn.items():
-        width, height = picture(content).size
+        width, height = image(content).size
         assert 300 <= width <= 2500 and 100 <= height <= 2500, name
-        assert np.asarray(picture(content).convert("L")).mean() > 110, f"{name} is light"
+        assert np.asarray(image(content).convert("L")).mean() > 110, f"{name} is light"
 
 
 @pytest.mark.parametrize(("num_classes", "names_shown", "part"), [(10, 10, False), (60, 60, False), (1000, 50, True)])
@@ -114,12 +114,12 @@ def test_missing_validation_leaves_a_gap_in_the_history() -> None:
 
 def test_style_is_kept_to_ourselves() -> None:
     before = dict(matplotlib.rcParams)
-    evaluation(3).pictures  # noqa: B018 (computed by being asked for)
+    evaluation(3).images  # noqa: B018 (computed by being asked for)
     assert dict(matplotlib.rcParams) == before
 
 
 def test_no_state_of_pyplot_is_touched() -> None:
-    evaluation(3).pictures  # noqa: B018
+    evaluation(3).images  # noqa: B018
     assert pyplot.get_fignums() == []
 
 

@@ -1,4 +1,4 @@
-"""Series, pictures and volumes can all be drawn, and looking into a network changes nothing in it."""
+"""Series, images and volumes can all be drawn, and looking into a network changes nothing in it."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def network(input_shape: tuple[int, ...]) -> CNN:
 
 
 def shown(figure: Figure) -> list[np.ndarray]:
-    """The pictures of a grid, in order."""
+    """The images of a grid, in order."""
     return [np.asarray(image.get_array()) for image in figure.axes[0].images]
 
 
@@ -35,10 +35,10 @@ def test_every_kind_of_sample_is_drawn(shape: tuple[int, ...]) -> None:
     assert len(figure.axes[0].texts) == 10
 
 
-def test_pictures_are_shown_as_they_are() -> None:
+def test_images_are_shown_as_they_are() -> None:
     samples = np.random.default_rng(0).random((2, 3, 4, 5)).astype(np.float32)
-    for picture, sample in zip(shown(grid(samples, ["", ""], "")), samples, strict=True):
-        np.testing.assert_array_equal(picture, sample.transpose(1, 2, 0))
+    for image, sample in zip(shown(grid(samples, ["", ""], "")), samples, strict=True):
+        np.testing.assert_array_equal(image, sample.transpose(1, 2, 0))
 
 
 @pytest.mark.parametrize("caption", ["\udcb0.png", "cat\n\udcb0.png"])
@@ -51,14 +51,14 @@ def test_a_file_name_that_is_no_utf_8_is_drawn(caption: str) -> None:
 def test_of_a_volume_the_middle_slice_is_shown() -> None:
     volume = np.zeros((1, 1, 7, 4, 4), np.float32)
     volume[0, 0, 3] = 0.5
-    (picture,) = shown(grid(volume, [""], ""))
-    assert (picture == 0.5).all()
+    (image,) = shown(grid(volume, [""], ""))
+    assert (image == 0.5).all()
 
 
 def test_what_leaves_the_unit_interval_is_scaled_into_it() -> None:
     figure = grid(np.array([[[[-1.0, 3.0]]]]), [""], "")
-    (picture,) = shown(figure)
-    assert picture.tolist() == [[0, 1]]
+    (image,) = shown(figure)
+    assert image.tolist() == [[0, 1]]
     assert figure.axes[0].images[0].get_clim() == (0, 1), "grey is not stretched"
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 import train
 from datamodules.loader import BatchLoader
 from datamodules.storage.inputs import InMemory, Split
-from lit_modules.evaluation.predictions import MISTAKES, Collector, Predictions, spread
+from lit_modules.evaluation.predictions import MISTAKES, Collector, Predictions, evenly_spaced
 from tests.conftest import DRAWN, configure, inputs_of
 
 CLASSES = 3
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
 
 def split_of(samples: int) -> Split:
-    """Logits instead of pictures, so that a prediction needs no network."""
+    """Logits instead of images, so that a prediction needs no network."""
     generator = torch.Generator().manual_seed(samples)
     labels = torch.randint(CLASSES, (samples,), generator=generator)
     return Split(
@@ -144,6 +144,6 @@ def test_two_ranks_write_the_predictions_of_one(command: Callable[..., object], 
 def test_spread_rows_come_from_all_over_the_split(samples: int, batch_size: int) -> None:
     batches = torch.arange(samples).split(batch_size)
     size = len(batches[0])
-    rows = torch.cat([batch[spread(32, i, size, len(batches))] for i, batch in enumerate(batches)])
+    rows = torch.cat([batch[evenly_spaced(32, i, size, len(batches))] for i, batch in enumerate(batches)])
     assert len(rows) >= min(samples, 32) / 2 and len(rows.unique()) == len(rows)
     assert len(rows.diff().unique()) <= 1 and rows[0] == 0

@@ -46,10 +46,10 @@ def samples(shape: tuple[int, ...]) -> Tensor:
     return torch.randint(0, 256, (SAMPLES, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def by_hand(module: LitClassifier, pictures: Tensor) -> Tensor:
+def by_hand(module: LitClassifier, images: Tensor) -> Tensor:
     """The probabilities by the classifier itself, not by the Predictor that is exported."""
     with torch.inference_mode():
-        return (module(pictures / torch.tensor(255.0)) / TEMPERATURE).softmax(1)
+        return (module(images / torch.tensor(255.0)) / TEMPERATURE).softmax(1)
 
 
 def facts(resize: str | None = "pad") -> dict[str, Any]:
@@ -59,11 +59,11 @@ def facts(resize: str | None = "pad") -> dict[str, Any]:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_a_thousand_samples_agree(tmp_path: Path, file_format: str, shape: tuple[int, ...]) -> None:
-    module, pictures = trained(shape), samples(shape)
-    expected = by_hand(module, pictures)
+    module, images = trained(shape), samples(shape)
+    expected = by_hand(module, images)
     assert expected.max() > 0.95 and expected.min() < 0.01
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    for inputs in (pictures, pictures / torch.tensor(255.0)):
+    for inputs in (images, images / torch.tensor(255.0)):
         resize = "pad" if len(shape) == 3 else None
         predictor = Predictor(module, TEMPERATURE)
         assert export(predictor, inputs, expected, facts(resize), file_format, tmp_path) <= TOLERANCE
@@ -73,31 +73,31 @@ def test_a_thousand_samples_agree(tmp_path: Path, file_format: str, shape: tuple
 
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_a_wrong_preprocessing_is_not_written(tmp_path: Path, file_format: str) -> None:
-    module, pictures = trained(SHAPES[1]), samples(SHAPES[1])
+    module, images = trained(SHAPES[1]), samples(SHAPES[1])
     predictor = Predictor(module, TEMPERATURE)
     predictor.white.fill_(254.9)
     with pytest.raises(UserError, match=f"^format: the {file_format} export differs from the network by .*e-0"):
-        export(predictor, pictures, by_hand(module, pictures), facts(), file_format, tmp_path / "export")
+        export(predictor, images, by_hand(module, images), facts(), file_format, tmp_path / "export")
     assert not (tmp_path / "export").exists()
 
 
 def test_an_extra_that_is_missing_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export_module, "find_spec", lambda name: None if name == "onnxscript" else name)
-    module, pictures = trained(SHAPES[1]), samples(SHAPES[1])
+    module, images = trained(SHAPES[1]), samples(SHAPES[1])
     with pytest.raises(UserError, match=r'^format: onnx needs onnxscript; pip install -e "\.\[onnx\]"$'):
-        export(Predictor(module, 1), pictures, by_hand(module, pictures), facts(), "onnx", tmp_path)
+        export(Predictor(module, 1), images, by_hand(module, images), facts(), "onnx", tmp_path)
 
 
 def test_a_moved_run_without_its_data_gives_files_that_need_no_litmus(
-    run: Callable[..., Path], pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    run: Callable[..., Path], images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    root = f"datamodule.root={pictures}"
+    root = f"datamodule.root={images}"
     folder = run("+experiment=image_folder", root, *TINY, "lit_module.class_weights=auto", "lit_module.net.pool=2")
-    picture = shutil.copy(next((pictures / "light").iterdir()), tmp_path / "picture.jpg")
+    image = shutil.copy(next((images / "light").iterdir()), tmp_path / "image.jpg")
     run(f"run={folder}", "task=export", "format=torch_export")
     assert "validation samples" in capfd.readouterr().out
     moved = shutil.move(folder, tmp_path / "moved")
-    shutil.rmtree(pictures)
+    shutil.rmtree(images)
 
     answers = []
     for file_format in FORMATS:
@@ -105,14 +105,14 @@ def test_a_moved_run_without_its_data_gives_files_that_need_no_litmus(
             run(f"run={moved}", "task=export", f"format={file_format}", f"input={kind}")
             output = capfd.readouterr()
             assert "noise" in output.out and "datamodule.root: " in output.err
-            example = [sys.executable, "-I", "-W", "error::UserWarning", f"example_{file_format}.py", str(picture)]
+            example = [sys.executable, "-I", "-W", "error::UserWarning", f"example_{file_format}.py", str(image)]
             answer = subprocess.run(
                 example, cwd=moved / "export", capture_output=True, text=True, check=True, timeout=120
             )
             answers.append(json.loads(answer.stdout.replace("'", '"')))
     weights = torch.load(moved / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     assert weights["normalize.mean"].shape == (3, 1, 1)
-    pixels = torch.tensor(np.asarray(Image.open(picture))).permute(2, 0, 1)[None]
+    pixels = torch.tensor(np.asarray(Image.open(image))).permute(2, 0, 1)[None]
     module = instantiate(
         configure(f"run={moved}").lit_module,
         input_shape=(3, 12, 12),

@@ -1,4 +1,4 @@
-"""task=predict gives a row for every picture that can be read, with the network's own probabilities."""
+"""task=predict gives a row for every image that can be read, with the network's own probabilities."""
 
 import csv
 import json
@@ -17,18 +17,18 @@ from PIL import Image
 import train
 from conf.errors import UserError
 from datamodules.image_stream import find, read_in_batches
-from datamodules.storage.decode import Form
+from datamodules.storage.decode import ImageSpec
 from lit_modules.inference.predict import predict
 from lit_modules.inference.predictor import Predictor
-from tests.conftest import TINY, configure, write_pictures
+from tests.conftest import TINY, configure, write_images
 from tests.lit_modules.inference.test_export import NAMES, trained
 
 
 @pytest.fixture
-def trained_run(run: Callable[..., Path], pictures: Path) -> Path:
-    """A run that learned from pictures that are no longer here."""
-    folder = run("+experiment=image_folder", f"datamodule.root={pictures}", *TINY, "lit_module.net.pool=2")
-    shutil.rmtree(pictures)
+def trained_run(run: Callable[..., Path], images: Path) -> Path:
+    """A run that learned from images that are no longer here."""
+    folder = run("+experiment=image_folder", f"datamodule.root={images}", *TINY, "lit_module.net.pool=2")
+    shutil.rmtree(images)
     return folder
 
 
@@ -39,16 +39,16 @@ def table(output: Path) -> dict[str, dict[str, str]]:
 
 
 def probabilities_of(folder: Path, path: Path) -> list[float]:
-    """By the LitClassifier itself, of one picture of the right size."""
+    """By the LitClassifier itself, of one image of the right size."""
     module = train.best_network(configure(f"run={folder}"))
     pixels = torch.tensor(np.asarray(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None]
     with torch.inference_mode():
         return module(pixels / torch.tensor(255.0)).softmax(1)[0].tolist()
 
 
-def test_every_picture_gets_its_probabilities(run: Callable[..., Path], trained_run: Path, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "new" / "deep" / "down", 3, level=200)
-    write_pictures(tmp_path / "new", 70, level=40, suffix="bmp")
+def test_every_image_gets_its_probabilities(run: Callable[..., Path], trained_run: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "new" / "deep" / "down", 3, level=200)
+    write_images(tmp_path / "new", 70, level=40, suffix="bmp")
     output = tmp_path / "out"
     run(f"run={trained_run}", "task=predict", f"input={tmp_path / 'new'}", f"output={output}")
     rows = table(output)
@@ -72,11 +72,9 @@ def test_every_picture_gets_its_probabilities(run: Callable[..., Path], trained_
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "table", "tabs", "glob"])
-def test_pictures_are_named_in_four_ways(
-    run: Callable[..., Path], trained_run: Path, tmp_path: Path, kind: str
-) -> None:
-    write_pictures(tmp_path / "new", 3, level=200)
-    (tmp_path / "new" / "notes.txt").write_text("no picture")
+def test_images_are_named_in_four_ways(run: Callable[..., Path], trained_run: Path, tmp_path: Path, kind: str) -> None:
+    write_images(tmp_path / "new", 3, level=200)
+    (tmp_path / "new" / "notes.txt").write_text("no image")
     (tmp_path / "new" / "list.csv").write_text("id,file\n1,002.png\n2,000.png\n")
     (tmp_path / "new" / "list.tsv").write_text("File\tid\n001.png\t1\n\n")
     named = {
@@ -99,7 +97,7 @@ def test_a_table_may_name_a_file_that_begins_with_a_tilde(tmp_path: Path) -> Non
 def test_unreadable_files_are_named_and_passed_over(
     command: Callable[..., subprocess.CompletedProcess[str]], trained_run: Path, tmp_path: Path
 ) -> None:
-    write_pictures(tmp_path / "new", 3, level=200)
+    write_images(tmp_path / "new", 3, level=200)
     (tmp_path / "new" / "001.png").write_bytes(b"")
     result = command(f"run={trained_run}", "task=predict", f"input={tmp_path / 'new'}", f"output={tmp_path / 'out'}")
     assert result.returncode == 3, result.stderr
@@ -111,7 +109,7 @@ def test_unreadable_files_are_named_and_passed_over(
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["input={}/nothing/*"], "^input: .* names no picture; "),
+        (["input={}/nothing/*"], "^input: .* names no image; "),
         (["input={}/new/list.csv"], "^input: .*list.csv has no column 'file'; did you mean 'files'"),
         (["input={}/new", "output={}/new/out"], "^output: .* lies in the folder that is read"),
         (["input={}/new", "output={}/new/list.csv/out"], "^output: .* lies in"),
@@ -123,7 +121,7 @@ def test_unreadable_files_are_named_and_passed_over(
 def test_a_wrong_use_is_one_line_and_writes_nothing(
     run: Callable[..., Path], trained_run: Path, tmp_path: Path, options: list[str], line: str
 ) -> None:
-    write_pictures(tmp_path / "new", 2, level=200)
+    write_images(tmp_path / "new", 2, level=200)
     (tmp_path / "new" / "list.csv").write_text("files\n000.png\n")
     (trained_run / "predictions.csv").unlink(missing_ok=True)
     with pytest.raises(UserError, match=line):
@@ -157,18 +155,18 @@ def test_order_and_pixels_do_not_depend_on_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     monkeypatch.setattr("datamodules.storage.worker_pool.FEWEST_FOR_PROCESSES", 1)
-    write_pictures(tmp_path, 20, level=99, size=(7, 9))
+    write_images(tmp_path, 20, level=99, size=(7, 9))
     files = [str(tmp_path / f"{i:03d}.png") for i in [*reversed(range(20)), 3, 3, 99]]
-    batches = list(read_in_batches(files, Form(3, (7, 9), "pad", True), 4, workers, "cpu"))
+    batches = list(read_in_batches(files, ImageSpec(3, (7, 9), "pad", True), 4, workers, "cpu"))
     assert [file for batch in batches for file in batch.files] == files[:-1]
     assert batches[-1].problems == [(files[-1], "no such file or directory")]
     expected = [np.asarray(Image.open(file)).transpose(2, 0, 1) for file in files[:-1]]
     assert np.array_equal(np.concatenate([batch.inputs for batch in batches]), expected)
 
 
-def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lit_modules.inference.predict.SHEET", 0)
-    write_pictures(tmp_path, 1, level=99, size=(64, 64))
+    write_images(tmp_path, 1, level=99, size=(64, 64))
     predictor = Predictor(trained((3, 64, 64)), 1.0)
     peaks = []
     for count in (200, 2000):
@@ -177,7 +175,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path, monkey
         with torch.inference_mode():
             predict(
                 predictor,
-                read_in_batches(files, Form(3, (64, 64), "pad", True), 20, 0, "cpu"),
+                read_in_batches(files, ImageSpec(3, (64, 64), "pad", True), 20, 0, "cpu"),
                 count,
                 NAMES,
                 False,
@@ -188,10 +186,10 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path, monkey
     assert peaks[1] < peaks[0] + 1800 * 64 * 64 * 3 / 10, "a tenth of the pixels; what is read ahead is less"
 
 
-def test_test_pictures_get_what_the_test_gave_them(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_test_images_get_what_the_test_gave_them(run: Callable[..., Path], tmp_path: Path) -> None:
     for split, count in (("train", 40), ("test", 50)):
         for name, level in (("dark", 60), ("light", 190)):
-            write_pictures(tmp_path / "data" / split / name, count, level=level + count, size=(14, 12))
+            write_images(tmp_path / "data" / split / name, count, level=level + count, size=(14, 12))
     choices = (*TINY, "lit_module.net.pool=2", "datamodule.image_size=[10,12]", "datamodule.resize=crop")
     folder = run("+experiment=image_folder", f"datamodule.root={tmp_path / 'data'}", *choices)
     datamodule, module, trainer = train.build(configure(f"run={folder}", "task=test"))
@@ -208,19 +206,19 @@ def test_test_pictures_get_what_the_test_gave_them(run: Callable[..., Path], tmp
     assert torch.equal(found, expected)
 
 
-def test_predictions_are_those_of_the_run(run: Callable[..., Path], pictures: Path, tmp_path: Path) -> None:
+def test_predictions_are_those_of_the_run(run: Callable[..., Path], images: Path, tmp_path: Path) -> None:
     choices = ("devices=cpu", "lit_module.net.channels=[4,8]", "lit_module.net.pool=2", "++callbacks.dashboard=null")
-    folder = run("+experiment=image_folder", *choices, "trainer.max_epochs=2", f"datamodule.root={pictures}")
+    folder = run("+experiment=image_folder", *choices, "trainer.max_epochs=2", f"datamodule.root={images}")
     with open(folder / "predictions.csv", newline="") as file:
         expected = [row for row in csv.DictReader(file) if row["split"] == "test"]
-    table = pictures / "test.csv"
+    table = images / "test.csv"
     table.write_text("\n".join(["file", *(row["file"] for row in expected)]))
     run(f"run={folder}", "task=predict", f"input={table}", f"output={tmp_path / 'out'}")
     with open(tmp_path / "out" / "predictions.csv", newline="") as file:
         found = list(csv.DictReader(file))
     assert len(expected) == len(found) > 3
     for one, other in zip(expected, found, strict=True):
-        assert one["predicted"] == other["predicted"] and other["file"] == str(pictures / one["file"])
+        assert one["predicted"] == other["predicted"] and other["file"] == str(images / one["file"])
         for name in ("p/dark", "p/light"):
             assert float(one[name]) == pytest.approx(float(other[name]), abs=1e-6)
 
@@ -233,5 +231,5 @@ def test_processes_leave_the_cores_to_a_network_that_needs_them(
     monkeypatch.setattr(
         "datamodules.image_stream.Workers", lambda *_, niceness: started.append(niceness) or nullcontext()
     )
-    read_in_batches([], Form(3, (7, 9), "pad", True), 4, 2, device)
+    read_in_batches([], ImageSpec(3, (7, 9), "pad", True), 4, 2, device)
     assert started == [niceness]

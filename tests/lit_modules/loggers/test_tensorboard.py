@@ -123,11 +123,11 @@ def test_another_logger_may_stand_beside(run: Callable[..., Path], tmp_path: Pat
     assert "train/loss" in table.read_text()
 
 
-@pytest.mark.parametrize("kind", ["picture", "histogram", "metrics"])
+@pytest.mark.parametrize("kind", ["image", "histogram", "metrics"])
 def test_whatever_a_resumed_run_writes_first_withdraws_what_was_later(tmp_path: Path, kind: str) -> None:
     def write(logger: TensorBoard, step: int) -> None:
         png = b"\x89PNG" + bytes(12) + struct.pack(">II", 4, 3)
-        values = {"picture": png, "histogram": np.ones(3)}
+        values = {"image": png, "histogram": np.ones(3)}
         if kind == "metrics":
             logger.log_metrics({"tag": 1.0}, step)
         else:
@@ -141,7 +141,7 @@ def test_whatever_a_resumed_run_writes_first_withdraws_what_was_later(tmp_path: 
         (file,) = (tmp_path / "new").iterdir()
         file.rename(tmp_path / f"events.out.tfevents.{process}")  # files are read by name, which holds the second alone
     events = read(tmp_path)
-    kinds = {"picture": "Images", "histogram": "Histograms", "metrics": "Scalars"}
+    kinds = {"image": "Images", "histogram": "Histograms", "metrics": "Scalars"}
     assert [event.step for event in getattr(events, kinds[kind])("tag")] == [0, 1, 2]
 
 

@@ -56,7 +56,7 @@ def test_as_many_classes_do_not_make_the_same_classes(donor: tuple[nn.Module, Pa
     assert not torch.equal(ours.get_parameter("fc.weight"), theirs.get_parameter("fc.weight"))
 
 
-def test_grey_pictures_give_what_their_rgb_would(donor: tuple[nn.Module, Path]) -> None:
+def test_grey_images_give_what_their_rgb_would(donor: tuple[nn.Module, Path]) -> None:
     theirs, file = donor
     ours = torchvision_net((1, 32, 32), 7, name="resnet18", weights=str(file)).eval()
     ours.fc, theirs.fc = nn.Identity(), nn.Identity()
@@ -101,15 +101,15 @@ def test_run_starts_from_another_runs_model(run: Callable[..., Path], tmp_path: 
 
 
 def test_file_of_first_weights_may_be_gone_afterwards(
-    run: Callable[..., Path], donor: tuple[nn.Module, Path], tmp_path: Path, pictures: Path
+    run: Callable[..., Path], donor: tuple[nn.Module, Path], tmp_path: Path, images: Path
 ) -> None:
     file = shutil.copy(donor[1], tmp_path / "first.pt")
     small = ("lit_module/net=torchvision", "datamodule.image_size=32", "trainer=debug", "devices=cpu")
-    data = ("datamodule=image_folder", f"datamodule.root={pictures}")
+    data = ("datamodule=image_folder", f"datamodule.root={images}")
     folder = run(*data, *small, f"lit_module.net.weights={file}", *TINY[3:])
     Path(file).unlink()
     run(f"run={folder}", "task=test")
-    run(f"run={folder}", "task=predict", f"input={pictures}")
+    run(f"run={folder}", "task=predict", f"input={images}")
     run(f"run={folder}", "trainer.max_epochs=2")
     assert f"weights: {file}" in (folder / "config.yaml").read_text()
 
@@ -134,7 +134,7 @@ def test_failed_download_is_one_line(monkeypatch: pytest.MonkeyPatch, error: OSE
         ((3, 32, 32), {"name": "resnet81"}, r"name: torchvision has no classifier resnet81; did you mean 'resnet\d+'"),
         ((3, 32, 32), {"name": "googlenet"}, r"name: torchvision has no classifier googlenet"),
         ((3, 16, 16), {"name": "alexnet"}, r"name: alexnet cannot take 16×16 \(.*\); try datamodule\.image_size=224"),
-        ((2, 32), {"name": "resnet18"}, r"net: resnet18 takes pictures of 1 or 3 channels, not \[2, 32\]"),
+        ((2, 32), {"name": "resnet18"}, r"net: resnet18 takes images of 1 or 3 channels, not \[2, 32\]"),
         ((3, 32, 32), {"name": "resnet18", "weights": "none.pt"}, r"net\.weights: none\.pt holds no weights"),
         ((3, 32, 32), {"name": "resnet34", "weights": "DONOR"}, r"layer1\.2\.bn1\.bias is missing in"),
     ],

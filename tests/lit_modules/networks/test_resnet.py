@@ -1,4 +1,4 @@
-"""The residual network takes series, pictures and volumes, and passes each block as often as it is told."""
+"""The residual network takes series, images and volumes, and passes each block as often as it is told."""
 
 from typing import Any
 

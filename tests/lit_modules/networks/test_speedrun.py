@@ -26,15 +26,15 @@ def net(input_shape: tuple[int, ...] = (3, 16, 16), **choices: Any) -> SpeedrunN
 
 @pytest.fixture
 def correlated() -> Tensor:
-    """Pictures whose neighbours are alike."""
+    """Images whose neighbours are alike."""
     noise = torch.rand(20, 3, 18, 18, generator=torch.Generator().manual_seed(0))
     return F.avg_pool2d(noise, 3, stride=1) - 0.5
 
 
 def test_moments_are_those_of_the_patches_one_by_one(correlated: Tensor) -> None:
     patches = [
-        picture[:, top : top + 2, left : left + 2].flatten().double()
-        for picture in correlated
+        image[:, top : top + 2, left : left + 2].flatten().double()
+        for image in correlated
         for top in range(15)
         for left in range(15)
     ]
@@ -79,24 +79,24 @@ def test_first_weights_pass_their_inputs_on(depth: int) -> None:
     assert made.head.weight.std().item() == pytest.approx(1)
 
 
-def test_views_are_the_mean_of_the_pictures_seen_one_by_one() -> None:
+def test_views_are_the_mean_of_the_images_seen_one_by_one() -> None:
     one, both, six = (net(views=views).eval() for views in (1, 2, 6))
-    pictures = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    padded = np.pad(pictures.numpy(), [(0, 0), (0, 0), (1, 1), (1, 1)], mode="reflect")
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    padded = np.pad(images.numpy(), [(0, 0), (0, 0), (1, 1), (1, 1)], mode="reflect")
     expected = torch.zeros(4, 5)
     with torch.no_grad():
         for shift, weight in ((1, 0.25), (0, 0.125), (2, 0.125)):
             seen = torch.from_numpy(padded[:, :, shift : shift + 16, shift : shift + 16].copy())
             expected += weight * (one(seen) + one(seen.flip(-1)))
-        assert torch.allclose(six(pictures), expected, atol=1e-6)
-        assert torch.allclose(both(pictures), (one(pictures) + one(pictures.flip(-1))) / 2, atol=1e-6)
+        assert torch.allclose(six(images), expected, atol=1e-6)
+        assert torch.allclose(both(images), (one(images) + one(images.flip(-1))) / 2, atol=1e-6)
         six.train()
-        assert torch.equal(six(pictures), net().train()(pictures))
+        assert torch.equal(six(images), net().train()(images))
 
 
-def test_picture_too_small_or_no_picture_is_refused() -> None:
+def test_image_too_small_or_no_image_is_refused() -> None:
     for shape in ((3, 8, 32), (3, 32)):
-        with pytest.raises(UserError, match=r"lit_module\.net: takes pictures of 9×9 pixels or more"):
+        with pytest.raises(UserError, match=r"lit_module\.net: takes images of 9×9 pixels or more"):
             net(shape)
 
 
@@ -124,7 +124,8 @@ def test_run_begins_with_whitened_weights_and_keeps_them(run: Callable[..., Path
 
 def test_whitening_of_another_network_is_refused(run: Callable[..., Path]) -> None:
     with pytest.raises(UserError, match=r"callbacks\.whitening\.layer: whiten is no first convolution"):
-        run("callbacks=[default,whitening]", "devices=cpu", "epochs=1")
+        whitening = "{_target_:lit_modules.callbacks.whitening.Whitening,layer:whiten,eps:0.1}"
+        run(f"+callbacks.whitening={whitening}", "devices=cpu", "epochs=1")
 
 
 def test_two_steps_are_those_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,22 +89,11 @@ def test_impossible_warmup_is_refused(warmup: float) -> None:
 
 def test_linear_rates_fall_to_zero_by_their_groups_share() -> None:
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
-    groups = [{"params": [weights[0]], "lr": 2.0, "name": "rest"}, {"params": [weights[1]], "lr": 0.5, "name": "bias"}]
-    scheduler = LinearToZeroLR(torch.optim.SGD(groups), total_steps=8, until={"bias": 0.375})
+    groups = [
+        {"params": [weights[0]], "lr": 2.0, "name": "rest"},
+        {"params": [weights[1]], "lr": 0.5, "end_fraction": 0.375},
+    ]
+    scheduler = LinearToZeroLR(torch.optim.SGD(groups), total_steps=8)
     found = rates_over(scheduler, 9)
     assert [rest for rest, _ in found] == pytest.approx([2 * (1 - step / 8) for step in range(9)])
     assert [bias for _, bias in found] == pytest.approx([0.5, 0.5 * 2 / 3, 0.5 / 3, *[0] * 6], abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("until", "message"),
-    [
-        ({"bais": 0.5}, "no group bais of parameters; did you mean 'bias'"),
-        ({"bias": 0.0}, r"until\.bias: must be abov"),
-    ],
-    ids=str,
-)
-def test_impossible_end_of_a_rate_is_refused(until: dict[str, float], message: str) -> None:
-    group = {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1.0, "name": "bias"}
-    with pytest.raises(UserError, match=message):
-        LinearToZeroLR(torch.optim.SGD([group]), total_steps=8, until=until)

@@ -27,7 +27,7 @@ def guess(share: float, seed: int) -> np.ndarray:
 
 
 def write_run(folder: Path, share: float, *, lr: float = 0.1, seed: int = 0, files: str = "p/{:03d}.png") -> Path:
-    """A finished run of a classifier that knows this share of the pictures."""
+    """A finished run of a classifier that knows this share of the images."""
     folder.mkdir(parents=True)
     predicted = guess(share, seed)
     facts: dict[str, Any] = {"best_epoch": 1}
@@ -74,24 +74,24 @@ def test_seeds_of_one_config_are_averaged_and_settings_that_differ_are_named(tmp
     assert (tmp_path / "out" / "scores.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_pair_is_tested_on_the_same_pictures_whatever_their_order(tmp_path: Path) -> None:
+def test_a_pair_is_tested_on_the_same_images_whatever_their_order(tmp_path: Path) -> None:
     good, bad = write_run(tmp_path / "good", 0.9, seed=1), write_run(tmp_path / "bad", 0.6, seed=2)
     heading, *rows = (bad / "predictions.csv").read_text().splitlines()
     (bad / "predictions.csv").write_text("\n".join([heading, *reversed(rows)]))
     pair = compared([str(bad), str(good)], tmp_path / "out")["pairs"]["bad"]
     right, reference_right = guess(0.6, 2) == TRUE, guess(0.9, 1) == TRUE
     counts = int((right & ~reference_right).sum()), int((~right & reference_right).sum())
-    assert pair["reference"] == "good" and pair["pictures"] == "200"
+    assert pair["reference"] == "good" and pair["images"] == "200"
     assert (int(pair["only run right"]), int(pair["only reference right"])) == counts
     assert float(pair["acc/p (McNemar)"]) == significance.mcnemar(*counts) < 0.001
     assert float(pair["f1/difference/low"]) < float(pair["f1/difference"]) < float(pair["f1/difference/high"]) < 0
     assert float(pair["f1/p (bootstrap)"]) < 0.001
 
 
-def test_runs_with_other_test_pictures_are_not_paired(tmp_path: Path) -> None:
+def test_runs_with_other_test_images_are_not_paired(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "a", 0.9), write_run(tmp_path / "runs" / "b", 0.8, files="q/{:03d}.png")
     pair = compared(str(tmp_path / "runs" / "*"), tmp_path / "out")["pairs"]["b"]
-    assert pair["remark"] == "not the same test pictures: 400 are in one run only"
+    assert pair["remark"] == "not the same test images: 400 are in one run only"
     assert "acc/p (McNemar)" not in pair
 
 

@@ -1,4 +1,4 @@
-"""report.md is complete: every picture that it shows is there, and its figures are those of the run."""
+"""report.md is complete: every image that it shows is there, and its figures are those of the run."""
 
 import json
 import re
@@ -83,22 +83,22 @@ def test_what_was_done_is_stated(report: str, part: str) -> None:
     assert part in report
 
 
-def test_run_of_two_classes_has_a_threshold(run: Callable[..., Path], pictures: Path) -> None:
-    weird = pictures / "a|b <i>"
-    (pictures / "dark").rename(weird)
-    data = ("datamodule=image_folder", f"datamodule.root={pictures}")
+def test_run_of_two_classes_has_a_threshold(run: Callable[..., Path], images: Path) -> None:
+    weird = images / "a|b <i>"
+    (images / "dark").rename(weird)
+    data = ("datamodule=image_folder", f"datamodule.root={images}")
     folder = run(*DRAWN, *data, "callbacks.dashboard=null", "lit_module.optimizer.lr=1e-9")
     report = (folder / "report.md").read_text(encoding="utf-8")
     assert "report/threshold.png" in report and (folder / "report" / "threshold.png").is_file()
     assert "| a\\|b &lt;i> |" in report
 
 
-def test_score_that_does_not_exist_is_left_out(run: Callable[..., Path], pictures: Path) -> None:
-    shutil.move(pictures, pictures.with_name("all"))
+def test_score_that_does_not_exist_is_left_out(run: Callable[..., Path], images: Path) -> None:
+    shutil.move(images, images.with_name("all"))
     for split, names in {"train": ("dark", "light"), "val": ("dark", "light"), "test": ("light",)}.items():
         for name in names:
-            shutil.copytree(pictures.with_name("all") / name, pictures / split / name)
-    data = ("datamodule=image_folder", f"datamodule.root={pictures}")
+            shutil.copytree(images.with_name("all") / name, images / split / name)
+    data = ("datamodule=image_folder", f"datamodule.root={images}")
     folder = run(*DRAWN, *data, "callbacks.dashboard=null")
     summary = json.loads((folder / "summary.json").read_text())
     assert "val/auc" in summary and "test/auc" not in summary and summary["test/ece"] >= 0

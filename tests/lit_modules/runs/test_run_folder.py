@@ -87,7 +87,7 @@ def test_values_are_overridden_on_top_of_a_saved_run(tmp_path: Path) -> None:
 def test_interpolations_of_a_saved_run_follow_its_overrides(tmp_path: Path) -> None:
     save(tmp_path, *CHOICES)
     cfg = configure(f"run={tmp_path}", "trainer.max_epochs=9", "monitor=val/acc")
-    assert cfg.lit_module.scheduler.T_max == 9 and cfg.logger.epoch_table.max_epochs == 9
+    assert cfg.lit_module.scheduler.T_max == 9 and cfg.logger.epoch_csv.max_epochs == 9
     assert cfg.callbacks.checkpoint.monitor == "val/acc"
 
 
@@ -259,7 +259,7 @@ def test_a_resumed_run_that_is_refused_keeps_its_config(tmp_path: Path) -> None:
 )
 def test_a_resumed_run_may_change_what_leaves_its_weights_alone(tmp_path: Path, override: str) -> None:
     save(tmp_path, *CHOICES)
-    saved_config.refuse_changes(tmp_path, configure(f"run={tmp_path}", override))
+    saved_config.check_unchanged(tmp_path, configure(f"run={tmp_path}", override))
 
 
 @pytest.mark.parametrize(
@@ -275,16 +275,16 @@ def test_a_resumed_run_may_change_what_leaves_its_weights_alone(tmp_path: Path, 
 def test_a_resumed_run_may_not_change_what_decides_its_weights(tmp_path: Path, override: str, line: str) -> None:
     save(tmp_path, *CHOICES)
     with pytest.raises(UserError) as caught:
-        saved_config.refuse_changes(tmp_path, configure(f"run={tmp_path}", override))
+        saved_config.check_unchanged(tmp_path, configure(f"run={tmp_path}", override))
     assert str(caught.value).startswith(line)
 
 
 @pytest.mark.parametrize("callback", ["ema", "whitening", "adam_to_sgd"])
 def test_a_resumed_run_keeps_the_callbacks_that_decide_its_weights(tmp_path: Path, callback: str) -> None:
     save(tmp_path, f"callbacks=[default,{callback}]")
-    saved_config.refuse_changes(tmp_path, configure(f"run={tmp_path}"))
+    saved_config.check_unchanged(tmp_path, configure(f"run={tmp_path}"))
     with pytest.raises(UserError, match=rf"^callbacks\.{callback}\._target_: this run has "):
-        saved_config.refuse_changes(tmp_path, configure(f"run={tmp_path}", "callbacks=[default]"))
+        saved_config.check_unchanged(tmp_path, configure(f"run={tmp_path}", "callbacks=[default]"))
 
 
 @pytest.mark.parametrize(
@@ -373,13 +373,13 @@ class Evil:
 
 def test_code_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
     path = checkpoint_in(tmp_path, "last.ckpt", {"class_names": Evil(tmp_path / "made")})
-    assert run_folder.unreadable(path) == "holds code, which is never run"
+    assert run_folder.why_unreadable(path) == "holds code, which is never run"
     assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], torch.zeros(2)])
 def test_a_checkpoint_of_another_program_is_told_apart(tmp_path: Path, content: object) -> None:
-    assert run_folder.unreadable(checkpoint_in(tmp_path, "last.ckpt", content)) == "was not written by Litmus"
+    assert run_folder.why_unreadable(checkpoint_in(tmp_path, "last.ckpt", content)) == "was not written by Litmus"
 
 
 def test_scores_are_those_of_the_epochs_row(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ from lit_modules.runs import sweep
 from tests.conftest import configure
 schema.register()
 sweep.SECONDS = 0.02
-sweep.refuse_wrong = lambda cfg: None
+sweep.check_space = lambda cfg: None
 sweep.draw = lambda *_: None
 texts = sys.argv[1:]
 sweep.sweep(configure(*texts), texts)
@@ -148,7 +148,7 @@ def begin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "run.py")])
     monkeypatch.setattr(sweep, "SECONDS", 0.02)
     monkeypatch.setattr(sweep, "draw", lambda *_: None)
-    monkeypatch.setattr(sweep, "refuse_wrong", lambda _: None)
+    monkeypatch.setattr(sweep, "check_space", lambda _: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
 
     def begin(*texts: str) -> Path:

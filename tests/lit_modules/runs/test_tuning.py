@@ -14,7 +14,15 @@ import train
 from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
 from lit_modules.runs.run_folder import read_metrics
-from lit_modules.runs.tuning import SHORT, RateTest, Speed, enough, smooth, steepest, time_batch_sizes
+from lit_modules.runs.tuning import (
+    SHORT,
+    LRRangeTest,
+    Throughput,
+    smallest_near_peak,
+    smooth,
+    steepest_lr,
+    time_batch_sizes,
+)
 from tests.conftest import configure
 
 UNDRAWN = ("++callbacks.predictions=null", "++callbacks.dashboard=null")
@@ -26,7 +34,7 @@ def test_steepest_fall_is_found() -> None:
     decades = np.log10(RATES)
     losses = 2.3 - 2 / (1 + np.exp(-4 * (decades + 2.5))) + np.exp(5 * decades)  # falls at 10^-2.5, is lost at 1
     noise = np.random.default_rng(0).normal(0, 0.02, 100)
-    found = steepest(RATES.tolist(), (losses + noise).tolist())
+    found = steepest_lr(RATES.tolist(), (losses + noise).tolist())
     assert found is not None and abs(np.log10(found) + 2.5) < 0.25
 
 
@@ -38,18 +46,18 @@ def test_smoothing_is_not_late() -> None:
 
 @pytest.mark.parametrize("losses", [np.linspace(1, 2, 100), np.full(100, np.nan), np.array([1.0, np.nan])])
 def test_no_rate_is_suggested_where_the_loss_never_falls(losses: np.ndarray) -> None:
-    assert steepest(RATES[: len(losses)].tolist(), losses.tolist()) is None
+    assert steepest_lr(RATES[: len(losses)].tolist(), losses.tolist()) is None
 
 
 def test_losses_that_are_no_numbers_are_left_out() -> None:
     losses = np.append(np.linspace(2, 1, 60), [np.inf, *[np.nan] * 39])
-    found = steepest(RATES.tolist(), losses.tolist())
+    found = steepest_lr(RATES.tolist(), losses.tolist())
     assert found is not None and found < RATES[60]
 
 
 def test_smallest_batch_of_nearly_the_highest_speed_is_enough() -> None:
-    speeds = [Speed(8 * 2**i, speed, None) for i, speed in enumerate([10.0, 50.0, 91.0, 100.0, 99.0])]
-    assert enough(speeds) == 32
+    speeds = [Throughput(8 * 2**i, speed, None) for i, speed in enumerate([10.0, 50.0, 91.0, 100.0, 99.0])]
+    assert smallest_near_peak(speeds) == 32
 
 
 def trainer_of(overrides: tuple[str, ...]) -> tuple[Any, Any, Callable[..., Trainer]]:
@@ -71,7 +79,7 @@ def test_rates_rise_by_one_factor_and_groups_keep_their_proportions(tmp_path: Pa
         def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
             seen.append([group["lr"] for group in optimizer.param_groups])
 
-    test = RateTest(1e-5, 1e-2, 30)
+    test = LRRangeTest(1e-5, 1e-2, 30)
     build(callbacks=[test, Look()], max_steps=30, **SHORT).fit(module, datamodule)
     assert test.rates == pytest.approx(np.geomspace(1e-5, 1e-2, 30))
     assert [max(rates) for rates in seen] == pytest.approx(test.rates)
@@ -82,7 +90,7 @@ def test_rates_rise_by_one_factor_and_groups_keep_their_proportions(tmp_path: Pa
 
 def test_several_batches_of_a_step_have_one_rate(tmp_path: Path) -> None:
     datamodule, module, build = trainer_of((*DIGITS, f"logs_dir={tmp_path}"))
-    test = RateTest(1e-5, 1e-1, 20)
+    test = LRRangeTest(1e-5, 1e-1, 20)
     build(callbacks=[test], max_steps=20, accumulate_grad_batches=2, **SHORT).fit(module, datamodule)
     assert test.rates == pytest.approx(np.geomspace(1e-5, 1e-1, 20))
     assert 2 < test.losses[0] < 6, "a mean of both, not what each adds to the gradient"
@@ -90,7 +98,7 @@ def test_several_batches_of_a_step_have_one_rate(tmp_path: Path) -> None:
 
 def test_it_stops_when_the_loss_is_lost(tmp_path: Path) -> None:
     datamodule, module, build = trainer_of((*DIGITS, "lit_module/optimizer=sgd", f"logs_dir={tmp_path}"))
-    test = RateTest(1e-3, 1e6, 60)
+    test = LRRangeTest(1e-3, 1e6, 60)
     build(callbacks=[test], max_steps=60, **SHORT).fit(module, datamodule)
     assert 5 < len(test.losses) < 60
 
@@ -105,7 +113,7 @@ def test_sizes_that_do_not_fit_end_the_search(tmp_path: Path, monkeypatch: pytes
         return step(batch, batch_idx)
 
     monkeypatch.setattr(module, "training_step", full_from_64_on)
-    monkeypatch.setattr("lit_modules.runs.tuning.WORTH", 0.0)
+    monkeypatch.setattr("lit_modules.runs.tuning.MIN_SPEEDUP", 0.0)
     speeds, all_fit = time_batch_sizes(module, datamodule, build)
     assert [speed.batch_size for speed in speeds] == [8, 16, 32] and not all_fit
     assert all(speed.per_second > 0 for speed in speeds)
@@ -152,9 +160,9 @@ def test_a_loss_that_is_never_a_number_is_one_line(
         run(*DIGITS, "task=tune", f"output={tmp_path / 'tune'}")
 
 
-@pytest.mark.parametrize("wrong", ["low=1", "low=0", "high=1e-9", "steps=3"])
+@pytest.mark.parametrize("wrong", ["min_lr=1", "min_lr=0", "max_lr=1e-9", "num_steps=3"])
 def test_a_range_that_is_none_is_one_line(run: Callable[..., Path], tmp_path: Path, wrong: str) -> None:
-    choices = ("high=0.1",) if wrong == "low=1" else ()
+    choices = ("max_lr=0.1",) if wrong == "min_lr=1" else ()
     with pytest.raises(UserError, match=r"^low, high, steps: no range"):
         run(*DIGITS, "task=tune", wrong, *choices, f"output={tmp_path / 'tune'}")
     assert not (tmp_path / "tune").exists()

@@ -1,4 +1,4 @@
-"""Speed: pictures a second, and how much of the time training waits for data."""
+"""Throughput: images a second, and how much of the time training waits for data."""
 
 import time
 from typing import Any
@@ -8,7 +8,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from lit_modules.classifier import LitClassifier
 
 
-class Speed(Callback):
+class Throughput(Callback):
     """Adds `images_per_second`, over all ranks, and `data_wait`, a share of the time, to each epoch's row. Validation
     is not in it. By the host's clock, which waits for no device: on a GPU, waiting is the time in which the host had no
     batch to hand over."""

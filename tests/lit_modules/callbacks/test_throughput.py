@@ -1,4 +1,4 @@
-"""Pictures a second and the wait for data are those of a clock that is known."""
+"""Images a second and the wait for data are those of a clock that is known."""
 
 import time
 from types import SimpleNamespace
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lit_modules.callbacks.speed import Speed
+from lit_modules.callbacks.throughput import Throughput
 from lit_modules.classifier import LitClassifier
 
 
@@ -14,7 +14,7 @@ def test_speed_is_that_of_training_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     times = iter([0.0, 1.0, 3.0, 3.5, 4.0])  # epoch, batch from 1 to 3, batch from 3.5 to 4; then validation
     monkeypatch.setattr(time, "perf_counter", lambda: next(times))
     module = LitClassifier.__new__(LitClassifier)
-    speed, anything, batch = Speed(), Any, SimpleNamespace(size=8)
+    speed, anything, batch = Throughput(), Any, SimpleNamespace(size=8)
     speed.on_train_epoch_start(anything, module)
     for i in range(2):
         speed.on_train_batch_start(anything, module, batch, i)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lit_modules.callbacks.model_table import describe
+from lit_modules.callbacks.model_summary import describe
 from lit_modules.networks.cnn import CNN
 from tests.conftest import TINY
 

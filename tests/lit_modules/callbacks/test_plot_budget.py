@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from conf.errors import UserError
-from lit_modules.callbacks.pace import Pace
+from lit_modules.callbacks.plot_budget import PlotBudget
 
 
 class Clock:
@@ -30,7 +30,7 @@ def trainer_at(epoch: int, max_epochs: int | None) -> Any:
     return SimpleNamespace(current_epoch=epoch, max_epochs=max_epochs, is_global_zero=True, strategy=strategy)
 
 
-def drawn(pace: Pace, clock: Clock, epochs: int, epoch_seconds: float, seconds: float) -> list[int]:
+def drawn(pace: PlotBudget, clock: Clock, epochs: int, epoch_seconds: float, seconds: float) -> list[int]:
     """The epochs, from 0 on, in which a run with such epochs draws, if one drawing takes so many seconds."""
     pace.start()
     found = []
@@ -49,7 +49,7 @@ def drawn(pace: Pace, clock: Clock, epochs: int, epoch_seconds: float, seconds: 
 @pytest.mark.parametrize("epoch_seconds", [0.2, 5.0, 45.0, 600.0])
 @pytest.mark.parametrize("seconds", [0.1, 0.6, 3.0])
 def test_share_is_kept_but_for_the_last_epoch(clock: Clock, epoch_seconds: float, seconds: float) -> None:
-    pace = Pace(1, 0.01)
+    pace = PlotBudget(1, 0.01)
     epochs = drawn(pace, clock, 50, epoch_seconds, seconds)
     assert epochs[-1] == 49
     slack = seconds if len(epochs) > 1 and seconds > 1 else 0  # the first one was guessed at a second
@@ -57,18 +57,20 @@ def test_share_is_kept_but_for_the_last_epoch(clock: Clock, epoch_seconds: float
 
 
 def test_long_epochs_are_all_drawn(clock: Clock) -> None:
-    assert drawn(Pace(1, 0.01), clock, 6, 300, 0.6) == [0, 1, 2, 3, 4, 5]
+    assert drawn(PlotBudget(1, 0.01), clock, 6, 300, 0.6) == [0, 1, 2, 3, 4, 5]
 
 
 def test_only_every_nth_epoch_and_the_last_is_drawn(clock: Clock) -> None:
-    assert drawn(Pace(4, None), clock, 10, 1, 100) == [3, 7, 9]
+    assert drawn(PlotBudget(4, None), clock, 10, 1, 100) == [3, 7, 9]
 
 
 def test_run_without_an_end_draws_too(clock: Clock) -> None:
-    assert [epoch for epoch in range(4) if Pace(2, None).due(trainer_at(epoch, -1))] == [1, 3]
+    assert [epoch for epoch in range(4) if PlotBudget(2, None).due(trainer_at(epoch, -1))] == [1, 3]
 
 
-@pytest.mark.parametrize(("every", "share", "key"), [(0, 0.01, "every_n"), (1, 0.0, "largest"), (1, 1.5, "largest")])
+@pytest.mark.parametrize(
+    ("every", "share", "key"), [(0, 0.01, "every_n"), (1, 0.0, "max_overhead"), (1, 1.5, "max_overhead")]
+)
 def test_what_makes_no_sense_is_refused(every: int, share: float, key: str) -> None:
     with pytest.raises(UserError, match=f"{key}.*must be"):
-        Pace(every, share)
+        PlotBudget(every, share)

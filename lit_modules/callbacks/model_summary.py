@@ -1,4 +1,4 @@
-"""ModelTable: what the network is made of, printed when training starts."""
+"""ModelSummary: what the network is made of, printed when training starts."""
 
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ class Layer(NamedTuple):
     trainable: int
 
 
-class ModelTable(Callback):
+class ModelSummary(Callback):
     """Each layer's output shape, the shape of every parameter, and the counts."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
