@@ -262,13 +262,16 @@ def main(cfg: DictConfig) -> Any:
         return TASKS[cfg.task](cfg)
 
 
-if __name__ == "__main__":
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+def start() -> None:
+    """Composes the config of the command line and runs its task."""
     schema.register()
     with one_line_errors():
         os.environ.setdefault("LITMUS_STAMP", launcher.stamp())
         base = saved_config.base_config(sys.argv[1:])
-        # Not for --help and its like. Nor if hydra.job.env_set may yet hold what torch's libraries read.
-        needs_torch = base != "compare" and not any(word.startswith("-") or "hydra." in word for word in sys.argv)
         # Not as a decorator, for the base depends on run=…; but Hydra's shell completion looks for "@hydra.main".
-        process.run(hydra.main(version_base="1.3", config_path="conf", config_name=base)(main), needs_torch)
+        hydra.main(version_base="1.3", config_path="conf", config_name=base)(main)()
+
+
+if __name__ == "__main__":
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    process.run(start)

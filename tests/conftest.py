@@ -3,14 +3,17 @@
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -20,6 +23,8 @@ from datamodules.datamodule import DataModule
 
 # Two threads in each of several processes fight over two cores; and the bits of a sum depend on their number.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HYDRA_FULL_ERROR"] = "1"
+Command = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parent.parent
 # Without what draws, which takes longer than such a run; its own tests take DRAWN.
 TINY = (
@@ -69,15 +74,39 @@ def run(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def command() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `python train.py …` as a user does."""
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Runs `python train.py …` in this process, which spares the import of torch: for one rank."""
 
     def command(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+        code: Any = 0
+        with monkeypatch.context() as patch, warnings.catch_warnings():
+            patch.chdir(cwd)
+            patch.delenv("LITMUS_STAMP")
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
+            capfd.readouterr()
+            try:
+                train.start()
+            except SystemExit as error:
+                code = error.code or 0
+            os.environ.pop("LITMUS_STAMP", None)
+        HydraConfig.instance().cfg = None
+        return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
+
+    return command
+
+
+@pytest.fixture
+def process() -> Command:
+    """Runs `python train.py …` in a process of its own: for several ranks, signals and what is imported."""
+
+    def process(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
         full = [sys.executable, str(ROOT / "train.py"), *arguments]
         clean = {key: value for key, value in os.environ.items() if key not in ("LITMUS_STAMP", "HYDRA_FULL_ERROR")}
         return subprocess.run(full, cwd=cwd, env=clean | environment, capture_output=True, text=True, timeout=300)
 
-    return command
+    return process
 
 
 def inputs_of(datamodule: DataModule, split: str) -> torch.Tensor:

@@ -63,12 +63,12 @@ def summary(folder: Path) -> dict[str, float]:
     return json.loads((folder / "summary.json").read_text())
 
 
-def test_two_ranks_train_as_one_in_one_folder(command: Callable[..., object], tmp_path: Path) -> None:
+def test_two_ranks_train_as_one_in_one_folder(process: Callable[..., object], tmp_path: Path) -> None:
     # 1151 samples in batches of 100: the last one has 51, so that the ranks' shares differ.
     choices = [*TINY, "trainer.max_epochs=2", "datamodule.batch_size=100", "lit_module.net.norm=none"]
     choices += ["callbacks=[default,ema]", "callbacks.ema.decay=0.5"]  # it copies the module
-    one = command(*choices, f"run_dir={tmp_path / 'one'}")
-    two = command(
+    one = process(*choices, f"run_dir={tmp_path / 'one'}")
+    two = process(
         *choices, f"run_dir={tmp_path / 'two'}", "devices=ddp", "trainer.accelerator=cpu", "trainer.devices=2"
     )
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import DRAWN, ROOT, TINY
+from tests.conftest import DRAWN, ROOT, TINY, Command
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
@@ -76,9 +76,10 @@ def test_command_runs(run: Callable[..., Path], images: Path, tmp_path: Path, li
 
 @pytest.mark.parametrize("line", OWN_PROCESS)
 def test_command_of_several_runs_or_processes_runs(
-    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, line: str
+    command: Command, process: Command, tmp_path: Path, line: str
 ) -> None:
-    result = command("trainer.max_epochs=1", f"logs_dir={tmp_path}", *words(line, tmp_path, tmp_path))
+    execute = process if "devices=ddp" in line else command
+    result = execute("trainer.max_epochs=1", f"logs_dir={tmp_path}", *words(line, tmp_path, tmp_path))
     assert result.returncode == 0, result.stderr
     if "--cfg" not in line:
         assert len(list(tmp_path.rglob("summary.json"))) == (3 if "-m" in line else 2 if "+sweep" in line else 1)

@@ -134,12 +134,12 @@ def test_runs_of_a_sweep_are_jobs_of_their_own(slurm: Callable[..., str], tmp_pa
 
 
 def test_runs_of_a_sweep_go_side_by_side_on_this_machine(
-    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    process: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     local = ("-m", "hydra/launcher=submitit_local", "devices=cpu", *TINY[1:], f"logs_dir={tmp_path}")
-    result = command(*local, "seed=0,1")
+    result = process(*local, "seed=0,1")
     assert result.returncode == 0, result.stderr
     assert len(list(tmp_path.rglob("summary.json"))) == 2
-    result = command(*local, "lit_module.optimizer.lr=-1")
+    result = process(*local, "lit_module.optimizer.lr=-1")
     assert result.returncode == 2
     assert result.stderr.startswith("error: lit_module.optimizer: Invalid learning rate: -1; "), result.stderr

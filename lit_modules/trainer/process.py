@@ -8,9 +8,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
-from threading import Thread
 
 # What is kept lies in pieces, up to two thirds more than a step needs: where less is free, glibc works as it does.
 PLENTY = 8 * 2**30  # bytes
@@ -18,35 +15,17 @@ PLENTY = 8 * 2**30  # bytes
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
 
 
-def run(program: Callable[[], None], needs_torch: bool = False) -> None:
+def run(program: Callable[[], None]) -> None:
     """Runs a program from start to end of its process, without two of the interpreter's habits: looking for garbage
     among the million objects of torch and Lightning again and again while they are imported (half a second), and
     taking all of them apart at the end (one second).
-
-    Args:
-        program: what to run.
-        needs_torch: whether to have torch's libraries loaded beside what it does before it imports torch.
     """
-    if needs_torch:
-        Thread(target=_load_torch).start()
     done: list[bool] = []
     atexit.register(_end, done)  # the first to be registered is called last
     gc.set_threshold(100_000)
     program()
     sys.stdout.flush()
     done.append(True)
-
-
-def _load_torch() -> None:
-    """Half a second, and more where the libraries still lie on disk. The C library's dlopen leaves the interpreter to
-    other threads, as an import does not. What fails here is tried again by the import, which says why. A mistake is
-    still answered at once; the process ends when this has."""
-    spec = find_spec("torch")
-    if os.name == "posix" and spec and spec.origin:
-        folder, dlopen = Path(spec.origin).parent / "lib", ctypes.CDLL(None).dlopen
-        # The first one for all to see, as torch has it.
-        dlopen(os.fsencode(folder / "libtorch_global_deps.so"), os.RTLD_NOW | os.RTLD_GLOBAL)
-        dlopen(os.fsencode(folder / "libtorch.so"), os.RTLD_NOW)
 
 
 def _end(done: list[bool]) -> None:

@@ -227,11 +227,11 @@ def test_nearest_names_the_close_word_or_all(word: str, words: list[str], hint: 
     assert nearest(word, words) == hint
 
 
-def test_the_config_is_shown_at_once_and_without_torch(command: Command, tmp_path: Path) -> None:
+def test_the_config_is_shown_at_once_and_without_torch(process: Command, tmp_path: Path) -> None:
     for name in ("torch", "pytorch_lightning", "torchvision", "torchmetrics", "sklearn"):
         (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('{name} was imported')")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    shown = command("--cfg", "job", "+experiment=digits", PYTHONPATH=str(tmp_path))
+    shown = process("--cfg", "job", "+experiment=digits", PYTHONPATH=str(tmp_path))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert shown.returncode == 0, shown.stderr
     assert "\nname: digits\n" in shown.stdout and shown.stderr == ""
@@ -241,12 +241,12 @@ def test_the_config_is_shown_at_once_and_without_torch(command: Command, tmp_pat
 
 @pytest.mark.parametrize("arguments", ["epoch=3", "+experiment=digit", "run=/not/there", "lit_module/net=x"])
 def test_a_wrong_key_is_answered_without_torch_and_leaves_nothing(
-    command: Command, tmp_path: Path, arguments: str
+    process: Command, tmp_path: Path, arguments: str
 ) -> None:
     (tmp_path / "stub").mkdir()
     (tmp_path / "stub" / "torch.py").write_text("raise RuntimeError('torch was imported')")
     (tmp_path / "here").mkdir()
-    refused = command(*arguments.split(), cwd=tmp_path / "here", PYTHONPATH=str(tmp_path / "stub"))
+    refused = process(*arguments.split(), cwd=tmp_path / "here", PYTHONPATH=str(tmp_path / "stub"))
     one_line(refused.returncode, refused.stderr)
     assert refused.stdout == ""
     assert not list((tmp_path / "here").iterdir())

@@ -149,18 +149,18 @@ def test_run_resumed_at_any_step_has_the_same_bits(run: Callable[..., Path], mon
 
 
 def test_two_ranks_change_together_and_resume(
-    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    process: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     choices = [*CHANGING, "lit_module.optimizer.lr=0.3", "callbacks.adam_to_sgd.min_jump=1e-9", "trainer.max_epochs=10"]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     two = ("devices=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
-    assert (result := command(*choices, *two, f"run_dir={whole}")).returncode == 0, result.stderr
+    assert (result := process(*choices, *two, f"run_dir={whole}")).returncode == 0, result.stderr
     assert result.stdout.count("from AdamW to SGD") == 1
     shutil.copytree(whole, resumed, symlinks=True)
     for later in range(9, 10):
         (resumed / "checkpoints" / f"epoch={later:03d}.ckpt").unlink()
     (resumed / "checkpoints" / "last.ckpt").unlink()
-    assert (result := command(f"run={resumed}")).returncode == 0, result.stderr
+    assert (result := process(f"run={resumed}")).returncode == 0, result.stderr
     assert "from AdamW to SGD" not in result.stdout
     ours, theirs = load(whole, "last.ckpt"), load(resumed, "last.ckpt")
     assert "momentum_buffer" in str(optimizer_of(resumed)["state"])

@@ -125,10 +125,10 @@ def test_files_hold_what_the_best_weights_say(run: Callable[..., Path], callback
     assert json.loads((folder / "summary.json").read_text())["best_epoch"] == 0
 
 
-def test_two_ranks_write_the_predictions_of_one(command: Callable[..., object], tmp_path: Path) -> None:
+def test_two_ranks_write_the_predictions_of_one(process: Callable[..., object], tmp_path: Path) -> None:
     choices = [*DRAWN, "lit_module.net.norm=none", "datamodule.batch_size=100"]
-    command(*choices, f"run_dir={tmp_path / 'one'}")
-    command(*choices, f"run_dir={tmp_path / 'two'}", "devices=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    process(*choices, f"run_dir={tmp_path / 'one'}")
+    process(*choices, f"run_dir={tmp_path / 'two'}", "devices=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
     one, two = rows_of(tmp_path / "one"), rows_of(tmp_path / "two")
     assert len(one) == 287 + 359
     for name in ("split", "file", "true"):

@@ -84,12 +84,12 @@ def test_run_resumed_at_any_step_has_the_same_bits(run: Callable[..., Path], mon
 
 
 def test_two_ranks_unfreeze_as_one(
-    command: Callable[..., subprocess.CompletedProcess[str]], run: Callable[..., Path], tmp_path: Path
+    process: Callable[..., subprocess.CompletedProcess[str]], run: Callable[..., Path], tmp_path: Path
 ) -> None:
     choices = [word for word in UNFREEZING if "dropout" not in word]
     choices += ["lit_module.net.norm=none", "lit_module/optimizer=sgd", "lit_module.optimizer.lr=0.01"]
     two = ("devices=ddp", "trainer.accelerator=cpu", "trainer.devices=2", f"run_dir={tmp_path / 'two'}")
-    assert (result := command(*choices, *two)).returncode == 0, result.stderr
+    assert (result := process(*choices, *two)).returncode == 0, result.stderr
     assert moved(tmp_path / "two") == [False, True, True]
     one = run(*choices)
     ours, theirs = (load(folder, "last.ckpt")["state_dict"] for folder in (one, tmp_path / "two"))

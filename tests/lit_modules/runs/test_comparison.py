@@ -153,7 +153,9 @@ def test_the_task_needs_neither_torch_nor_a_network(
     result = command("task=compare", f"runs=[{run}]", "output=null", cwd=tmp_path)
     assert result.returncode == 0 and "test/acc" in result.stdout, result.stderr
     assert [each.name for each in tmp_path.iterdir()] == ["run"], "nothing is written"
-    code = "import sys, lit_modules.comparison, lit_modules.comparison_report; assert 'torch' not in sys.modules"
+    code = (
+        "import sys, lit_modules.runs.comparison, lit_modules.runs.comparison_report; assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 

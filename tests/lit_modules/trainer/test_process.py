@@ -53,25 +53,6 @@ def test_where_memory_is_scarce_it_is_given_back() -> None:
     assert int(python(limited).stdout) > PAGES / 4
 
 
-LOADED = """
-import sys, threading
-from lit_modules.trainer import process
-def program():
-    for thread in threading.enumerate()[1:]:
-        thread.join()
-    print("torch" in sys.modules, "libtorch_cpu.so" in open("/proc/self/maps").read())
-    import torch
-    print(torch.ones(2).sum().item())
-"""
-
-
-@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux says what is mapped")
-@pytest.mark.parametrize("needs_torch", [True, False])
-def test_libraries_are_loaded_before_torch_is_imported(needs_torch: bool) -> None:
-    done = python(LOADED + f"process.run(program, {needs_torch})")
-    assert (done.stdout, done.stderr) == (f"False {needs_torch}\n2.0\n", "")
-
-
 def program(body: str) -> str:
     """A program that says so when the interpreter is taken apart."""
     return f"""

@@ -32,35 +32,35 @@ def assert_close(ours: Path, theirs: Path) -> None:
         torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
-def train(command: Command, folder: Path, *choices: str) -> Path:
-    result = command(*choices)
+def train(process: Command, folder: Path, *choices: str) -> Path:
+    result = process(*choices)
     assert result.returncode == 0, result.stderr
     return folder
 
 
 def test_shared_out_network_learns_what_a_whole_one_learns(
-    command: Command, run: Callable[..., Path], tmp_path: Path
+    process: Command, run: Callable[..., Path], tmp_path: Path
 ) -> None:
     choices = (*CHOICES, "lit_module.net.norm=none")
     shared, whole = tmp_path / "shared", tmp_path / "whole"
-    train(command, shared, *choices, "devices=fsdp", "trainer.devices=2", f"run_dir={shared}")
+    train(process, shared, *choices, "devices=fsdp", "trainer.devices=2", f"run_dir={shared}")
     assert_close(shared, run(*choices, "devices=cpu", f"run_dir={whole}"))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_checkpoint_of_a_shared_out_network_is_one_file_for_any_devices(
-    command: Command, run: Callable[..., Path], tmp_path: Path
+    process: Command, run: Callable[..., Path], tmp_path: Path
 ) -> None:
     choices = (*CHOICES, "trainer.devices=2", "trainer.max_epochs=2", *ORDER)
     ddp, fsdp, gone_on = tmp_path / "ddp", tmp_path / "fsdp", tmp_path / "gone_on"
-    train(command, ddp, *choices, "devices=ddp", f"run_dir={ddp}")
-    train(command, fsdp, *choices, "devices=fsdp", f"run_dir={fsdp}")
+    train(process, ddp, *choices, "devices=ddp", f"run_dir={ddp}")
+    train(process, fsdp, *choices, "devices=fsdp", f"run_dir={fsdp}")
     assert_close(fsdp, ddp)
     assert "epoch=001.ckpt" in {path.name for path in (fsdp / "checkpoints").iterdir() if path.is_file()}
 
-    train(command, gone_on, *choices, "devices=fsdp", "trainer.max_epochs=1", f"run_dir={gone_on}")
-    train(command, gone_on, f"run={gone_on}", "trainer.max_epochs=2")
+    train(process, gone_on, *choices, "devices=fsdp", "trainer.max_epochs=1", f"run_dir={gone_on}")
+    train(process, gone_on, f"run={gone_on}", "trainer.max_epochs=2")
     ours, theirs = load(gone_on, "last.ckpt"), load(fsdp, "last.ckpt")
     assert_same(ours["state_dict"], theirs["state_dict"])
     assert_same(ours["optimizer_states"][0]["state"], theirs["optimizer_states"][0]["state"])  # betas are a list by now
@@ -73,13 +73,13 @@ def test_checkpoint_of_a_shared_out_network_is_one_file_for_any_devices(
 
 
 def test_a_checkpoint_of_a_whole_network_goes_on_shared_out_and_back(
-    command: Command, run: Callable[..., Path], tmp_path: Path
+    process: Command, run: Callable[..., Path], tmp_path: Path
 ) -> None:
     two, whole = ("trainer.accelerator=cpu", "trainer.devices=2"), tmp_path / "whole"
-    train(command, whole, *CHOICES, *ORDER, "devices=ddp", *two, f"run_dir={whole}")
+    train(process, whole, *CHOICES, *ORDER, "devices=ddp", *two, f"run_dir={whole}")
     shared = shutil.copytree(whole, tmp_path / "shared", symlinks=True)
-    train(command, whole, f"run={whole}", "trainer.max_epochs=2")
-    train(command, shared, f"run={shared}", "trainer.max_epochs=2", "devices=fsdp", *two)
+    train(process, whole, f"run={whole}", "trainer.max_epochs=2")
+    train(process, shared, f"run={shared}", "trainer.max_epochs=2", "devices=fsdp", *two)
     assert_close(shared, whole)
     for folder in (shared, whole):
         run(f"run={folder}", "devices=cpu", "trainer.max_epochs=3")
