@@ -270,6 +270,7 @@ def start() -> None:
         base = saved_config.base_config(sys.argv[1:])
         # Not as a decorator, for the base depends on run=…; but Hydra's shell completion looks for "@hydra.main".
         hydra.main(version_base="1.3", config_path="conf", config_name=base)(main)()
+        sys.stdout.flush()  # whose reader may be gone
 
 
 if __name__ == "__main__":

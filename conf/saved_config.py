@@ -53,7 +53,7 @@ def base_config(arguments: list[str]) -> str:
             section = saved[group]
             if isinstance(section, DictConfig) and "defaults" in section:  # Hydra would obey them
                 raise UserError(f"{path}: holds {group!s}.defaults, which no run saves; take it from a copy of the run")
-            store.store(group=str(group), name="saved", node=OmegaConf.to_container(saved[group]))
+            _store_section(str(group), OmegaConf.to_container(section))
             entry[group] = ["saved"] if isinstance(entry[group], ListConfig) else "saved"
         elif group == "devices":  # part of the saved trainer
             store.store(group="devices", name="saved", node={}, package="trainer")
@@ -66,6 +66,21 @@ def base_config(arguments: list[str]) -> str:
     merged = OmegaConf.merge(base, values, {"run_dir": runs[-1]})
     store.store(name="saved_run", node=OmegaConf.to_container(merged))
     return "saved_run"
+
+
+def _store_section(group: str, section: Any) -> None:
+    """Makes a saved section the option `saved` of its config group, and its parts options of the groups within."""
+    store = ConfigStore.instance()
+    parts = {path.name for path in (CONF / group).iterdir() if path.is_dir()} if isinstance(section, dict) else set()
+    defaults: list[Any] = ["_self_"]
+    for part in sorted(parts):
+        value = section.pop(part) if isinstance(section.get(part), dict) else None
+        package = f"{group}.{part}" if value else group
+        store.store(group=f"{group}/{part}", name="saved", node=value or {}, package=package)
+        defaults.append({part: ["saved"] if part == "augment" else "saved"})
+        if value == {}:
+            section[part] = {}
+    store.store(group=group, name="saved", node=section | {"defaults": defaults} if parts else section)
 
 
 def read(folder: Path) -> DictConfig:

@@ -24,7 +24,6 @@ def run(program: Callable[[], None]) -> None:
     atexit.register(_end, done)  # the first to be registered is called last
     gc.set_threshold(100_000)
     program()
-    sys.stdout.flush()
     done.append(True)
 
 

@@ -163,6 +163,6 @@ def test_a_loss_that_is_never_a_number_is_one_line(
 @pytest.mark.parametrize("wrong", ["min_lr=1", "min_lr=0", "max_lr=1e-9", "num_steps=3"])
 def test_a_range_that_is_none_is_one_line(run: Callable[..., Path], tmp_path: Path, wrong: str) -> None:
     choices = ("max_lr=0.1",) if wrong == "min_lr=1" else ()
-    with pytest.raises(UserError, match=r"^low, high, steps: no range"):
+    with pytest.raises(UserError, match=r"^min_lr, max_lr, num_steps: no range"):
         run(*DIGITS, "task=tune", wrong, *choices, f"output={tmp_path / 'tune'}")
     assert not (tmp_path / "tune").exists()

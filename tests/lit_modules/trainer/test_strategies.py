@@ -11,12 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from pytorch_lightning import LightningModule
 
 from conf.errors import UserError
 from lit_modules.trainer.strategies import FSDP
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, configure
 from tests.test_resume import assert_same, load, table
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -86,9 +85,16 @@ def test_a_checkpoint_of_a_whole_network_goes_on_shared_out_and_back(
     assert_close(shared, whole)
 
 
-@pytest.mark.parametrize("config", ["ema", "adam_to_sgd", "whitening"])
-def test_callbacks_of_whole_networks_are_refused(config: str) -> None:
-    callback = instantiate(OmegaConf.load(ROOT / "conf" / "callbacks" / f"{config}.yaml")[config])
+@pytest.mark.parametrize(
+    ("choice", "name"),
+    [
+        ("callbacks=[default,ema]", "ema"),
+        ("callbacks=[default,adam_to_sgd]", "adam_to_sgd"),
+        ("lit_module/net=speedrun", "whitening"),
+    ],
+)
+def test_callbacks_of_whole_networks_are_refused(choice: str, name: str) -> None:
+    callback = instantiate(configure(choice).callbacks[name])
     module = LightningModule()
     module._trainer = SimpleNamespace(callbacks=[callback])  # type: ignore[assignment]
     strategy = FSDP(timeout_minutes=1)
