@@ -1,6 +1,7 @@
 """Checks a composed config before anything heavy: root values, and every `_target_` node. Imports no torch."""
 
 import inspect
+import operator
 import pkgutil
 import types
 import typing
@@ -28,6 +29,13 @@ PACKAGES = (
     "torchvision.models.",
     "torchvision.transforms.",
 )
+# The bounds of `annotated_types`, by attribute.
+BOUNDS = {
+    "ge": ("at least", operator.ge),
+    "gt": ("above", operator.gt),
+    "le": ("at most", operator.le),
+    "lt": ("below", operator.lt),
+}
 DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_"}
 
 
@@ -99,6 +107,8 @@ def _check_node(path: str, node: dict[str, Any]) -> None:
         if not _fits(value, parameters[key].annotation):
             expected = " or ".join(dict.fromkeys(_describe(parameters[key].annotation)))
             raise UserError(f"{path}.{key}: {value!r} does not fit; give {expected}")
+        if problem := out_of_range(value, parameters[key].annotation):
+            raise UserError(f"{path}.{key}: {problem}")
 
 
 def _parameters(constructor: Any) -> Mapping[str, inspect.Parameter]:
@@ -106,6 +116,23 @@ def _parameters(constructor: Any) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(constructor, eval_str=True).parameters
     except NameError:  # annotations that only type checkers can read: their values are then accepted unseen
         return inspect.signature(constructor).parameters
+
+
+def out_of_range(value: Any, annotation: Any) -> str | None:
+    """Why a number breaks the bounds of an annotation such as `Annotated[float, Interval(ge=0, le=1)]`; None if not."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        problems = [out_of_range(value, part) for part in typing.get_args(annotation) if _fits(value, part)]
+        return problems[0] if problems and all(problems) else None
+    if typing.get_origin(annotation) is not typing.Annotated or isinstance(value, dict):
+        return None
+    wanted, broken = [], False
+    for metadata in annotation.__metadata__:
+        for name, (words, holds) in BOUNDS.items():
+            bound = getattr(metadata, name, None)
+            if bound is not None:
+                wanted.append(f"{words} {bound}")
+                broken = broken or not holds(value, bound)
+    return f"must be {' and '.join(wanted)}, not {value}; correct it" if broken else None
 
 
 def _hint(module: str, name: str) -> str:
@@ -118,7 +145,9 @@ def _hint(module: str, name: str) -> str:
 def _describe(annotation: Any) -> Iterator[str]:
     """What may be written for a parameter of this annotation, in parts."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (typing.Union, types.UnionType):
+    if origin is typing.Annotated:
+        yield from _describe(arguments[0])
+    elif origin in (typing.Union, types.UnionType):
         for argument in arguments:
             yield from _describe(argument)
     elif origin is typing.Literal:
@@ -136,6 +165,8 @@ def _fits(value: Any, annotation: Any) -> bool:
     if isinstance(value, dict) and "_target_" in value:
         return True
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _fits(value, arguments[0])
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, argument) for argument in arguments)
     if origin is typing.Literal:
