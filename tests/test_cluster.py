@@ -15,8 +15,7 @@ from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
 from lit_modules.runs import launcher, run_folder
 from tests.conftest import ROOT, TINY, configure
-from tests.test_faults import assert_same_runs, wait_for
-from tests.test_resume import RANDOM
+from tests.runs import RANDOM, assert_same_runs, wait_for
 
 ADDRESSES = {"litmus-a": "10.77.31.1", "litmus-b": "10.77.31.2"}
 PROCESSES = (*TINY[1:], "devices=multi_node", "trainer.accelerator=cpu")

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from conf.errors import UserError
 from datamodules.augment.rand_augment import GEOMETRY, OPERATIONS, RandAugment
-from tests.datamodules.augment.test_transforms import numbers
+from tests.samples import numbers
 
 HEIGHT, WIDTH = 24, 31
 BILINEAR = {"interpolation": v2.InterpolationMode.BILINEAR}

@@ -14,6 +14,7 @@ from conf.errors import UserError
 from datamodules.augment.augmentation import Augmentation, PerSample, as_augmentation, augment, uniform
 from datamodules.augment.rand_augment import RandAugment
 from datamodules.augment.transforms import ColorJitter, Cutout, HorizontalFlip, RandomAffine, RandomCrop
+from tests.samples import numbers
 
 ALL: dict[str, Callable[[], Augmentation]] = {
     "crop_reflect": lambda: RandomCrop(3, "reflect"),
@@ -27,18 +28,10 @@ ALL: dict[str, Callable[[], Augmentation]] = {
     "trivial": lambda: PerSample(v2.TrivialAugmentWide()),
 }
 WORD = 2**64 - 1
-EDGES = (0.0, 0.2, 0.5, 0.8, 1 - 2**-24)
 
 
 def images(samples: int = 6, channels: int = 3, height: int = 7, width: int = 10, seed: int = 0) -> Tensor:
     return torch.rand(samples, channels, height, width, generator=torch.Generator().manual_seed(seed))
-
-
-def numbers(samples: int, draws: int) -> Tensor:
-    """Uniform numbers from numpy, the ends of the range among them."""
-    drawn = torch.from_numpy(np.random.default_rng(1).random((samples, draws), np.float32))
-    drawn[0], drawn[1] = EDGES[0], EDGES[-1]
-    return drawn
 
 
 def mix(word: int) -> int:

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 import pytest
@@ -11,28 +10,10 @@ from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cosine
-from sklearn.datasets import load_sample_images
 
 from datamodules.inspection.duplicates import FARTHEST, LEAST, candidates, connected, hashes, likeness, same, spectrum
 from datamodules.storage.decode import ImageSpec, to_array
-
-FIELD = 64
-SIDE = 32
-
-
-@cache
-def photographs() -> list[Image.Image]:
-    """64 images of 32×32 that differ: fields of two photographs, without those that show next to nothing, of which a
-    compressed copy is no copy."""
-    fields = []
-    for photograph in load_sample_images().images:
-        height, width = (side // FIELD for side in photograph.shape[:2])
-        for number in range(height * width):
-            y, x = number // width * FIELD, number % width * FIELD
-            field = Image.fromarray(photograph[y : y + FIELD, x : x + FIELD]).resize((SIDE, SIDE))
-            if np.std(np.diff(np.asarray(field.convert("L")).astype(float))) > 4:
-                fields.append(field)
-    return fields
+from tests.samples import SIDE, photographs
 
 
 def pixels(images: list[Image.Image]) -> np.ndarray:

@@ -17,7 +17,7 @@ from datamodules.inspection.report import draw_sheet
 from datamodules.storage.inputs import InMemory, Split
 from lit_modules.optim.losses import weigh_classes
 from tests.conftest import write_images
-from tests.datamodules.inspection.test_duplicates import photographs
+from tests.samples import photographs
 
 FOLDER = ("task=inspect", "+experiment=image_folder")
 

@@ -16,7 +16,7 @@ from PIL import Image
 from conf.errors import UserError
 from datamodules.image_datamodule import ImageDataModule
 from tests.conftest import configure, write_images
-from tests.datamodules.storage.test_decode import UPRIGHT
+from tests.samples import UPRIGHT
 
 SIDE = 8
 COLOURS = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 4), dtype=np.uint8)

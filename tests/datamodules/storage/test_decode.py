@@ -12,6 +12,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from datamodules.storage.decode import ImageSpec, Resize, decode, to_array
 from datamodules.storage.image_header import Probe, common_size, probe
+from tests.samples import UPRIGHT
 
 HEIGHT, WIDTH = 6, 9
 SIZE = (HEIGHT, WIDTH)
@@ -165,19 +166,6 @@ def test_first_frame_of_an_animation_is_taken(tmp_path: Path) -> None:
     frames = [Image.fromarray(noise(1, seed)) for seed in range(3)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert np.array_equal(decode(tmp_path / "a.gif", ImageSpec(1, SIZE, "pad", False))[0], noise(1, 0))
-
-
-# What undoes each EXIF orientation, as numpy operations on [H, W]; from the EXIF 2.32 standard, tag 0x0112.
-UPRIGHT = {
-    1: lambda a: a,
-    2: np.fliplr,
-    3: lambda a: np.rot90(a, 2),
-    4: np.flipud,
-    5: np.transpose,
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(a, 2).T,
-    8: lambda a: np.rot90(a, 1),
-}
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)

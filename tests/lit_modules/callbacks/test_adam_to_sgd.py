@@ -18,7 +18,7 @@ from lit_modules.callbacks import adam_to_sgd
 from lit_modules.callbacks.adam_to_sgd import rate_ratio
 from lit_modules.optim.schedulers import WarmupCosineLR, transfer_schedule
 from tests.conftest import TINY
-from tests.test_resume import COMPARED, RANDOM, assert_resumable_at_every_step, assert_same, cut_off_after, load, table
+from tests.runs import COMPARED, RANDOM, assert_resumable_at_every_step, assert_same, cut_off_after, load, table
 
 EPOCHS = 4
 CHANGING = (

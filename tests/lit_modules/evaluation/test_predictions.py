@@ -1,6 +1,5 @@
 """Predictions are those of the best weights, each sample once, in order, on any number of batches and ranks."""
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from datamodules.loader import BatchLoader
 from datamodules.storage.inputs import InMemory, Split
 from lit_modules.evaluation.predictions import MISTAKES, Collector, Predictions, evenly_spaced
 from tests.conftest import DRAWN, configure, inputs_of
+from tests.runs import rows_of
 
 CLASSES = 3
 SIZES = (1, 2, 5, 40, 41)
@@ -95,11 +95,6 @@ def test_equal_probabilities_of_different_logits_keep_the_prediction() -> None:
     collector.add(Batch(torch.zeros(1, 1), torch.tensor([1]), torch.tensor([0])), logits)
     found = collector.gather()
     assert found is not None and found.predicted.tolist() == [1]
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("callbacks", ["[default]", "[default,ema]"])

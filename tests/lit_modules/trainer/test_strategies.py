@@ -16,7 +16,7 @@ from pytorch_lightning import LightningModule
 from conf.errors import UserError
 from lit_modules.trainer.strategies import FSDP
 from tests.conftest import ROOT, TINY, configure
-from tests.test_resume import assert_same, load, table
+from tests.runs import assert_same, load, table
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 CHOICES = (*TINY[1:], "datamodule.batch_size=100", "trainer.accelerator=cpu", "lit_module/scheduler=constant")
