@@ -98,6 +98,7 @@ def test_host_that_dies_and_comes_back_changes_no_bit(hosts: dict[str, str], tmp
     again.communicate()
 
 
+@pytest.mark.slow
 def test_processes_of_torchrun_share_a_folder_named_by_the_job(tmp_path: Path) -> None:
     processes = torchrun(
         *("--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--rdzv-id=job", "train.py"),

@@ -171,6 +171,7 @@ def test_full_disk_is_one_line_and_loses_nothing(run: Callable[..., Path], tmp_p
     assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_dead_rank_ends_the_run_within_a_minute(tmp_path: Path) -> None:
     process = start(
         *LONG, "trainer.max_epochs=500", "trainer.devices=2", "trainer.accelerator=cpu", f"run_dir={tmp_path / 'run'}"

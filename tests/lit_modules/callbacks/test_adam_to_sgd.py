@@ -148,6 +148,7 @@ def test_run_resumed_at_any_step_has_the_same_bits(run: Callable[..., Path], mon
     assert_resumable_at_every_step(run, monkeypatch, *CHANGING, "datamodule.batch_size=500", first=4)
 
 
+@pytest.mark.slow
 def test_two_ranks_change_together_and_resume(
     process: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:

@@ -55,7 +55,7 @@ def collect_all_sizes(rank: int, world_size: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_several_ranks_give_the_predictions_of_one(tmp_path: Path, world_size: int) -> None:
     mp.spawn(collect_all_sizes, (world_size, tmp_path), nprocs=world_size)
     for samples in SIZES:
@@ -120,6 +120,7 @@ def test_files_hold_what_the_best_weights_say(run: Callable[..., Path], callback
     assert json.loads((folder / "summary.json").read_text())["best_epoch"] == 0
 
 
+@pytest.mark.slow
 def test_two_ranks_write_the_predictions_of_one(process: Callable[..., object], tmp_path: Path) -> None:
     choices = [*DRAWN, "lit_module.net.norm=none", "datamodule.batch_size=100"]
     process(*choices, f"run_dir={tmp_path / 'one'}")

@@ -83,6 +83,7 @@ def test_run_resumed_at_any_step_has_the_same_bits(run: Callable[..., Path], mon
     assert_resumable_at_every_step(run, monkeypatch, *UNFREEZING, "datamodule.batch_size=500", first=3)
 
 
+@pytest.mark.slow
 def test_two_ranks_unfreeze_as_one(
     process: Callable[..., subprocess.CompletedProcess[str]], run: Callable[..., Path], tmp_path: Path
 ) -> None:
