@@ -80,7 +80,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
         lambda p, r: (p / "dark").rename(p / os.fsdecode(b"caf\xe9")), "FIT ROOT", "class 'caf\\udce9': ", "rename it"
     ),
     "no classes": (lambda p, r: [shutil.rmtree(each) for each in p.iterdir()], "FIT ROOT", "datamodule.root: ", "0"),
-    "an empty class": (lambda p, r: (p / "new").mkdir(), "FIT ROOT", "IMAGES/new: holds no image", ""),
+    "an empty class": (lambda p, r: (p / "new").mkdir(), "FIT ROOT", "IMAGES/new: contains no images", ""),
     "an empty file": (lambda p, r: (p / "dark/000.png").write_bytes(b""), "FIT ROOT", "dark/000.png (the file is", ""),
     "a web page": (lambda p, r: (p / "dark/1.jpg").write_text("<html>"), "FIT ROOT", "dark/1.jpg (not an image", ""),
     "half an image": (lambda p, r: os.truncate(p / "dark/000.png", 150), "FIT ROOT", "dark/000.png (", "on_error=skip"),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from conf.files import make_output, write_text
-from datamodules.datamodule import DataModule, Found
+from datamodules.datamodule import DataModule, Inspected
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.inspection.duplicates import (
     FREQUENCIES,
@@ -49,7 +49,7 @@ def inspect(datamodule: DataModule, output: Path) -> None:
         UserError: the folder cannot be written.
     """
     make_output(output)
-    found = datamodule.found
+    found = datamodule.inspected
     report = _content(datamodule, found)
     if isinstance(datamodule, ImageDataModule):
         report |= _files(datamodule, found)
@@ -61,7 +61,7 @@ def inspect(datamodule: DataModule, output: Path) -> None:
     print_report(report, output)
 
 
-def _content(datamodule: DataModule, found: Found) -> Report:
+def _content(datamodule: DataModule, found: Inspected) -> Report:
     """What is counted and measured of samples as a network gets them."""
     names = datamodule.class_names
     counts = {
@@ -94,7 +94,7 @@ def _content(datamodule: DataModule, found: Found) -> Report:
     }
 
 
-def _files(datamodule: ImageDataModule, found: Found) -> Report:
+def _files(datamodule: ImageDataModule, found: Inspected) -> Report:
     """What images are before they are brought to one form, and how long that takes."""
     items = found.items
     with Workers(datamodule.num_workers, items) as workers:
@@ -130,7 +130,7 @@ def _spread(values: Sequence[int]) -> dict[str, float]:
     return {"min": min(values), "median": float(np.median(values)), "max": max(values)} if values else {}
 
 
-def _duplicates(datamodule: DataModule, found: Found) -> Report:
+def _duplicates(datamodule: DataModule, found: Inspected) -> Report:
     """Groups of the same samples, and groups of images that are nearly the same."""
     rows = np.sort(np.concatenate([samples.rows for samples in found.splits.values()]))
     shape = found.loaded.inputs.shape
@@ -159,7 +159,7 @@ def _duplicates(datamodule: DataModule, found: Found) -> Report:
     return report
 
 
-def _numbers(found: Found, rows: np.ndarray, comparable: bool) -> tuple[np.ndarray, np.ndarray]:
+def _numbers(found: Inspected, rows: np.ndarray, comparable: bool) -> tuple[np.ndarray, np.ndarray]:
     """The digest of each sample and its hash, uint64 `[N]`, where these are needed."""
     known = found.loaded.digests
     contents = np.empty(len(rows), np.uint64) if known is None else known[rows]
@@ -178,7 +178,7 @@ def _numbers(found: Found, rows: np.ndarray, comparable: bool) -> tuple[np.ndarr
     return contents, perceptual
 
 
-def _near(found: Found, rows: np.ndarray, perceptual: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+def _near(found: Inspected, rows: np.ndarray, perceptual: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
     """Pairs of rows of images that are nearly the same, int64 `[M, 2]`, how much alike they are, `[M]`, and whether
     these are all."""
     positions, whole = candidates(perceptual)
@@ -201,7 +201,7 @@ def _parts(array: np.ndarray, bytes_each: int) -> list[np.ndarray]:
     return np.array_split(array, -(-len(array) * bytes_each // TOGETHER)) if len(array) else []
 
 
-def _describer(datamodule: DataModule, found: Found) -> Callable[[list[int]], Report]:
+def _describer(datamodule: DataModule, found: Inspected) -> Callable[[list[int]], Report]:
     """Tells what samples of some rows are, and whether it matters that they are the same."""
     names, order = datamodule.class_names, list(found.splits)
     split, label = (np.zeros(len(found.files), np.int64) for _ in range(2))
@@ -220,7 +220,7 @@ def _describer(datamodule: DataModule, found: Found) -> Callable[[list[int]], Re
     return describe
 
 
-def _byte_identical(found: Found, rows: list[int]) -> list[list[str]]:
+def _byte_identical(found: Inspected, rows: list[int]) -> list[list[str]]:
     """Which of some files are copies of another, by name; of samples that are no files of their own, none."""
     copies: dict[bytes, list[str]] = {}
     for row in rows:

@@ -131,7 +131,6 @@ def make(
 
     Raises:
         UserError: it cannot be written.
-        UnlikeError: `form` refuses an image; nothing is left.
     """
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)

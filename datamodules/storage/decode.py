@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from datamodules.storage.image_header import DAMAGE, EXIF_ORIENTATION, _probe, open_image, reason
+from datamodules.storage.image_header import DAMAGE, EXIF_ORIENTATION, open_image, reason
 
 Resize = Literal["pad", "crop", "stretch"]
 SIXTEEN_BIT_MODES = {"I", "I;16", "I;16L", "I;16B", "I;16N"}
@@ -38,28 +38,17 @@ class ImageSpec(NamedTuple):
     """1 or 3"""
     size: tuple[int, int]
     """height, width in pixels"""
-    resize: Resize | Literal["refuse"]
+    resize: Resize
     """For an image of another size: `pad` keeps all of it inside black borders, `crop` fills the size with its centre,
-    `stretch` changes its aspect ratio. Bilinear with antialiasing. `refuse` takes neither another size nor colours that
-    would be lost."""
+    `stretch` changes its aspect ratio. Bilinear with antialiasing."""
     jpeg_draft: bool
     """Whether a JPEG of at least twice that size is decoded at 1/2, 1/4 or 1/8 of its own, which is faster."""
 
 
-class UnlikeError(Exception):
-    """An image is of another form, and may not be brought to it."""
-
-
 def decode(item: str | Image.Image, form: ImageSpec) -> np.ndarray | str:
-    """The pixels as `to_array` gives them; for a damaged file the reason.
-
-    Raises:
-        UnlikeError: its header tells of what `form` refuses.
-    """
+    """The pixels as `to_array` gives them; for a damaged file the reason."""
     try:
         with open_image(item, whole=True) as image:
-            if form.resize == "refuse" and not _fits(image, form):
-                raise UnlikeError
             if form.jpeg_draft:
                 image.draft("", (max(form.size), max(form.size)))  # which other formats pass over
             return to_array(image, form)
@@ -111,14 +100,6 @@ def digests(pixels: np.ndarray) -> np.ndarray:
     rows = np.ascontiguousarray(pixels).reshape(len(pixels), -1).view(np.uint8)
     found = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)  # type: ignore[arg-type]
     return np.frombuffer(found, np.uint64)
-
-
-def _fits(image: Image.Image, form: ImageSpec) -> bool:
-    try:
-        found = _probe(image)
-    except DAMAGE:  # perhaps of the header alone
-        return False
-    return (found.height, found.width) == form.size and (found.grey or form.channels == 3)
 
 
 def to_array(image: Image.Image, form: ImageSpec) -> np.ndarray:

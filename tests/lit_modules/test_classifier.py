@@ -201,7 +201,7 @@ def hand_written_fit(
     datamodule: ImageDataModule, module: LitClassifier, accumulate: int, clip: float | None
 ) -> list[float]:
     """Two epochs in plain PyTorch; the loss of every batch."""
-    split = datamodule._splits["train"]
+    split = datamodule.split("train")
     inputs = inputs_of(datamodule, "train").to(torch.float32) / 255
     parameters = list(module.net.parameters())
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.0005)
@@ -493,7 +493,7 @@ def test_weighted_validation_loss_is_that_of_the_whole_split(run: Callable[..., 
     folder = run(*SHORT, *still, *weighted)
     datamodule, module, _ = build(*still)
     module.load_state_dict(torch.load(folder / "model.pt", weights_only=True), strict=False)
-    inputs, labels = inputs_of(datamodule, "val"), datamodule._splits["val"].labels
+    inputs, labels = inputs_of(datamodule, "val"), datamodule.split("val").labels
     with torch.no_grad():
         logits = module.eval()(inputs / 255)
     expected = F.cross_entropy(logits, labels, weight=torch.tensor([*range(1, 10), 90.0])).item()
@@ -650,7 +650,7 @@ def averaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     train.fit(configure(*EMA, f"run_dir={folder}"))
     datamodule, module, _ = build()
     module.load_state_dict(torch.load(folder / "model.pt", weights_only=True), strict=False)
-    inputs, labels = inputs_of(datamodule, "test")[: 2 * 64], datamodule._splits["test"].labels[: 2 * 64]
+    inputs, labels = inputs_of(datamodule, "test")[: 2 * 64], datamodule.split("test").labels[: 2 * 64]
     with torch.no_grad():
         return folder, F.cross_entropy(module.eval()(inputs / 255), labels).item()
 

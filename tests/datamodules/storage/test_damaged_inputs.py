@@ -238,7 +238,7 @@ ROWS: dict[str, tuple[Make, Check]] = {
     "blanks": (saved(" odd  one .png", Image.fromarray(RGB)), shows(RGB)),
     "no_unicode": (saved(os.fsdecode(b"odd\xff.png"), Image.fromarray(RGB)), shows(RGB)),
     "upper_case": (saved("odd.PNG", Image.fromarray(RGB)), shows(RGB)),
-    "empty_class": (lambda root: (root / "cat").mkdir(), refused("{root}/cat: holds no image")),
+    "empty_class": (lambda root: (root / "cat").mkdir(), refused("{root}/cat: contains no images")),
     "no_root": (lambda root: root.rename(root.parent / "moved"), refused("datamodule.root: {root} does not exist")),
     "file_as_root": (
         lambda root: (root.rename(root.parent / "moved"), root.write_bytes(b"x")),

@@ -108,7 +108,7 @@ def test_files_hold_what_the_best_weights_say(run: Callable[..., Path], callback
     module.eval()
     rows = rows_of(folder)
     for split in ("val", "test"):
-        inputs, labels, files = inputs_of(datamodule, split), datamodule._splits[split].labels, datamodule.files(split)
+        inputs, labels, files = inputs_of(datamodule, split), datamodule.split(split).labels, datamodule.files(split)
         with torch.no_grad():
             probabilities = module(inputs / 255).softmax(1).numpy()
         found = [row for row in rows if row["split"] == split]
