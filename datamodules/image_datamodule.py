@@ -11,17 +11,17 @@ from conf.errors import UserError
 from datamodules.datamodule import DataModule
 from datamodules.storage import cache
 from datamodules.storage.decode import ImageSpec, Resize, UnlikeError
-from datamodules.storage.image_header import Probe, common_size, probe_all
+from datamodules.storage.image_header import ImageHeader, common_size, read_headers
 from datamodules.storage.inputs import Loaded, Streamed, collect
 from datamodules.storage.memory import free_memory
 from datamodules.storage.worker_pool import Workers, chunks, progress
 
-# Images may take this share of the memory that is free.
-MEMORY_SHARE = 0.5
+# Images in memory take at most this fraction of the free memory.
+MAX_MEMORY_FRACTION = 0.5
 # So many headers tell whether it is worth while to take all images for alike until one is not.
 FEW = 64
-# Fewer bytes than this are decoded anew each time rather than written to disk.
-SMALL = 8 * 2**20
+# Images of fewer bytes are not cached on disk.
+MIN_DISK_BYTES = 8 * 2**20
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -61,7 +61,7 @@ class ImageDataModule(DataModule):
         began = time.time()
         if isinstance(items[0], str):
             items = list(items)  # which is gone through four times, and faster than several splits in one
-        room, folder = int(MEMORY_SHARE * free_memory()), Path(self.cache_dir).expanduser()
+        room, folder = int(MAX_MEMORY_FRACTION * free_memory()), Path(self.cache_dir).expanduser()
         keepable = self.cache in ("auto", "disk") and isinstance(items[0], str)
         options = (self.channels, self._size() or train_count, self.resize, self.jpeg_draft)
         name = cache.fingerprint(items, options) if keepable else ""
@@ -89,7 +89,7 @@ class ImageDataModule(DataModule):
     def _alike(self, items: Sequence[Any]) -> ImageSpec | None:
         """If a few images are alike, the form that refuses all that are not. To take it for granted until one is
         unlike spares a look at all headers: a third of the time for small images."""
-        few = [each for each in probe_all(items[:: -(-len(items) // FEW)]) if isinstance(each, Probe)]
+        few = [each for each in read_headers(items[:: -(-len(items) // FEW)]) if isinstance(each, ImageHeader)]
         form = self._form_of(few, few)
         alike = self._size() is None and {(each.height, each.width) for each in few} == {form.size}
         return form._replace(resize="refuse") if alike else None
@@ -98,15 +98,15 @@ class ImageDataModule(DataModule):
         """What all images are brought to, by a look at their headers if need be, and which of these are damaged."""
         if self.channels != "auto" and self._size() is not None:
             return self._form_of([], []), {}
-        looks = progress(workers.map(probe_all, chunks(items)), len(items), "looking at images", len)
+        looks = progress(workers.map(read_headers, chunks(items)), len(items), "looking at images", len)
         found = [each for part in looks for each in part]
-        learned = [each for each in found[:train_count] if isinstance(each, Probe)]
+        learned = [each for each in found[:train_count] if isinstance(each, ImageHeader)]
         if not learned:
             raise UserError(f"{items[0]}: {found[0]}, and so is all there is to learn from; are the paths right?")
         bad = {position: each for position, each in enumerate(found) if isinstance(each, str)}
-        return self._form_of([each for each in found if isinstance(each, Probe)], learned), bad
+        return self._form_of([each for each in found if isinstance(each, ImageHeader)], learned), bad
 
-    def _form_of(self, sound: list[Probe], learned: list[Probe]) -> ImageSpec:
+    def _form_of(self, sound: list[ImageHeader], learned: list[ImageHeader]) -> ImageSpec:
         """What images of these headers are brought to."""
         channels = self.channels if self.channels != "auto" else 1 if all(each.grey for each in sound) else 3
         return ImageSpec(channels, self._size() or common_size(learned), self.resize, self.jpeg_draft)
@@ -120,7 +120,7 @@ class ImageDataModule(DataModule):
             raise UserError("datamodule.cache: these images are no files of their own; leave it out")
         if self.cache != "auto":
             return self.cache
-        if keepable and size > SMALL and cache.has_room(folder, size):
+        if keepable and size > MIN_DISK_BYTES and cache.has_room(folder, size):
             return "disk"
         return "memory" if size < room or not keepable else "off"
 

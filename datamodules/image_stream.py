@@ -83,7 +83,7 @@ def read_in_batches(
 def _decoded(files: Sequence[str], form: ImageSpec, batch_size: int, workers: Workers) -> Iterator[DecodedBatch]:
     batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
     with workers:
-        for batch, found in zip(batches, workers.map(partial(decode_all, form=form), batches), strict=True):
+        for batch, found in zip(batches, workers.map(partial(decode_all, spec=form), batches), strict=True):
             sound = [i for i in range(len(batch)) if i not in found.bad]
             problems = [(batch[i], reason) for i, reason in found.bad.items()]
             yield DecodedBatch([batch[i] for i in sound], found.pixels[sound], problems)

@@ -37,8 +37,8 @@ def epoch_of(module: ImageDataModule) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("cache", ["auto", "disk", "off"])
 def test_where_images_are_kept_changes_no_bit(images: Path, monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
-    monkeypatch.setattr(worker_pool, "FEWEST_FOR_PROCESSES", 1)
-    monkeypatch.setattr(image_datamodule, "SMALL", 0)
+    monkeypatch.setattr(worker_pool, "MIN_FILES_FOR_PROCESSES", 1)
+    monkeypatch.setattr(image_datamodule, "MIN_DISK_BYTES", 0)
     expected = folder(images, "datamodule.cache=memory")
     found = folder(images, f"datamodule.cache={cache}")
     again = folder(images, f"datamodule.cache={cache}")
@@ -77,7 +77,7 @@ def test_images_taken_for_alike_are_those_that_all_headers_tell_of(
             if (name, i) == ("bee", 66) and "cut off" in odd:
                 file.write_bytes(file.read_bytes()[:60])
     (tmp_path / "ant" / "001.png").write_bytes(b"<html>")
-    monkeypatch.setattr(worker_pool, "FEWEST_FOR_PROCESSES", 1)
+    monkeypatch.setattr(worker_pool, "MIN_FILES_FOR_PROCESSES", 1)
     options = ("datamodule.on_error=skip", f"datamodule.num_workers={processes}")
     expected = folder(tmp_path, "datamodule.cache=memory", *options)
     looks: list[str] = []
@@ -110,7 +110,7 @@ def test_averaging_weights_copies_no_data(run: Callable[..., Path], images: Path
 def test_images_without_room_anywhere_are_decoded_as_they_are_needed(
     images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_datamodule, "SMALL", 0)
+    monkeypatch.setattr(image_datamodule, "MIN_DISK_BYTES", 0)
     monkeypatch.setattr(cache, "has_room", lambda folder, size: False)
     assert isinstance(folder(images)._splits["train"].inputs, InMemory)
     monkeypatch.setattr(image_datamodule, "free_memory", lambda: 0)
@@ -121,7 +121,7 @@ def test_an_image_changed_in_use_is_named(images: Path) -> None:
     module = folder(images, "datamodule.cache=off")
     file = module.files("train")[5]
     os.utime(images / file, (2**33, 2**33))
-    with pytest.raises(UserError, match=rf"^{file}: changed while it was in use; "):
+    with pytest.raises(UserError, match=rf"^{file}: the file changed during the run; "):
         epoch_of(module)
 
 
@@ -134,7 +134,7 @@ def test_a_damaged_image_is_passed_over_if_asked(images: Path, capsys: pytest.Ca
     counts = [sum(len(module.files(split)) for split in ("train", "val", "test")) for module in (whole, found)]
     assert counts[1] == counts[0] - 1
     if cache == "off":
-        with pytest.raises(UserError, match=r"^dark/004.png: .*; put it right"):
+        with pytest.raises(UserError, match=r"^dark/004.png: .*; repair the file"):
             module = folder(images, "datamodule.cache=off")
             [inputs_of(module, split) for split in ("train", "val", "test")]
     else:

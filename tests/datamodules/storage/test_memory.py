@@ -10,12 +10,12 @@ from datamodules.storage.memory import free_memory
 
 
 def test_it_is_about_what_the_system_says() -> None:
-    assert 2**26 < free_memory() <= memory._table(Path("/proc/meminfo"))["MemTotal"]
+    assert 2**26 < free_memory() <= memory._read_sizes(Path("/proc/meminfo"))["MemTotal"]
 
 
 @pytest.mark.parametrize("limit", [resource.RLIMIT_AS, resource.RLIMIT_DATA])
 def test_a_limit_of_the_process_counts(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    used = memory._table(Path("/proc/self/status"))[dict(memory.LIMITS)[limit]]
+    used = memory._read_sizes(Path("/proc/self/status"))[dict(memory.LIMITS)[limit]]
     unlimited = resource.RLIM_INFINITY
     monkeypatch.setattr(
         resource, "getrlimit", lambda asked: (used + 10**6, unlimited) if asked == limit else (unlimited, unlimited)

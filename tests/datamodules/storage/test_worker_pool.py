@@ -17,7 +17,7 @@ from datamodules.storage import worker_pool
 from datamodules.storage.worker_pool import Workers, chunks
 from tests.conftest import ROOT
 
-MANY = ["x"] * worker_pool.FEWEST_FOR_PROCESSES
+MANY = ["x"] * worker_pool.MIN_FILES_FOR_PROCESSES
 
 
 def square(number: int) -> tuple[int, int]:
@@ -63,7 +63,7 @@ def knows_the_program(_: str) -> bool:
 
 
 def test_processes_do_not_import_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datamodules.storage.worker_pool.FEWEST_FOR_PROCESSES", 1)
+    monkeypatch.setattr("datamodules.storage.worker_pool.MIN_FILES_FOR_PROCESSES", 1)
     program = sys.modules["__main__"]
     with Workers(2, ["a"]) as workers:
         assert list(workers.map(knows_the_program, ["a", "b"])) == [False, False]
@@ -105,15 +105,15 @@ def kill_oneself(_: int) -> None:
 
 
 def test_a_killed_process_is_one_line() -> None:
-    with pytest.raises(UserError, match=r"^datamodule\.num_workers: a process was killed"), Workers(2, MANY) as pool:
+    with pytest.raises(UserError, match=r"^datamodule\.num_workers: a worker was killed"), Workers(2, MANY) as pool:
         list(pool.map(kill_oneself, [1]))
 
 
 ENDLESS = """
 import time
-from datamodules.storage.worker_pool import FEWEST_FOR_PROCESSES, Workers
+from datamodules.storage.worker_pool import MIN_FILES_FOR_PROCESSES, Workers
 if __name__ == "__main__":
-    pool = Workers(2, ["x"] * FEWEST_FOR_PROCESSES)
+    pool = Workers(2, ["x"] * MIN_FILES_FOR_PROCESSES)
     import os
     print(*pool.map(abs, [1, 2]), *[process for process in pool._pool._processes], flush=True)
     time.sleep(100)
