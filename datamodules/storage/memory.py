@@ -1,11 +1,10 @@
 """Memory that this process can still allocate."""
 
 import os
-import resource
 from contextlib import suppress
 from pathlib import Path
 
-LIMITS = ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData"))
+LIMITS = {"RLIMIT_AS": "VmSize", "RLIMIT_DATA": "VmData"}
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -13,10 +12,13 @@ def free_memory() -> int:
     """Bytes left by the system, the container (cgroup) and the process limits: the minimum of them."""
     candidates = [_system_memory()]
     status = _read_sizes(Path("/proc/self/status"))
-    for limit, name in LIMITS:
-        soft, _ = resource.getrlimit(limit)
-        if soft != resource.RLIM_INFINITY:
-            candidates.append(soft - status.get(name, 0))
+    with suppress(ImportError):  # Windows has no such limits
+        import resource
+
+        for resource_name, name in LIMITS.items():
+            soft, _ = resource.getrlimit(getattr(resource, resource_name))
+            if soft != resource.RLIM_INFINITY:
+                candidates.append(soft - status.get(name, 0))
     # Inside a container its own cgroup is the root.
     with suppress(OSError, ValueError):
         maximum = int((CGROUP / "memory.max").read_text())
