@@ -57,7 +57,7 @@ def drawing(name: str, sign: int = 1) -> Tensor:
     return torch.tensor([[(OPERATIONS.index(name) + 0.5) / 14, 0.25 if sign < 0 else 0.75]])
 
 
-# In levels: torchvision rounds what it sampled, and cuts the fraction off a blend, or off both its images.
+# In levels: torchvision rounds sampled values, and truncates a blend, or both images of it.
 TOLERANCE = (
     dict.fromkeys(GEOMETRY, 0.51)
     | dict.fromkeys(["brightness", "color", "contrast", "sharpness"], 2)
@@ -71,8 +71,8 @@ def test_operation_equals_torchvision(name: str, channels: int) -> None:
     images = bytes_of(channels)
     for magnitude in range(31):
         for sign in (-1, 1):
-            ours = RandAugment(1, magnitude)(images / 255, drawing(name, sign)) * 255
-            difference = (ours - torchvision_operation(name, images, magnitude, sign)).abs().max()
+            outputs = RandAugment(1, magnitude)(images / 255, drawing(name, sign)) * 255
+            difference = (outputs - torchvision_operation(name, images, magnitude, sign)).abs().max()
             assert difference < TOLERANCE.get(name, 1e-3), (magnitude, sign)
 
 
@@ -80,20 +80,20 @@ def test_operation_equals_torchvision(name: str, channels: int) -> None:
 def test_blend_equals_torchvision_without_rounding(name: str) -> None:
     images = bytes_of(3) / 255
     for sign in (-1, 1):
-        ours = RandAugment(1, 30)(images, drawing(name, sign))
+        outputs = RandAugment(1, 30)(images, drawing(name, sign))
         # Its luminance counts 0.2989 of red, not 0.299.
-        assert torch.allclose(ours, torchvision_operation(name, images, 30, sign), rtol=0, atol=1e-4)
+        assert torch.allclose(outputs, torchvision_operation(name, images, 30, sign), rtol=0, atol=1e-4)
 
 
 def test_outcomes_are_exactly_those_of_torchvision() -> None:
     images = bytes_of(3)
     draws = torch.stack([drawing(name, sign)[0] for name in OPERATIONS for sign in (-1, 1)])
-    ours = RandAugment(1, 17)(images.repeat(len(draws), 1, 1, 1) / 255, draws) * 255
+    outputs = RandAugment(1, 17)(images.repeat(len(draws), 1, 1, 1) / 255, draws) * 255
     matched = set()
     torch.manual_seed(0)
     for _ in range(300):
         outcome = v2.RandAugment(1, 17, **BILINEAR)(images[0])
-        distance = (ours - outcome).abs().amax((1, 2, 3))
+        distance = (outputs - outcome).abs().amax((1, 2, 3))
         assert distance.min() < 2
         matched |= set((distance < 2).nonzero()[:, 0].tolist())
     assert matched == set(range(len(draws)))
@@ -124,8 +124,8 @@ def test_every_operation_and_direction_is_equally_frequent() -> None:
     images = bytes_of(3)[..., :16] / 255
     every = torch.stack([drawing(name, sign)[0] for name in OPERATIONS for sign in (-1, 1)])
     outcomes = RandAugment(1, 15)(images.repeat(28, 1, 1, 1), every)
-    found = RandAugment(1, 15)(images.repeat(2800, 1, 1, 1), drawn)
-    labels = torch.cdist(found.flatten(1), outcomes.flatten(1)).argmin(1).tolist()
+    drawn_outcomes = RandAugment(1, 15)(images.repeat(2800, 1, 1, 1), drawn)
+    labels = torch.cdist(drawn_outcomes.flatten(1), outcomes.flatten(1)).argmin(1).tolist()
     names = Counter(OPERATIONS[label // 2] for label in labels)
     assert len(names) == 14
     assert all(abs(count - 200) < 4 * math.sqrt(200) for count in names.values())

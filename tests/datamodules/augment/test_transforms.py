@@ -90,21 +90,21 @@ def color_numbers(*factors: float, strength: float = 0.5) -> Tensor:
 @pytest.mark.parametrize("factors", [(0.6, 1, 1), (1.4, 1, 1), (1, 0.5, 1), (1, 1.4, 1), (1, 1, 0.5), (1, 1, 1.4)])
 def test_color_equals_torchvision_for_each_factor(factors: tuple[float, float, float]) -> None:
     image = images(1)
-    ours = ColorJitter(0.5, 0.5, 0.5, 0)(image, color_numbers(*factors))
-    theirs = tv.adjust_brightness(image, factors[0])
-    theirs = tv.adjust_contrast(theirs, factors[1])
-    theirs = tv.adjust_saturation(theirs, factors[2])
+    outputs = ColorJitter(0.5, 0.5, 0.5, 0)(image, color_numbers(*factors))
+    expected = tv.adjust_brightness(image, factors[0])
+    expected = tv.adjust_contrast(expected, factors[1])
+    expected = tv.adjust_saturation(expected, factors[2])
     # torchvision's luminance counts 0.2989 of red, not 0.299: at most 1e-4 · |1 - factor|.
-    assert torch.allclose(ours, theirs, rtol=0, atol=1e-4)
+    assert torch.allclose(outputs, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_color_equals_torchvision_for_all_factors(channels: int) -> None:
     image, factors = images(1, channels), (1.3, 0.7, 1.4)
-    ours = ColorJitter(0.5, 0.5, 0.5, 0)(image, color_numbers(*factors))
-    theirs = tv.adjust_contrast(tv.adjust_brightness(image, factors[0]), factors[1])
-    theirs = tv.adjust_saturation(theirs, factors[2]) if channels == 3 else theirs
-    assert torch.allclose(ours, theirs, rtol=0, atol=3e-4)
+    outputs = ColorJitter(0.5, 0.5, 0.5, 0)(image, color_numbers(*factors))
+    expected = tv.adjust_contrast(tv.adjust_brightness(image, factors[0]), factors[1])
+    expected = tv.adjust_saturation(expected, factors[2]) if channels == 3 else expected
+    assert torch.allclose(outputs, expected, rtol=0, atol=3e-4)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -121,8 +121,8 @@ def test_hue_rotates_the_chrominance_plane() -> None:
     y, i, q = np.tensordot(to_yiq, inputs[0].double().numpy(), 1)
     turned = (i + 1j * q) * np.exp(2j * np.pi * hue * (2 * number - 1))
     expected = np.tensordot(np.linalg.inv(to_yiq), np.stack([y, turned.real, turned.imag]), 1)
-    ours = ColorJitter(0, 0, 0, hue)(inputs, torch.tensor([[0.5, 0.5, 0.5, number]]))
-    assert np.abs(ours[0].numpy() - expected).max() < 1e-6
+    outputs = ColorJitter(0, 0, 0, hue)(inputs, torch.tensor([[0.5, 0.5, 0.5, number]]))
+    assert np.abs(outputs[0].numpy() - expected).max() < 1e-6
 
 
 def test_saturation_and_hue_keep_grey_images() -> None:
@@ -144,14 +144,14 @@ def test_affine_without_strength_changes_nothing(numbers_given: Tensor) -> None:
 @pytest.mark.parametrize("quarters", [-1, 1])
 def test_quarter_turn_equals_rot90(quarters: int) -> None:
     square = images(1, 3, 8, 8)
-    ours = RandomAffine(180, 0, 0, 0)(square, affine_numbers(turn=quarters / 2))
-    assert torch.allclose(ours, torch.rot90(square, quarters, (2, 3)), rtol=0, atol=1e-5)
+    outputs = RandomAffine(180, 0, 0, 0)(square, affine_numbers(turn=quarters / 2))
+    assert torch.allclose(outputs, torch.rot90(square, quarters, (2, 3)), rtol=0, atol=1e-5)
 
 
 def test_half_turn_flips_both_axes() -> None:
     inputs = images(1)
-    ours = RandomAffine(180, 0, 0, 0)(inputs, affine_numbers(turn=-1))
-    assert torch.allclose(ours, inputs.flip(2, 3), rtol=0, atol=1e-5)
+    outputs = RandomAffine(180, 0, 0, 0)(inputs, affine_numbers(turn=-1))
+    assert torch.allclose(outputs, inputs.flip(2, 3), rtol=0, atol=1e-5)
 
 
 def test_shift_by_whole_pixels_moves_the_image() -> None:
@@ -164,7 +164,7 @@ def test_shift_by_whole_pixels_moves_the_image() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("uniform", "changes"),
     [
         # torchvision turns clockwise.
         (affine_numbers(turn=0.5), {"angle": -20.0}),
@@ -174,11 +174,11 @@ def test_shift_by_whole_pixels_moves_the_image() -> None:
     ],
 )
 @pytest.mark.parametrize(("height", "width"), [(12, 12), (9, 16), (16, 9)])
-def test_affine_equals_torchvision_on_any_shape(ours: Tensor, theirs: dict, height: int, width: int) -> None:
+def test_affine_equals_torchvision_on_any_shape(uniform: Tensor, changes: dict, height: int, width: int) -> None:
     inputs = images(1, 3, height, width)
-    arguments = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]} | theirs
+    arguments = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]} | changes
     expected = tv.affine(inputs, **arguments, interpolation=tv.InterpolationMode.BILINEAR)
-    assert torch.allclose(RandomAffine(40, 0, 0.4, 20)(inputs, ours), expected, rtol=0, atol=1e-4)
+    assert torch.allclose(RandomAffine(40, 0, 0.4, 20)(inputs, uniform), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("height", "width"), [(7, 7), (5, 9), (9, 5)])
@@ -200,8 +200,8 @@ def test_affine_equals_a_slow_implementation(height: int, width: int) -> None:
                     if 0 <= i < height and 0 <= j < width:
                         expected[row, column] += source[i, j] * (1 - abs(down - i)) * (1 - abs(across - j))
     signed = affine_numbers(angle / 90, (zoom - 1) / 0.5, shear / 45, x / 0.4, y / 0.4)
-    ours = RandomAffine(90, 0.4, 0.5, 45)(inputs, signed)
-    assert np.abs(ours[0, 0].numpy() - expected).max() < 1e-5
+    outputs = RandomAffine(90, 0.4, 0.5, 45)(inputs, signed)
+    assert np.abs(outputs[0, 0].numpy() - expected).max() < 1e-5
 
 
 def test_padding_too_large_for_the_images_is_rejected() -> None:

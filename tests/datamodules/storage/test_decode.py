@@ -95,8 +95,8 @@ def test_alpha_is_composited_over_white(mode: str, channels: int) -> None:
     colour = pixels[..., 0] if channels == 1 else pixels[..., :3]
     decoded = to_array(Image.fromarray(pixels, mode), GREY._replace(channels=channels))
     assert np.abs(decoded - chw(over_white(colour, pixels[..., -1]))).max() <= 1
-    assert (decoded[:, 0] == 255).all(), "what is fully transparent is white"
-    assert np.array_equal(decoded[:, 1], chw(colour)[:, 1]), "what is opaque keeps its bytes"
+    assert (decoded[:, 0] == 255).all(), "transparent pixels are white"
+    assert np.array_equal(decoded[:, 1], chw(colour)[:, 1]), "opaque pixels keep their bytes"
 
 
 @pytest.mark.parametrize("mode", ["La", "RGBa"])

@@ -1,4 +1,4 @@
-"""Headers tell what decoding gives, and the size that images without image_size get."""
+"""Headers agree with the decoded pixels; the default size of mixed images."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def test_unreadable_items_give_reasons_among_headers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16", "I", "RGB", "RGBA", "CMYK", "P"])
-def test_header_tells_what_decoding_gives(tmp_path: Path, mode: str) -> None:
+def test_header_agrees_with_the_decoded_pixels(tmp_path: Path, mode: str) -> None:
     if mode == "P":
         image = palette_image(FOUR_COLOURS)
     elif mode in ("I;16", "I"):
