@@ -16,7 +16,12 @@ Fraction = Annotated[float, Interval(ge=0, le=1)]
 
 
 class RandomCrop:
-    """Random crop of the padded image: shifts it by up to `padding` pixels in each direction."""
+    """Random crop of the padded image back to its original size.
+
+    Args:
+        padding: pixels on each side; the largest shift.
+        fill: `reflect` pads with the mirrored image, `black` with zeros.
+    """
 
     draws = 2
 
@@ -57,7 +62,7 @@ class AlternatingFlip:
     draws = 1
 
     def numbers(self, index: Tensor, seed: int, epoch: int) -> Tensor:
-        """Uniform numbers `[N, 1]` for `__call__`: below 0.5 in even epochs if and only if not in odd ones."""
+        """Uniform numbers `[N, 1]` for `__call__`: below 0.5 either in even epochs or in odd ones."""
         first = uniform(index, seed, 0, 1)
         return first if epoch % 2 == 0 else (first + 0.5) % 1
 

@@ -1,6 +1,6 @@
 """Decodes image files to uint8 CHW arrays. Imports no torch, so that workers start fast.
 
-The conversion of each mode, before that to the number of channels:
+Conversion by mode, before the conversion to 1 or 3 channels:
 
 | mode                        | converted to                                                        |
 |-----------------------------|---------------------------------------------------------------------|
