@@ -12,7 +12,9 @@ from torch import Tensor
 
 
 class Augmentation(Protocol):
-    """Float images `[N, C, H, W]` in [0, 1] and uniform numbers `[N, draws]` in [0, 1) → images of that shape.
+    """Changes images by uniform random numbers.
+
+    Float images `[N, C, H, W]` in [0, 1], uniform numbers `[N, draws]` in [0, 1) → images of the same shape.
 
     An optional method `numbers(index, seed, epoch)` returns the numbers `[N, draws]` in place of `uniform`.
     """
@@ -23,7 +25,12 @@ class Augmentation(Protocol):
 
 
 def augment(images: Tensor, index: Tensor, seed: int, epoch: int, augmentations: Sequence[Augmentation]) -> Tensor:
-    """Applies the augmentations in order to images `[N, C, H, W]` with dataset positions `index` `[N]`."""
+    """Applies the augmentations in order.
+
+    Args:
+        images: float `[N, C, H, W]` in [0, 1].
+        index: positions of the samples in the dataset, int64 `[N]`.
+    """
     draws = [augmentation.draws for augmentation in augmentations]
     parts = uniform(index, seed, epoch, sum(draws)).split(draws, dim=1)
     for augmentation, part in zip(augmentations, parts, strict=True):
@@ -34,10 +41,11 @@ def augment(images: Tensor, index: Tensor, seed: int, epoch: int, augmentations:
 
 
 def uniform(index: Tensor, seed: int, epoch: int, draws: int) -> Tensor:
-    """Counter-based random numbers: a hash of (seed, epoch, index, draw), float32 `[N, draws]` in [0, 1).
+    """Counter-based uniform random numbers, float32 `[N, draws]` in [0, 1).
 
-    SplitMix64 of Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014): each input is added to
-    the state, which is then mixed. Integer operations only, so that CPU and CUDA give the same bits.
+    Each is a hash of (seed, epoch, index, draw): SplitMix64 of Steele, Lea and Flood, "Fast splittable pseudorandom
+    number generators" (2014): each input is added to the state, which is then mixed. Integer operations only, so that
+    CPU and CUDA give the same bits.
     """
     state = _mix(_mix(torch.tensor(seed)) + epoch)
     state = _mix(_mix(index + state)[:, None] + torch.arange(draws, device=index.device))
@@ -45,7 +53,7 @@ def uniform(index: Tensor, seed: int, epoch: int, draws: int) -> Tensor:
 
 
 def _mix(state: Tensor) -> Tensor:
-    """The finalizer of SplitMix64 on int64; products wrap; `>>` is arithmetic, hence the masks."""
+    """Finalizer of SplitMix64 on int64; the masks make `>>` a logical shift."""
     state = state + (0x9E3779B97F4A7C15 - 2**64)
     state = (state ^ ((state >> 30) & (2**34 - 1))) * (0xBF58476D1CE4E5B9 - 2**64)
     state = (state ^ ((state >> 27) & (2**37 - 1))) * (0x94D049BB133111EB - 2**64)
@@ -53,10 +61,13 @@ def _mix(state: Tensor) -> Tensor:
 
 
 class PerSample:
-    """Applies a transform of images `[C, H, W]`, such as a `torchvision.transforms.v2` one, to each image.
+    """Applies a transform of single images to each image.
 
-    Such a transform uses torch's global generator, which is seeded for each image and restored afterwards. Slower than
-    the batched augmentations; synchronizes on CUDA.
+    It uses torch's global generator, which is seeded for each image and restored afterwards. Slower than the batched
+    augmentations; synchronizes on CUDA.
+
+    Args:
+        transform: of images `[C, H, W]`, such as one of `torchvision.transforms.v2`.
     """
 
     draws = 1

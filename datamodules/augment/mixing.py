@@ -20,8 +20,9 @@ Alpha = Annotated[float, Interval(gt=0, lt=math.inf)]
 
 
 class Mixing(Protocol):
-    """Float images and partners `[N, C, *spatial]`, uniform numbers `[N, draws]` in [0, 1) → mixed images, lambda.
+    """Mixes each image with its partner.
 
+    Float images and partners `[N, C, *spatial]`, uniform numbers `[N, draws]` in [0, 1) → mixed images, lambda.
     Lambda `[N]` in [0, 1] is the weight of the first image in each mixed image `[N, C, *spatial]`.
     """
 
@@ -44,10 +45,11 @@ class Mixup:
 
 
 class CutMix:
-    """CutMix: a box of the partner pasted into an image of one to three axes. Yun et al., arXiv:1905.04899.
+    """CutMix: pastes a box of the partner into the image. Yun et al., arXiv:1905.04899.
 
-    The box has the aspect ratio of the image. The fraction of the image that it covers, before clipping at the border,
-    is from Beta(alpha, alpha). Lambda is the exact fraction of pixels that the image keeps.
+    Images have one to three spatial axes. The box has the aspect ratio of the image. The fraction of the image that it
+    covers, before clipping at the border, is from Beta(alpha, alpha). Lambda is the exact fraction of pixels that the
+    image keeps.
     """
 
     draws = 4  # the size, and the centre along each of at most three axes
@@ -79,7 +81,10 @@ class Beta:
 
 
 def soft_targets(labels: Tensor, partner_labels: Tensor, lam: Tensor, num_classes: int) -> Tensor:
-    """Class probabilities of mixed images: labels, int64 `[N]`, and lambda `[N]` → float32 `[N, num_classes]`."""
+    """Class probabilities of mixed images.
+
+    Labels of images and of partners, int64 `[N]`, lambda `[N]` → float32 `[N, num_classes]`.
+    """
     classes = torch.arange(num_classes, device=labels.device)
     one_hot = (labels[:, None] == classes).float()
     partner_one_hot = (partner_labels[:, None] == classes).float()

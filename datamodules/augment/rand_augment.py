@@ -43,7 +43,10 @@ class RandAugment:
         return images
 
     def _apply(self, images: Tensor, operation: Tensor, sign: Tensor) -> Tensor:
-        """One operation on each image: `operation` (index in OPERATIONS) and `sign` are `[N, 1, 1]`."""
+        """Applies one operation to each image.
+
+        `operation` (indices in OPERATIONS) and `sign` are `[N, 1, 1]`.
+        """
         luminance = grey(images)
         factor = 1 + 0.9 * self.strength * sign
         level = (images * 255).round().long().flatten(2)  # [N, C, H·W]
@@ -74,11 +77,14 @@ class RandAugment:
         return torch.cat(first_row + second_row, 2).view(-1, 2, 3)
 
     def _shift(self, length: int) -> int:
-        """Translation in whole pixels along an axis: at most 150 of 331, as in torchvision."""
+        """Translation in whole pixels: at most 150 of 331, as in torchvision."""
         return 150 * length * self.magnitude // (331 * MAX_MAGNITUDE)
 
     def _table(self, level: Tensor, mean: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
-        """Lookup table of an operation of TABLES: level 0 … 255 → [0, 1], float `[N, C, 256]`."""
+        """Lookup tables of the operations in TABLES.
+
+        Float `[N, C, 256]`: level 0 … 255 → [0, 1].
+        """
         levels = torch.arange(256, device=level.device)
         low, high = level.amin(2, keepdim=True), level.amax(2, keepdim=True)
         step = 2 ** round(4 * self.strength)
@@ -109,7 +115,10 @@ def _equalize(level: Tensor, high: Tensor) -> Tensor:
 
 
 def _smooth(images: Tensor) -> Tensor:
-    """Pillow's SMOOTH filter: 3×3 weights of 1, in the centre 5; border pixels stay unchanged."""
+    """Pillow's SMOOTH filter; border pixels stay unchanged.
+
+    Weights of 3×3 pixels: 5 for the centre, 1 for the others.
+    """
     rows = images[:, :, :-2] + images[:, :, 1:-1] + images[:, :, 2:]
     square = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
     smooth = images.clone()

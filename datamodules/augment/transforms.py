@@ -53,7 +53,7 @@ class HorizontalFlip:
 
 
 class AlternatingFlip:
-    """Flips half of the images horizontally, in the next epoch the other half, and so on.
+    """Flips half of the images horizontally, the other half in the next epoch.
 
     No image is seen the same way in two consecutive epochs. Jordan, arXiv:2404.00498, section 3.3. The first half is
     drawn from (seed, sample), see `numbers`.
@@ -62,7 +62,7 @@ class AlternatingFlip:
     draws = 1
 
     def numbers(self, index: Tensor, seed: int, epoch: int) -> Tensor:
-        """Uniform numbers `[N, 1]` for `__call__`: below 0.5 either in even epochs or in odd ones."""
+        """Uniform numbers `[N, 1]`: below 0.5 either in even or in odd epochs."""
         first = uniform(index, seed, 0, 1)
         return first if epoch % 2 == 0 else (first + 0.5) % 1
 
@@ -178,8 +178,9 @@ def box(centre: Tensor, shape: Sequence[int], sides: Sequence[int | Tensor]) -> 
 
 
 def warp(images: Tensor, matrix: Tensor) -> Tensor:
-    """Affine warp: output position → matrix `[N, 2, 3]` → sampled position; bilinear; outside is black.
+    """Affine warp with bilinear sampling; outside is black.
 
+    The matrices `[N, 2, 3]` map positions in the output to positions in `images`.
     Positions are (x, y) from the centre, in units of half the width and half the height.
     """
     grid = F.affine_grid(matrix.to(images.dtype), list(images.shape), align_corners=False)
@@ -187,7 +188,10 @@ def warp(images: Tensor, matrix: Tensor) -> Tensor:
 
 
 def blend(images: Tensor, degenerate: Tensor, factor: Tensor) -> Tensor:
-    """Interpolates (factor < 1) or extrapolates (factor > 1) from `degenerate`; broadcasts to `[N, C, H, W]`."""
+    """Interpolates (factor < 1) or extrapolates (factor > 1) from `degenerate`.
+
+    All broadcast to `[N, C, H, W]`.
+    """
     return (degenerate + (images - degenerate) * factor).clamp(0, 1)
 
 

@@ -34,7 +34,10 @@ MIN_SIMILARITY = 0.95
 
 
 def group_equal(values: np.ndarray) -> list[np.ndarray]:
-    """Positions of equal values `[N]`: one ascending int64 array for each value that occurs twice or more."""
+    """Positions of equal values.
+
+    Returns one ascending int64 array for each value that occurs at least twice in `values` `[N]`.
+    """
     _, group, count = np.unique(values, return_inverse=True, return_counts=True)
     positions = np.flatnonzero(count[group] > 1)
     if not len(positions):
@@ -44,9 +47,10 @@ def group_equal(values: np.ndarray) -> list[np.ndarray]:
 
 
 def spectrum(images: np.ndarray) -> np.ndarray:
-    """Lowest 16 × 16 DCT-II coefficients of the luminance: `[N, C, H, W]` → float32 `[N, 16, 16]`.
+    """Lowest 16 × 16 DCT-II coefficients of the luminance.
 
-    The transform of the whole image, orthonormal; the image size hardly changes them.
+    Images `[N, C, H, W]` → float32 `[N, 16, 16]`. The transform of the whole image, orthonormal; the image size hardly
+    changes them.
     """
     weights = LUMINANCE if images.shape[1] == 3 else np.ones(1, np.float32)
     grey = np.einsum("nchw,c->nhw", images, weights)
@@ -62,19 +66,22 @@ def _dct_matrix(size: int) -> np.ndarray:
 
 
 def perceptual_hashes(spectra: np.ndarray) -> np.ndarray:
-    """Signs of the lowest 8 × 8 coefficients of spectra `[N, 16, 16]`: uint64 `[N]`."""
+    """Signs of the lowest 8 × 8 coefficients as bits.
+
+    Spectra `[N, 16, 16]` → uint64 `[N]`.
+    """
     lowest = spectra[:, :HASHED, :HASHED].reshape(len(spectra), -1)
     return np.packbits(lowest > 0, axis=1, bitorder="little").view(np.uint64)[:, 0]
 
 
 def candidate_pairs(hashes: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Pairs of hashes that differ in at most 8 bits, and whether the search was complete.
+    """Pairs of hashes of a Hamming distance of at most 8.
 
     Args:
         hashes: uint64 `[N]`.
 
     Returns:
-        Positions, int64 `[M, 2]`, ascending. The search stops at 20 pairs per image.
+        Positions, int64 `[M, 2]`, ascending, and whether they are complete: the search stops at 20 pairs per image.
     """
     count = len(hashes)
     by_hash = np.argsort(hashes)
@@ -105,10 +112,10 @@ def candidate_pairs(hashes: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Correlation of the spectra `[N, 16, 16]` of two images each: float32 `[N]`, at most 1.
+    """Correlation of pairs of spectra.
 
-    The minimum of two: that of all coefficients but the mean brightness, and that of the fine ones alone. Near 0 for
-    images without contrast.
+    Two arrays `[N, 16, 16]` → float32 `[N]`, at most 1. The minimum of two: that of all coefficients but the mean
+    brightness, and that of the fine ones alone. Near 0 for images without contrast.
     """
     first, second = first.copy(), second.copy()
     first[:, 0, 0] = second[:, 0, 0] = 0
@@ -124,7 +131,10 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def connected_groups(pairs: np.ndarray) -> list[list[int]]:
-    """Connected components of the graph with edges `pairs`, int64 `[M, 2]`: ascending lists of two or more nodes."""
+    """Connected components of the graph with these edges.
+
+    Edges, int64 `[M, 2]` → an ascending list of nodes for each component, in ascending order.
+    """
     nodes, edges = np.unique(pairs, return_inverse=True)
     edges = edges.reshape(-1, 2)
     graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(len(nodes), len(nodes)))

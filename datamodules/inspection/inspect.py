@@ -98,7 +98,7 @@ def _samples_report(datamodule: DataModule, data: Found) -> Report:
 
 
 def _files_report(datamodule: ImageDataModule, data: Found) -> Report:
-    """Sizes, modes and formats of the image files, and the time to decode them."""
+    """Sizes, modes, formats and decoding time of the image files."""
     items = data.items
     with Workers(datamodule.num_workers, items) as workers:
         parts = progress(workers.map(read_headers, chunks(items)), len(items), "reading headers", len)
@@ -136,7 +136,7 @@ def _range_of(values: Sequence[int]) -> dict[str, float]:
 
 
 def _duplicates_report(datamodule: DataModule, data: Found) -> Report:
-    """Groups of exact duplicates, and of near duplicates among images of at least 16 × 16 pixels."""
+    """Groups of exact and, among images of at least 16 × 16, near duplicates."""
     rows = np.sort(np.concatenate([samples.rows for samples in data.splits.values()]))
     shape = data.loaded.inputs.shape
     comparable = isinstance(datamodule, ImageDataModule) and min(shape[1:]) >= FREQUENCIES
@@ -181,7 +181,10 @@ def _digests_and_hashes(data: Found, rows: np.ndarray, comparable: bool) -> tupl
 
 
 def _near_pairs(data: Found, rows: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Pairs of near duplicates: rows, int64 `[M, 2]`, similarity, `[M]`, and whether the search was complete."""
+    """Pairs of near duplicates.
+
+    Returns their rows, int64 `[M, 2]`, their similarity `[M]`, and whether the search was complete.
+    """
     positions, complete = candidate_pairs(hashes)
     pairs = rows[positions]
     batches = [batch.ravel() for batch in _in_batches(pairs, 2 * data.loaded.inputs.sample_bytes)]
@@ -237,7 +240,7 @@ def _describer(datamodule: DataModule, data: Found) -> Callable[[list[int]], Rep
 
 
 def _byte_identical(data: Found, rows: list[int]) -> list[list[str]]:
-    """Groups of names of files with the same bytes; empty for samples that are not files."""
+    """Names of files with the same bytes; none for samples in memory."""
     names: dict[bytes, list[str]] = {}
     for row in rows:
         if isinstance(data.items[row], str):

@@ -1,4 +1,4 @@
-"""Prints an inspection report, and draws a contact sheet of samples per class and split."""
+"""Console report and contact sheet of an inspection."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -48,7 +48,7 @@ def print_report(report: dict[str, Any], output: Path) -> None:
 
 
 def _samples_table(report: dict[str, Any]) -> Table:
-    """Counts by class and split; of many classes the ten largest and the ten smallest."""
+    """Counts by class and split; at most the ten largest and smallest classes."""
     splits = report["splits"]
     table = Table("class", *splits, "weight", title="Samples", title_justify="left")
     for column in table.columns[1:]:
@@ -83,7 +83,7 @@ def _duplicates_table(kind: str, groups: list[dict[str, Any]]) -> Table:
 
 
 def _text(names: str) -> Text:
-    """Text without markup, with a question mark for each byte that is not UTF-8."""
+    """Text without markup; bytes that are not UTF-8 become question marks."""
     return Text(names.encode("utf-8", "replace").decode())
 
 
@@ -142,9 +142,10 @@ def _size(count: float) -> str:
 
 
 def draw_sheet(splits: dict[str, Split], class_names: Sequence[str], path: Path) -> None:
-    """Saves a contact sheet: a strip per class (at most 200), with up to three images of each split.
+    """Saves a contact sheet with up to three images per class and split.
 
-    The strips are arranged in columns that make the sheet roughly square; images are evenly spaced over their class.
+    A strip for each of the first 200 classes. The strips are arranged in columns that make the sheet roughly square;
+    images are evenly spaced over their class.
     """
     class_names = class_names[:MAX_CLASSES]
     strip_width = len(splits) * SPLIT_WIDTH + 2 * MARGIN
@@ -170,7 +171,7 @@ def draw_sheet(splits: dict[str, Split], class_names: Sequence[str], path: Path)
 def _draw_names(
     size: tuple[int, int], classes: Sequence[str], splits: list[str], corners: list[tuple[int, int]], num_columns: int
 ) -> np.ndarray:
-    """An empty sheet of (width, height) with the names of splits and classes: uint8 `[height, width, 3]`."""
+    """A sheet with the names of splits and classes: uint8 `[height, width, 3]`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -36,7 +36,10 @@ MAX_RESIDENT = 64 * 2**20
 
 
 def fingerprint(paths: Sequence[str], options: Sequence[Any]) -> str:
-    """Name of a cache entry: changes with the files (size, mtime, ctime), their order, the options and the decoder."""
+    """Name of a cache entry.
+
+    A hash of the paths, sizes, mtimes and ctimes of the files, of the options and of the decoder's version.
+    """
     libraries = [features.version(name) for name in ("jpg", "libjpeg_turbo", "zlib", "webp")]
     decoder = (PIL.__version__, *libraries)
     digest = hashlib.blake2b(repr((1, decoder, *options)).encode(), digest_size=16)
@@ -125,7 +128,7 @@ def find(cache_dir: Path, name: str, within: int) -> CachedImages | None:
 
 
 def has_room(cache_dir: Path, size: int) -> bool:
-    """Whether the folder is writable and has `size` bytes free, and a tenth more."""
+    """Whether the folder is writable with 1.1 · `size` bytes free."""
     existing = next(folder for folder in (cache_dir, *cache_dir.absolute().parents) if folder.is_dir())
     return os.access(existing, os.W_OK) and shutil.disk_usage(existing).free > 1.1 * size
 
@@ -133,7 +136,7 @@ def has_room(cache_dir: Path, size: int) -> bool:
 def make(
     cache_dir: Path, name: str, items: Sequence[Any], spec: ImageSpec, workers: Workers, within: int
 ) -> CachedImages:
-    """Writes a cache entry, or opens the one that another process wrote in the meantime.
+    """Writes a cache entry, unless another process did so in the meantime.
 
     Args:
         items: image files.

@@ -51,7 +51,7 @@ class UnlikeError(Exception):
 
 
 def decode(item: str | Image.Image, spec: ImageSpec) -> np.ndarray | str:
-    """The pixels, as `to_array` returns them, or the reason why the file is unreadable.
+    """The pixels (see `to_array`), or the reason why the file is unreadable.
 
     Raises:
         UnlikeError: its header tells of what `spec` refuses.
@@ -79,7 +79,7 @@ class Decoded(NamedTuple):
 
 
 def decode_all(items: Sequence[str | Image.Image], spec: ImageSpec, latest: float = math.inf) -> Decoded:
-    """`decode` of each item; for a worker process, which gets many items at once.
+    """Decodes a batch of items.
 
     Args:
         latest: seconds since 1970. A file modified later counts as unreadable.
@@ -98,7 +98,9 @@ def decode_all(items: Sequence[str | Image.Image], spec: ImageSpec, latest: floa
 
 
 def decode_to(file: Path, spec: ImageSpec, task: tuple[int, Sequence[str | Image.Image]]) -> Decoded:
-    """`decode_all` that writes the pixels into a file, so that they need not be sent between processes.
+    """`decode_all` that writes the pixels into a file.
+
+    They need not be sent between processes then.
 
     Args:
         task: the offset in the file, in bytes, and the items.
@@ -161,7 +163,7 @@ def _pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def to_grey_or_rgb(image: Image.Image) -> Image.Image:
-    """Converts an image of any mode to mode L or RGB, by the table above."""
+    """Converts an image to mode L or RGB by the table above."""
     mode = image.mode
     if mode in ("L", "RGB"):
         return image

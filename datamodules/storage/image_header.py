@@ -36,7 +36,9 @@ class ImageHeader(NamedTuple):
 
 
 def open_image(item: str | Image.Image, *, whole: bool = False) -> Image.Image:
-    """Opens an image file without decoding its pixels; returns an image in memory as it is.
+    """Opens an image file without decoding its pixels.
+
+    Returns an image in memory unchanged.
 
     Args:
         whole: read files of up to 32 MiB into memory first, from where Pillow decodes faster.
@@ -60,7 +62,7 @@ def read_header(item: str | Image.Image) -> ImageHeader | str:
 
 
 def read_headers(items: Sequence[str | Image.Image]) -> list[ImageHeader | str]:
-    """`read_header` of each item; for a worker process, which gets many items at once."""
+    """Reads the headers of a batch of items."""
     return [read_header(item) for item in items]
 
 

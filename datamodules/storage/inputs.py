@@ -1,4 +1,4 @@
-"""Decoded samples in memory, on a GPU or decoded on demand, read in batches."""
+"""Sources of samples: in memory, on a GPU, or decoded on demand."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,7 +43,7 @@ class InMemory:
 
 
 class OnDevice:
-    """Samples in a tensor on the device of the network, where batches are gathered without a transfer."""
+    """Samples on the device of the network; batches need no transfer."""
 
     def __init__(self, samples: Tensor) -> None:
         self.samples = samples
@@ -149,7 +149,11 @@ class Split(NamedTuple):
 
 
 def resident(split: Split, device: torch.device, max_fraction: float) -> Split:
-    """Moves a split to a GPU if it takes at most `max_fraction` of the memory there."""
+    """Moves a split to the GPU if it is small enough.
+
+    Args:
+        max_fraction: largest size, as a fraction of the GPU's memory.
+    """
     if device.type != "cuda" or isinstance(split.inputs, OnDevice):
         return split
     size = split.inputs.sample_bytes * len(split.rows)

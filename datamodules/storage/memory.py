@@ -9,7 +9,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_memory() -> int:
-    """Bytes left by the system, the container (cgroup) and the process limits: the minimum of them."""
+    """Free bytes: minimum over the system, the cgroup and the process limits."""
     candidates = [_system_memory()]
     status = _read_sizes(Path("/proc/self/status"))
     with suppress(ImportError):  # Windows has no such limits
@@ -34,7 +34,10 @@ def _system_memory() -> int:
 
 
 def _read_sizes(path: Path) -> dict[str, int]:
-    """Parses lines `name: number kB` or `name number` → bytes by name; empty if there is no such file."""
+    """Bytes by name, from lines `name: number kB` or `name number`.
+
+    Empty if there is no such file.
+    """
     sizes = {}
     with suppress(OSError):
         for line in path.read_text().splitlines():

@@ -26,14 +26,15 @@ CHUNK = 128
 
 
 def cores() -> int:
-    """CPU cores available to this process, or those of the machine where the system does not say."""
+    """Number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Workers(AbstractContextManager["Workers"]):
-    """Worker processes, started at the first `map`, that exit with their parent even if it is killed.
+    """Worker processes, started at the first `map`.
 
-    The start method is spawn, because a fork of a process with torch's threads may deadlock.
+    They exit with their parent, even if it is killed. The start method is spawn, because a fork of a process with
+    torch's threads may deadlock.
 
     Args:
         num_workers: number of processes; None: one per core; 0 or 1: a thread instead.
@@ -50,7 +51,9 @@ class Workers(AbstractContextManager["Workers"]):
         self._pool: Executor | None = None
 
     def map(self, work: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
-        """Results in the order of the tasks; at most three tasks per process are submitted ahead.
+        """Results in the order of the tasks.
+
+        At most three tasks per process are submitted ahead.
 
         Raises:
             UserError: a process was killed.
@@ -108,7 +111,10 @@ def progress(results: Iterable[R], total: int, description: str, size: Callable[
 
 @contextmanager
 def _hidden_main() -> Iterator[None]:
-    """Hides `__main__` while `submit` may spawn processes, which would import it, and torch with it."""
+    """Hides `__main__`, which spawned processes would import, and torch with it.
+
+    `submit` may spawn processes.
+    """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
