@@ -68,13 +68,9 @@ def build_trainer(cfg: DictConfig) -> Any:
     """The Trainer with its callbacks and loggers."""
     from hydra.utils import instantiate
 
-    from lit_modules.trainer.fast_epoch_loop import EpochLoop
-
     callbacks = [instantiate(node, _convert_="all") for node in cfg.callbacks.values() if node]
     loggers = [instantiate(node, _convert_="all") for node in cfg.logger.values() if node]
-    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
-    trainer.fit_loop.epoch_loop = EpochLoop(trainer, trainer.min_steps, trainer.max_steps)
-    return trainer
+    return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
 
 
 def fit(cfg: DictConfig) -> float:

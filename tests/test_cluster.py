@@ -15,8 +15,7 @@ from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
 from lit_modules.runs import launcher, run_folder
 from tests.conftest import ROOT, TINY, configure
-from tests.test_faults import assert_same_runs, wait_for
-from tests.test_resume import RANDOM
+from tests.runs import RANDOM, assert_same_runs, wait_for
 
 ADDRESSES = {"litmus-a": "10.77.31.1", "litmus-b": "10.77.31.2"}
 PROCESSES = (*TINY[1:], "devices=multi_node", "trainer.accelerator=cpu")
@@ -99,6 +98,7 @@ def test_host_that_dies_and_comes_back_changes_no_bit(hosts: dict[str, str], tmp
     again.communicate()
 
 
+@pytest.mark.slow
 def test_processes_of_torchrun_share_a_folder_named_by_the_job(tmp_path: Path) -> None:
     processes = torchrun(
         *("--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--rdzv-id=job", "train.py"),

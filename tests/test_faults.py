@@ -18,7 +18,7 @@ from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
 from lit_modules.runs import run_folder
 from tests.conftest import ROOT, TINY, configure
-from tests.test_resume import COMPARED, RANDOM, assert_same, load, table
+from tests.runs import RANDOM, assert_same, assert_same_runs, load, table, wait_for
 
 LONG = (*TINY, *RANDOM, "callbacks.mid_epoch_checkpoint.every_n_steps=3")
 
@@ -30,20 +30,6 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     """`python train.py …` in the background, its output in one pipe."""
     command = [sys.executable, str(ROOT / "train.py"), *arguments]
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def wait_for(process: subprocess.Popen[str], text: str) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        if text in line:
-            return
-    raise AssertionError(f"the run ended without {text!r}")
-
-
-def assert_same_runs(ours: Path, theirs: Path) -> None:
-    a, b = load(ours, "last.ckpt"), load(theirs, "last.ckpt")
-    assert_same({part: a[part] for part in COMPARED}, {part: b[part] for part in COMPARED})
-    assert table(ours) == table(theirs)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -185,6 +171,7 @@ def test_full_disk_is_one_line_and_loses_nothing(run: Callable[..., Path], tmp_p
     assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_dead_rank_ends_the_run_within_a_minute(tmp_path: Path) -> None:
     process = start(
         *LONG, "trainer.max_epochs=500", "trainer.devices=2", "trainer.accelerator=cpu", f"run_dir={tmp_path / 'run'}"

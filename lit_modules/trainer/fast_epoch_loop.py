@@ -1,4 +1,4 @@
-"""EpochLoop: Lightning's loop over an epoch's batches, without asking at each step what stays the same all epoch."""
+"""EpochLoop: Lightning's loop over an epoch's batches with a tenth of its Python calls a step."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,8 +13,9 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
+from tqdm import tqdm
 
-# What a batch goes through on its way to the network, and the hooks of a step.
+# The hooks that move a batch to the device, and those of a step.
 TRANSFERS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 HOOKS = (
     "on_train_batch_start",
@@ -24,55 +25,65 @@ HOOKS = (
     "on_before_optimizer_step",
     "on_train_batch_end",
 )
-# A module that does one of these in a way of its own is left to Lightning.
-LIGHTNINGS = ("backward", "optimizer_step")
+# A module that overrides one of these needs Lightning's loop.
+NOT_OVERRIDDEN = ("backward", "optimizer_step")
 
 
 class EpochLoop(_TrainingEpochLoop):
-    """Lightning's own calls some 1,300 Python functions a step beside those of torch, which can be a quarter of a small
-    network's time; this one calls 50. Hooks come in the same order, with the same arguments, and see the same counters.
+    """Lightning's own loop calls some 1,300 Python functions a step beside those of torch, up to a quarter of the time
+    of a small network; this one calls 50. Hooks run in the same order, with the same arguments and counters.
 
-    It is for ordinary steps: one process, an optimizer step for each batch, gradients that are not scaled, validation
-    after the last batch, nothing logged or profiled by the step. All others are left to Lightning's loop.
+    It covers ordinary steps: one process, one optimizer step per batch, no gradient scaling, validation after the last
+    batch, nothing logged or profiled per step. For all others it falls back to Lightning's loop and says why.
     """
 
+    _fallback: str | None = None
+
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
-        """An epoch starts, or goes on where it was left."""
+        """Looks up, once an epoch, what does not change between its steps."""
         super().on_run_start(data_fetcher)
         trainer: Any = self.trainer
-        self._ordinary = self._is_ordinary(data_fetcher)
-        if self._ordinary:
-            self._module, self._device = trainer.lightning_module, trainer.strategy.root_device
-            (self._optimizer,) = trainer.optimizers
-            loader: Any = data_fetcher.combined_loader
-            self._batches = loader._iterator.iterators[0]  # the one loader's own, without what is around it
-            hooks = trainer._data_connector._datahook_selector
-            self._transfers = [getattr(hooks.get_instance(name), name) for name in TRANSFERS]
-            self._hooks = {name: self._overridden(name) for name in HOOKS}
-            precision = trainer.precision_plugin
-            self._context = precision.forward_context if isinstance(precision, MixedPrecision) else nullcontext
-            self._each_step = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
+        reason = self._why_not(data_fetcher)
+        if reason and reason != self._fallback and trainer.is_global_zero:
+            tqdm.write(f"trainer=fast: {reason}; using Lightning's loop")
+        self._fallback = reason
+        if reason:
+            return
+        self._module, self._device = trainer.lightning_module, trainer.strategy.root_device
+        (self._optimizer,) = trainer.optimizers
+        loader: Any = data_fetcher.combined_loader
+        self._batches = loader._iterator.iterators[0]  # of the only loader, without Lightning's wrappers
+        hooks = trainer._data_connector._datahook_selector
+        self._transfers = [getattr(hooks.get_instance(name), name) for name in TRANSFERS]
+        self._hooks = {name: self._overridden(name) for name in HOOKS}
+        precision = trainer.precision_plugin
+        self._context = precision.forward_context if isinstance(precision, MixedPrecision) else nullcontext
+        self._steps_schedule = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
 
-    def _is_ordinary(self, data_fetcher: _DataFetcher) -> bool:
+    def _why_not(self, data_fetcher: _DataFetcher) -> str | None:
+        """The first reason for which steps are not ordinary; None if they are."""
         trainer: Any = self.trainer
         module, precision = trainer.lightning_module, trainer.precision_plugin
-        plateaus = (config for config in trainer.lr_scheduler_configs if config.reduce_on_plateau)
-        return (
-            type(data_fetcher) is _PrefetchDataFetcher
-            and data_fetcher.length is not None
-            and len(data_fetcher.combined_loader.flattened) == 1
-            and type(trainer.strategy) is SingleDeviceStrategy
-            and type(precision) in (Precision, MixedPrecision)
-            and getattr(precision, "scaler", None) is None
-            and type(trainer.profiler) is PassThroughProfiler
-            and module.automatic_optimization
-            and not any(is_overridden(name, module) for name in LIGHTNINGS)
-            and trainer.accumulate_grad_batches == 1
-            and trainer.log_every_n_steps == 0
-            and trainer.val_check_batch == trainer.num_training_batches
-            and trainer.check_val_every_n_epoch is not None
-            and not any(config.interval == "step" for config in plateaus)
-        )
+        plateaus = [config for config in trainer.lr_scheduler_configs if config.reduce_on_plateau]
+        validates_last = trainer.val_check_batch == trainer.num_training_batches
+        obstacles = {
+            "several processes": type(trainer.strategy) is not SingleDeviceStrategy,
+            "gradients are accumulated": trainer.accumulate_grad_batches != 1,
+            "gradients are scaled": getattr(precision, "scaler", None) is not None,
+            "the precision plugin is not Lightning's": type(precision) not in (Precision, MixedPrecision),
+            "steps are profiled": type(trainer.profiler) is not PassThroughProfiler,
+            "scores are logged per step": trainer.log_every_n_steps != 0,
+            "validation within an epoch": not validates_last or trainer.check_val_every_n_epoch is None,
+            "ReduceLROnPlateau per step": any(config.interval == "step" for config in plateaus),
+            "the module optimizes manually": not module.automatic_optimization,
+            "the module overrides backward or optimizer_step": any(is_overridden(n, module) for n in NOT_OVERRIDDEN),
+            "the data are not one loader of known length": (
+                type(data_fetcher) is not _PrefetchDataFetcher
+                or data_fetcher.length is None
+                or len(data_fetcher.combined_loader.flattened) != 1
+            ),
+        }
+        return next((reason for reason, applies in obstacles.items() if applies), None)
 
     def _overridden(self, name: str) -> list[Callable[..., Any]]:
         """The hooks of this name that do something: the callbacks', and then the module's."""
@@ -84,7 +95,7 @@ class EpochLoop(_TrainingEpochLoop):
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """Ordinary steps, up to the one after which Lightning may validate or stop; or any one step."""
-        if self._restarting or not self._ordinary:
+        if self._restarting or self._fallback:
             super().advance(data_fetcher)
             return
         self.val_loop.restarting = False
@@ -113,7 +124,7 @@ class EpochLoop(_TrainingEpochLoop):
         progress.increment_started()
         loss = self._step(batch, batch_idx)
         progress.increment_processed()
-        if self._each_step:
+        if self._steps_schedule:
             self.update_lr_schedulers("step", update_plateau_schedulers=False)
         if self._num_ready_batches_reached():
             self.update_lr_schedulers("epoch", update_plateau_schedulers=False)

@@ -20,7 +20,7 @@ from datamodules.storage import cache, worker_pool
 from datamodules.storage.cache import CachedImages
 from datamodules.storage.inputs import InMemory, OnDevice, Split, Streamed, resident
 from tests.conftest import TINY, configure, inputs_of, write_images
-from tests.datamodules.test_image_datamodule import datamodule, loader_of, noise, trainer
+from tests.samples import datamodule, loader_of, noise, trainer
 
 
 def folder(root: Path, *overrides: str) -> ImageDataModule:

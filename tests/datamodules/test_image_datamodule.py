@@ -1,7 +1,5 @@
 """Splits, decoding, loaders and ToTensor of a data module of images, on a source in memory."""
 
-from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,74 +11,9 @@ from torchvision.transforms import ToTensor, v2
 from conf.errors import UserError
 from datamodules.augment.augmentation import augment
 from datamodules.augment.transforms import HorizontalFlip
-from datamodules.image_datamodule import ImageDataModule
 from datamodules.loader import to_float
-from datamodules.splits import Samples, take_split
-from tests.conftest import PLAIN
-
-CLASSES = ["ant", "bee", "cat"]
-
-
-@dataclass(kw_only=True, eq=False, repr=False)
-class InMemory(ImageDataModule):
-    """The images of each split as uint8 [N, H, W] or [N, H, W, 3]; labels run through the classes."""
-
-    source: dict[str, np.ndarray]
-    names: list[str]
-
-    def read(self) -> tuple[dict[str, Samples], list[str]]:
-        return {
-            name: Samples(
-                [Image.fromarray(image) for image in images],
-                np.arange(len(images)) % len(self.names),
-                [f"{name}/{i}" for i in range(len(images))],
-            )
-            for name, images in self.source.items()
-        }, list(self.names)
-
-
-def noise(count: int, *shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
-
-
-def datamodule(source: dict[str, np.ndarray] | None = None, **changes: Any) -> InMemory:
-    settings = {
-        **PLAIN,
-        "source": {"train": noise(48, 6, 5)} if source is None else source,
-        "names": CLASSES,
-    }
-    return InMemory(**settings | changes)
-
-
-def trainer(**changes: Any) -> Any:
-    """What a data module asks of its Trainer."""
-    progress = SimpleNamespace(current=SimpleNamespace(ready=0))
-    state = {
-        "world_size": 1,
-        "global_rank": 0,
-        "current_epoch": 0,
-        "training": True,
-        "overfit_batches": 0,
-        "strategy": SimpleNamespace(root_device=torch.device("cpu")),
-        "fit_loop": SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)),
-    }
-    return SimpleNamespace(**state | changes)
-
-
-def pixels(module: ImageDataModule, name: str) -> np.ndarray:
-    """A split in the order of its samples, by its loader: uint8 [N, C, H, W]."""
-    batches = list(loader_of(module, name))
-    order = torch.cat([batch.index for batch in batches]).argsort()
-    return torch.cat([batch.inputs for batch in batches])[order].numpy()
-
-
-def loader_of(module: ImageDataModule, name: str) -> Any:
-    module.trainer = module.trainer or trainer()
-    return getattr(module, f"{name}_dataloader")()
-
-
-def labels(module: ImageDataModule, name: str) -> list[int]:
-    return [label for batch in loader_of(module, name) for label in batch.labels.tolist()]
+from datamodules.splits import take_split
+from tests.samples import CLASSES, datamodule, labels, loader_of, noise, pixels, trainer
 
 
 def test_to_float_has_the_bits_of_to_tensor_for_all_values() -> None:

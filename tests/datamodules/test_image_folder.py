@@ -4,32 +4,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from conf.errors import UserError
 from datamodules import image_folder
-from datamodules.image_folder import ImageFolderDataModule
-from tests.conftest import PLAIN, ROOT
-
-
-def put(folder: Path, *names: str, level: int = 100, size: tuple[int, int] = (4, 4), mode: str = "RGB") -> None:
-    """Images of one colour; those in RGB are not grey."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        colour = (level, 0, 255 - level) if mode == "RGB" else level
-        Image.new(mode, (size[1], size[0]), colour).save(folder / name)
-
-
-def numbered(count: int, suffix: str = "png") -> list[str]:
-    return [f"{i}.{suffix}" for i in range(count)]
-
-
-def module_of(root: Path | str, **changes: Any) -> ImageFolderDataModule:
-    return ImageFolderDataModule(**PLAIN | changes, root=str(root))
+from tests.conftest import ROOT
+from tests.samples import module_of, numbered, put
 
 
 def read(root: Path) -> tuple[dict[str, list[str]], list[str]]:

@@ -12,8 +12,8 @@ import pytest
 from conf.errors import UserError
 from datamodules.image_table import ImageTableDataModule
 from tests.conftest import PLAIN, TINY, inputs_of, write_images
-from tests.datamodules.test_image_folder import module_of as folder_module_of
-from tests.datamodules.test_image_folder import numbered, put
+from tests.samples import module_of as folder_module_of
+from tests.samples import numbered, put
 
 
 def module_of(table: Path | str, **changes: Any) -> ImageTableDataModule:

@@ -15,7 +15,7 @@ from torchvision.datasets import MNIST
 from conf.errors import UserError
 from datamodules.torchvision_dataset import TorchvisionDataModule
 from tests.conftest import PLAIN
-from tests.datamodules.test_image_datamodule import labels, pixels
+from tests.samples import labels, pixels
 
 
 def module_of(dataset: str, root: Path, **changes: Any) -> TorchvisionDataModule:

@@ -18,7 +18,7 @@ from lit_modules.callbacks import adam_to_sgd
 from lit_modules.callbacks.adam_to_sgd import rate_ratio
 from lit_modules.optim.schedulers import WarmupCosineLR, transfer_schedule
 from tests.conftest import TINY
-from tests.test_resume import COMPARED, RANDOM, assert_resumable_at_every_step, assert_same, cut_off_after, load, table
+from tests.runs import COMPARED, RANDOM, assert_resumable_at_every_step, assert_same, cut_off_after, load, table
 
 EPOCHS = 4
 CHANGING = (
@@ -148,6 +148,7 @@ def test_run_resumed_at_any_step_has_the_same_bits(run: Callable[..., Path], mon
     assert_resumable_at_every_step(run, monkeypatch, *CHANGING, "datamodule.batch_size=500", first=4)
 
 
+@pytest.mark.slow
 def test_two_ranks_change_together_and_resume(
     process: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:

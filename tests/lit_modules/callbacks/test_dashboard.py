@@ -22,7 +22,7 @@ from lit_modules.callbacks.throughput import Throughput
 from lit_modules.classifier import LitClassifier
 from lit_modules.loggers.tensorboard import TensorBoard
 from tests.conftest import DRAWN, configure
-from tests.lit_modules.evaluation.test_image_grid import SHAPES, network
+from tests.samples import SHAPES, network
 
 ALWAYS = ("callbacks.dashboard.max_overhead=null", "callbacks.predictions.max_overhead=null")
 FEW = ("trainer.limit_train_batches=3", "trainer.limit_val_batches=2", "trainer.limit_test_batches=2")

@@ -7,21 +7,7 @@ from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lit_modules.evaluation.curves import BINS, calibrate, curve, thin
-from lit_modules.evaluation.evaluation import Evaluation
-from lit_modules.evaluation.predictions import Predictions
-
-
-def evaluation(num_classes: int, samples: int = 400, absent: tuple[int, ...] = (), decimals: int = 7) -> Evaluation:
-    """Made-up predictions; no sample is of an absent class. Few decimals give equal probabilities."""
-    generator = np.random.default_rng(num_classes)
-    true = generator.choice([i for i in range(num_classes) if i not in absent], samples)
-    logits = generator.normal(size=(samples, num_classes))
-    logits[np.arange(samples), true] += 1
-    probabilities = torch.tensor(logits).softmax(1).numpy().round(decimals).astype(np.float32)
-    none = np.zeros(0, np.int64)
-    predictions = Predictions(np.arange(samples), true, logits.argmax(1), probabilities, none, np.zeros((0, 1, 2, 2)))
-    return Evaluation([f"class {i}" for i in range(num_classes)], [f"{i}.png" for i in range(samples)], predictions)
-
+from tests.samples import evaluation
 
 CASES = [(2, ()), (3, ()), (10, ()), (10, (0, 7)), (100, (3,)), (2, (1,))]
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lit_modules.evaluation import figures
 from lit_modules.evaluation.curves import calibrate
-from tests.lit_modules.evaluation.test_evaluation import evaluation
+from tests.samples import evaluation
 
 
 def texts(figure: Figure) -> str:

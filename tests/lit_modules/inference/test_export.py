@@ -21,25 +21,11 @@ from lit_modules.inference import export as export_module
 from lit_modules.inference.export import SAMPLES, TOLERANCE, WRITERS, export
 from lit_modules.inference.predictor import Predictor
 from tests.conftest import TINY, configure
+from tests.runs import NAMES, trained
 
 FORMATS = sorted(WRITERS)
 SHAPES = [(2, 50), (3, 12, 10), (1, 6, 6, 6)]
-NAMES = ["cat", "dog", "올빼미"]
 TEMPERATURE = 1.7
-
-
-def trained(shape: tuple[int, ...]) -> LitClassifier:
-    """A classifier whose BatchNorm has seen data, and which is sure of some of its answers."""
-    told = {"input_shape": shape, "class_names": NAMES, "class_counts": [1] * 3}
-    means = {"mean": [0.4] * shape[0], "std": [0.2] * shape[0]}
-    choices = configure("lit_module.net.channels=[8,8]", "lit_module.net.dropout=0.2", "lit_module.net.activation=GELU")
-    module = instantiate(choices.lit_module, **told, **means, _convert_="all")
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for _ in range(20):
-            module(torch.rand(32, *shape))
-        module.net.head[-1].weight.mul_(5)
-    return module.eval()
 
 
 def samples(shape: tuple[int, ...]) -> Tensor:

@@ -21,7 +21,7 @@ from datamodules.storage.decode import ImageSpec
 from lit_modules.inference.predict import predict
 from lit_modules.inference.predictor import Predictor
 from tests.conftest import TINY, configure, write_images
-from tests.lit_modules.inference.test_export import NAMES, trained
+from tests.runs import NAMES, trained
 
 
 @pytest.fixture

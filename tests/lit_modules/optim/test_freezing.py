@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from conf.errors import UserError
 from lit_modules.optim.freezing import Freezing
 from tests.conftest import TINY
-from tests.test_resume import COMPARED, RANDOM, assert_resumable_at_every_step, assert_same, cut_off_after, load, table
+from tests.runs import COMPARED, RANDOM, assert_resumable_at_every_step, assert_same, cut_off_after, load, table
 
 UNFREEZING = (*TINY, *RANDOM, "lit_module.freeze=[blocks.0.*]", "lit_module.unfreeze_epoch=2", "trainer.max_epochs=4")
 
@@ -83,6 +83,7 @@ def test_run_resumed_at_any_step_has_the_same_bits(run: Callable[..., Path], mon
     assert_resumable_at_every_step(run, monkeypatch, *UNFREEZING, "datamodule.batch_size=500", first=3)
 
 
+@pytest.mark.slow
 def test_two_ranks_unfreeze_as_one(
     process: Callable[..., subprocess.CompletedProcess[str]], run: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """The loop over the batches does what Lightning's does, and asks less."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import train
 from conf import validation
 from lit_modules.trainer.fast_epoch_loop import HOOKS, EpochLoop
 from tests.conftest import TINY, configure
-from tests.test_resume import RANDOM, assert_same
+from tests.runs import RANDOM, assert_same
 
 SMALL = (*TINY, *RANDOM, "trainer.max_epochs=2", "datamodule.batch_size=200")
 
@@ -109,7 +110,7 @@ def test_hooks_see_what_they_see_in_lightnings_loop(tmp_path: Path, name: str) -
     choices = (ORDINARY | OTHERS)[name]
     trainer = fit(tmp_path / "ours", EpochLoop, *SMALL, *choices, callback=ours)
     fit(tmp_path / "theirs", _TrainingEpochLoop, *SMALL, *choices, callback=theirs)
-    assert trainer.fit_loop.epoch_loop._ordinary == (name in ORDINARY)
+    assert (trainer.fit_loop.epoch_loop._fallback is None) == (name in ORDINARY)
     assert len(ours.seen) > 20
     for number, (one, other) in enumerate(zip(ours.seen, theirs.seen, strict=True)):
         assert_same(one, other, f"{number} {one['hook'][0]}")
@@ -149,3 +150,24 @@ def test_step_calls_few_functions_beside_those_of_torch(tmp_path: Path) -> None:
         counts.append(calls.count)
     ours, theirs = counts
     assert ours < 400 < 1000 < theirs
+
+
+def test_untested_lightning_keeps_its_own_loop(
+    run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lit_modules.callbacks.fast_epoch_loop.TESTED", ("1.",))
+    run(*TINY, "trainer=fast", "trainer.max_epochs=1")
+    assert "trainer=fast: not tested with pytorch-lightning" in capsys.readouterr().out
+
+
+def test_fallback_is_named_once(run: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    run(*TINY, "trainer=fast", "trainer.accumulate_grad_batches=2", "trainer.max_epochs=2")
+    assert capsys.readouterr().out.count("trainer=fast: gradients are accumulated; using Lightning's loop") == 1
+
+
+def test_fast_run_has_the_same_bits(run: Callable[..., Path], tmp_path: Path) -> None:
+    options = (*SMALL, "trainer.max_epochs=2")
+    run(*options, f"run_dir={tmp_path / 'plain'}")
+    run(*options, "trainer=fast", f"run_dir={tmp_path / 'fast'}")
+    weights = [torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("plain", "fast")]
+    assert_same(*weights)

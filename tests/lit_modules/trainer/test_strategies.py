@@ -16,7 +16,7 @@ from pytorch_lightning import LightningModule
 from conf.errors import UserError
 from lit_modules.trainer.strategies import FSDP
 from tests.conftest import ROOT, TINY, configure
-from tests.test_resume import assert_same, load, table
+from tests.runs import assert_same, load, table
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 CHOICES = (*TINY[1:], "datamodule.batch_size=100", "trainer.accelerator=cpu", "lit_module/scheduler=constant")
@@ -37,6 +37,7 @@ def train(process: Command, folder: Path, *choices: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_shared_out_network_learns_what_a_whole_one_learns(
     process: Command, run: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -71,6 +72,7 @@ def test_checkpoint_of_a_shared_out_network_is_one_file_for_any_devices(
     assert_close(fsdp, ddp)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_whole_network_goes_on_shared_out_and_back(
     process: Command, run: Callable[..., Path], tmp_path: Path
 ) -> None:
