@@ -16,7 +16,7 @@ from datamodules.augment.transforms import (
     RandomAffine,
     RandomCrop,
 )
-from tests.datamodules.augment.samples import images, numbers
+from tests.datamodules.augment.uniform import images, numbers
 
 ALL: dict[str, Callable[[], Augmentation]] = {
     "crop_reflect": lambda: RandomCrop(3, "reflect"),

@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from datamodules.augment.mixing import CELLS, Beta, CutMix, Mixing, Mixup, soft_targets
-from tests.datamodules.augment.samples import numbers
+from tests.datamodules.augment.uniform import numbers
 
 SHAPES = [(13,), (9, 14), (5, 8, 6)]
 

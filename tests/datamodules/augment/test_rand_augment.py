@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from datamodules.augment.rand_augment import GEOMETRY, OPERATIONS, RandAugment
-from tests.datamodules.augment.samples import numbers
+from tests.datamodules.augment.uniform import numbers
 
 HEIGHT, WIDTH = 24, 31
 BILINEAR = {"interpolation": v2.InterpolationMode.BILINEAR}

@@ -17,7 +17,7 @@ from datamodules.augment.transforms import (
     RandomAffine,
     RandomCrop,
 )
-from tests.datamodules.augment.samples import images, numbers
+from tests.datamodules.augment.uniform import images, numbers
 
 
 def test_flip_equals_a_slow_implementation() -> None:
