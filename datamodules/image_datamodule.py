@@ -12,7 +12,7 @@ from conf.errors import UserError
 from datamodules.datamodule import DataModule
 from datamodules.storage import cache
 from datamodules.storage.decode import ImageSpec, Resize
-from datamodules.storage.image_header import Probe, common_size, probe_all
+from datamodules.storage.image_header import ImageHeader, common_size, read_headers
 from datamodules.storage.inputs import Loaded, Streamed, collect
 from datamodules.storage.memory import free_memory
 from datamodules.storage.worker_pool import Workers, chunks, progress
@@ -84,10 +84,10 @@ class ImageDataModule(DataModule):
         size = self._size()
         if self.channels != "auto" and size is not None:
             return ImageSpec(self.channels, size, self.resize, self.jpeg_draft), {}
-        parts = progress(workers.map(probe_all, chunks(items)), len(items), "reading image headers", len)
+        parts = progress(workers.map(read_headers, chunks(items)), len(items), "reading image headers", len)
         headers = [header for part in parts for header in part]
-        readable = [header for header in headers if isinstance(header, Probe)]
-        of_training = [header for header in headers[:train_count] if isinstance(header, Probe)]
+        readable = [header for header in headers if isinstance(header, ImageHeader)]
+        of_training = [header for header in headers[:train_count] if isinstance(header, ImageHeader)]
         if not of_training:
             raise UserError(f"{items[0]}: {headers[0]}; every training image is unreadable; are the paths right?")
         channels = self.channels

@@ -63,7 +63,7 @@ class DecodedBatch(NamedTuple):
 
 
 def read_in_batches(
-    files: Sequence[str], form: ImageSpec, batch_size: int, num_workers: int | None, device: str
+    files: Sequence[str], spec: ImageSpec, batch_size: int, num_workers: int | None, device: str
 ) -> Iterator[DecodedBatch]:
     """Decodes the files in order, holding at most three batches per process.
 
@@ -77,13 +77,13 @@ def read_in_batches(
     if batch_size < 1:
         raise UserError(f"datamodule.batch_size: must be 1 or more, not {batch_size}; try 64")
     workers = Workers(num_workers, files, niceness=19 if device == "cpu" else 0)
-    return _decoded(files, form, batch_size, workers)
+    return _decoded(files, spec, batch_size, workers)
 
 
-def _decoded(files: Sequence[str], form: ImageSpec, batch_size: int, workers: Workers) -> Iterator[DecodedBatch]:
+def _decoded(files: Sequence[str], spec: ImageSpec, batch_size: int, workers: Workers) -> Iterator[DecodedBatch]:
     batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
     with workers:
-        for batch, decoded in zip(batches, workers.map(partial(decode_all, form=form), batches), strict=True):
+        for batch, decoded in zip(batches, workers.map(partial(decode_all, spec=spec), batches), strict=True):
             readable = [i for i in range(len(batch)) if i not in decoded.bad]
             problems = [(batch[i], reason) for i, reason in decoded.bad.items()]
             yield DecodedBatch([batch[i] for i in readable], decoded.pixels[readable], problems)

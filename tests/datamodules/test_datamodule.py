@@ -36,7 +36,7 @@ def epoch_of(module: ImageDataModule) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("cache", ["auto", "disk", "off"])
 def test_where_images_are_kept_changes_no_bit(images: Path, monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
-    monkeypatch.setattr(worker_pool, "FEWEST_FOR_PROCESSES", 1)
+    monkeypatch.setattr(worker_pool, "MIN_FILES_FOR_PROCESSES", 1)
     monkeypatch.setattr(image_datamodule, "MIN_CACHE_SIZE", 0)
     expected = folder(images, "datamodule.cache=memory")
     found = folder(images, f"datamodule.cache={cache}")
@@ -81,7 +81,7 @@ def test_an_image_changed_in_use_is_named(images: Path) -> None:
     module = folder(images, "datamodule.cache=off")
     file = module.files("train")[5]
     os.utime(images / file, (2**33, 2**33))
-    with pytest.raises(UserError, match=rf"^{file}: changed while it was in use; "):
+    with pytest.raises(UserError, match=rf"^{file}: the file changed during the run; "):
         epoch_of(module)
 
 
@@ -94,7 +94,7 @@ def test_a_damaged_image_is_passed_over_if_asked(images: Path, capsys: pytest.Ca
     counts = [sum(len(module.files(split)) for split in ("train", "val", "test")) for module in (whole, found)]
     assert counts[1] == counts[0] - 1
     if cache == "off":
-        with pytest.raises(UserError, match=r"^dark/004.png: .*; put it right"):
+        with pytest.raises(UserError, match=r"^dark/004.png: .*; repair the file"):
             module = folder(images, "datamodule.cache=off")
             [inputs_of(module, split) for split in ("train", "val", "test")]
     else:

@@ -154,7 +154,7 @@ def test_any_class_name_can_be_drawn(tmp_path: Path, channels: int) -> None:
 def test_order_and_pixels_do_not_depend_on_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr("datamodules.storage.worker_pool.FEWEST_FOR_PROCESSES", 1)
+    monkeypatch.setattr("datamodules.storage.worker_pool.MIN_FILES_FOR_PROCESSES", 1)
     write_images(tmp_path, 20, level=99, size=(7, 9))
     files = [str(tmp_path / f"{i:03d}.png") for i in [*reversed(range(20)), 3, 3, 99]]
     batches = list(read_in_batches(files, ImageSpec(3, (7, 9), "pad", True), 4, workers, "cpu"))
