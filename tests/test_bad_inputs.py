@@ -166,7 +166,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "other network": (nothing, "run=RUN lit_module.net.channels=[5]", "lit_module.net.channels: ", "keeps it"),
     "other rate": (nothing, "run=RUN lit_module.optimizer.lr=0.5", "lit_module.optimizer.lr: ", "keeps it"),
     "other data": (nothing, "run=RUN datamodule.val_fraction=0.3", "datamodule.val_fraction: ", "keeps it"),
-    "other optimizer": (nothing, "run=RUN lit_module/optimizer=sgd", "lit_module/optimizer: ", "saved run"),
+    "other optimizer": (nothing, "run=RUN lit_module/optimizer=sgd", "lit_module.optimizer._target_: ", "keeps it"),
     "a config of nothing": (lambda p, r: (r / "config.yaml").write_text("a: ["), "run=RUN", "", "config.yaml"),
     "weights of nothing": (nothing, "FIT ROOT init_from=/not/there.pt", "init_from: ", ""),
     "weights of another": (nothing, "FIT ROOT init_from=RUN/model.pt lit_module.net.channels=[5]", "init_from: ", ""),
@@ -180,7 +180,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "no place for an export": (
         nothing, "task=export format=safetensors run=RUN output=RUN/config.yaml/x", "output: ", ""
     ),
-    "nobody's images": (nothing, "task=predict run=RUN input='~nosuchuser/x'", "command line: ", "after ~"),
+    "nobody's images": (nothing, "task=predict run=RUN input='~nosuchuser/x'", "command line: ", "unknown user"),
     "nothing to predict": (nothing, "task=predict run=RUN input=/not/there", "input: /not/there names no image", ""),
     "an empty word to predict": (nothing, "task=predict run=RUN input=", "input: is empty", ""),
     "no batch to predict": (

@@ -1,11 +1,10 @@
 """How much memory this process may still take."""
 
 import os
-import resource
 from contextlib import suppress
 from pathlib import Path
 
-LIMITS = ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData"))
+LIMITS = {"RLIMIT_AS": "VmSize", "RLIMIT_DATA": "VmData"}
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -13,10 +12,13 @@ def free_memory() -> int:
     """Bytes: the least of what the system, the container and the process's own limits leave."""
     found = [_free_on_the_machine()]
     status = _table(Path("/proc/self/status"))
-    for limit, name in LIMITS:
-        soft, _ = resource.getrlimit(limit)
-        if soft != resource.RLIM_INFINITY:
-            found.append(soft - status.get(name, 0))
+    with suppress(ImportError):  # Windows has no such limits
+        import resource
+
+        for resource_name, name in LIMITS.items():
+            soft, _ = resource.getrlimit(getattr(resource, resource_name))
+            if soft != resource.RLIM_INFINITY:
+                found.append(soft - status.get(name, 0))
     # A container sees its own group as the root.
     with suppress(OSError, ValueError):
         limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))

@@ -78,7 +78,7 @@ def one_line(code: object, stderr: str) -> str:
         ("datamodule.channels=2", "datamodule.channels: ", "give auto or 1 or 3"),
         ("datamodule.resize=padd", "datamodule.resize: ", "give pad or crop or stretch"),
         ("monitor=val/accuracy", "monitor: ", "did you mean 'val/acc'?"),
-        ("monitor=test/f1", "monitor: ", "test data chooses nothing"),
+        ("monitor=test/f1", "monitor: ", "test split chooses nothing"),
         ("mode=min", "mode: ", "set mode=max"),
         ("name=../x", "name: ", "set run_dir"),
         ("name=/x", "name: ", "set run_dir"),
@@ -101,7 +101,7 @@ def one_line(code: object, stderr: str) -> str:
         ("experiment=digits", "command line: ", "write +experiment=…"),
         ("+trainer.max_epochs=3", "trainer.max_epochs: ", "without +"),
         ("trainer.max_epochs", "command line: ", "see python train.py --help"),
-        ("name=[a", "command line: ", "quotes around"),
+        ("name=[a", "command line: ", "quote a value"),
         ("trainer=5", "command line: ", "trainer.max_epochs=5"),
         # Code that must not run.
         ("lit_module.loss._target_=os.system", "lit_module.loss._target_: ", "torch.nn"),
@@ -308,4 +308,4 @@ def test_full_device_memory_is_answered_with_remedies(capsys: pytest.CaptureFixt
 def test_a_batch_of_one_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit), one_line_errors():
         nn.BatchNorm2d(2)(torch.zeros(1, 2, 1, 1))
-    assert capsys.readouterr().err.startswith("error: datamodule.drop_last: a batch holds one sample")
+    assert capsys.readouterr().err.startswith("error: datamodule.drop_last: batch normalisation needs more than the one sample")

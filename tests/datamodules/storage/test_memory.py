@@ -13,10 +13,10 @@ def test_it_is_about_what_the_system_says() -> None:
     assert 2**26 < free_memory() <= memory._table(Path("/proc/meminfo"))["MemTotal"]
 
 
-@pytest.mark.parametrize("limit", [resource.RLIMIT_AS, resource.RLIMIT_DATA])
-def test_a_limit_of_the_process_counts(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    used = memory._table(Path("/proc/self/status"))[dict(memory.LIMITS)[limit]]
-    unlimited = resource.RLIM_INFINITY
+@pytest.mark.parametrize("name", memory.LIMITS)
+def test_a_limit_of_the_process_counts(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    used = memory._table(Path("/proc/self/status"))[memory.LIMITS[name]]
+    limit, unlimited = getattr(resource, name), resource.RLIM_INFINITY
     monkeypatch.setattr(
         resource, "getrlimit", lambda asked: (used + 10**6, unlimited) if asked == limit else (unlimited, unlimited)
     )
