@@ -308,4 +308,4 @@ def test_full_device_memory_is_answered_with_remedies(capsys: pytest.CaptureFixt
 def test_a_batch_of_one_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit), one_line_errors():
         nn.BatchNorm2d(2)(torch.zeros(1, 2, 1, 1))
-    assert capsys.readouterr().err.startswith("error: datamodule.drop_last: batch normalisation needs more than the one sample")
+    assert capsys.readouterr().err.startswith("error: datamodule.drop_last: batch normalisation needs more than one")
