@@ -130,7 +130,7 @@ ANSWERS: tuple[tuple[type | str, str, str | Callable[..., str | None]], ...] = (
     (
         Exception,
         "Expected more than 1 value per channel when training",
-        "datamodule.drop_last: batch normalisation needs more than one sample, which the last batch has; set it to true",
+        "datamodule.drop_last: batch normalisation needs more than one sample, all the last batch has; set it to true",
     ),
     # Lightning
     (
