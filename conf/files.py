@@ -99,16 +99,17 @@ def lock_inherited(path: Path) -> BinaryIO | None:
         The open file, or None if another process holds the lock.
     """
     file = open(path, "ab")  # noqa: SIM115 (the caller closes it)
+    locked = False
     try:
         locked = lock_descriptor(file.fileno(), blocking=False)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
         locked = _hold_marker(path)
-    if locked:
-        return file
-    file.close()
-    return None
+    finally:
+        if not locked:
+            file.close()
+    return file if locked else None
 
 
 def _marker_lock(path: Path) -> BaseFileLock:

@@ -33,6 +33,7 @@ BOUNDS = {
     "le": ("at most", operator.le),
     "lt": ("below", operator.lt),
 }
+MAX_NAMES = 20  # in a hint
 DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_"}
 
 
@@ -126,7 +127,8 @@ def _hint(module: str, name: str) -> str:
         defined_in = getattr(value, "__module__", None) or ""
         if word[0].isalpha() and f"{defined_in}.".startswith(f"{module}."):
             names.append(word)
-    return nearest(name, names) if names else "correct the name"
+    hint = nearest(name, names)
+    return hint if hint.startswith("did you mean") or 0 < len(names) <= MAX_NAMES else "correct the name"
 
 
 def _parameters(constructor: Any) -> Mapping[str, inspect.Parameter]:

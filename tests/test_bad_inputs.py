@@ -94,46 +94,15 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "a size too small": (nothing, "FIT ROOT datamodule.image_size=1", "lit_module.net", ""),
     "no size": (nothing, "FIT ROOT datamodule.image_size=[1,2,3]", "datamodule.image_size: ", "[height, width]"),
     # Settings
-    "an unknown key": (nothing, "FIT ROOT lit_module.optimizer.lrr=1", "lit_module.optimizer.lrr: ", "'lr'"),
-    "an unknown key, added": (nothing, "FIT ROOT +unknown=1", "unknown: ", ""),
-    "an unknown key, deep": (nothing, "FIT ROOT +trainer.max_epoch=1", "trainer.max_epoch: ", "'max_epochs'"),
-    "a value for a section": (nothing, "FIT ROOT trainer=5", "command line: ", "trainer.max_epochs=5"),
-    "a word for a number": (nothing, "FIT ROOT trainer.max_epochs=ten", "trainer.max_epochs: ", "int"),
-    "an unknown monitor": (nothing, "FIT ROOT monitor=val/accuracy", "monitor: ", "'val/acc'"),
-    "a monitor of the test": (nothing, "FIT ROOT monitor=test/acc", "monitor: ", "chooses nothing"),
-    "the wrong mode": (nothing, "FIT ROOT monitor=val/loss mode=max", "mode: ", "min"),
     "a negative rate": (nothing, "FIT ROOT lit_module.optimizer.lr=-1", "lit_module.optimizer", ""),
-    "a rate of nan": (nothing, "FIT ROOT lit_module.optimizer.lr=.nan", "", ""),
     "a dropout of two": (nothing, "FIT ROOT lit_module.net.dropout=2", "lit_module.net.dropout: ", ""),
-    "a test of nothing": (
-        nothing, "FIT ROOT trainer.limit_test_batches=0", "trainer.limit_test_batches: ", "test=false"
-    ),
     "flips of series": (nothing, "+experiment=series datamodule/augment=[flip]", "datamodule.augment: ", "images"),
     "no batch": (nothing, "FIT ROOT datamodule.batch_size=0", "datamodule.batch_size: ", "try 64"),
     "a share of all": (nothing, "FIT ROOT datamodule.val_fraction=1", "datamodule.val_fraction: ", "try 0.1"),
-    "an unknown loss": (nothing, "FIT ROOT lit_module.loss._target_=torch.nn.L9", "lit_module.loss._target_: ", ""),
-    "a loss on no logits": (nothing, "FIT ROOT lit_module.loss._target_=torch.nn.NLLLoss", "lit_module.loss", ""),
-    "foreign code": (nothing, "FIT ROOT lit_module.loss._target_=os.system", "lit_module.loss._target_: ", "torch.nn"),
-    "torch.load": (nothing, "FIT ROOT lit_module.net._target_=torch.load", "lit_module.net._target_: ", ""),
-    "no negative seed": (nothing, "FIT ROOT seed=-1", "seed: ", "seed=0"),
     "an unknown pattern": (nothing, "FIT ROOT lit_module.freeze=[bloks.*]", "lit_module.freeze: ", ""),
     "weights for others": (nothing, "FIT ROOT lit_module.class_weights=[1,2,3]", "lit_module.class_weights: ", "2"),
-    "an unknown experiment": (nothing, "+experiment=image_foldr", "experiment=image_foldr: ", "'image_folder'"),
-    "no epoch": (nothing, "FIT ROOT trainer.max_epochs=0", "epochs: ", "try 1"),
-    "no validated epoch": (
-        nothing, "FIT ROOT trainer.check_val_every_n_epoch=5", "trainer.check_val_every_n_epoch: ", "lower it"
-    ),
-    "no epoch kept": (
-        nothing, "FIT ROOT callbacks.checkpoint.every_n_epochs=0", "callbacks.checkpoint.every_n_epochs: ", "1 or more"
-    ),
-    "no batch of many": (
-        nothing, "FIT ROOT trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches: ", "1 or more"
-    ),
-    "no training": (nothing, "FIT ROOT trainer.limit_train_batches=0", "trainer.limit_train_batches: ", "on nothing"),
     "less than a batch": (nothing, "FIT ROOT trainer.limit_train_batches=0.0001", "trainer: ", ""),
-    "Lightning's own trial": (nothing, "FIT ROOT +trainer.fast_dev_run=true", "trainer.fast_dev_run: ", "debug"),
     "rare validation": (nothing, "FIT ROOT +trainer.val_check_interval=999", "trainer.val_check_interval: ", "lower"),
-    "half precision": (nothing, "FIT ROOT trainer.precision=bf16-true", "trainer.precision: ", "bf16-mixed"),
     "images too large": (nothing, "FIT ROOT datamodule.image_size=9999999", "datamodule: Unable to allocate ", ""),
     "all frozen": (nothing, "FIT ROOT lit_module.freeze=[*] lit_module.unfreeze_epoch=1", "lit_module.freeze: ", ""),
     "thawed before": (
@@ -150,7 +119,6 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     ),
     # Checkpoints
     "first weights, resumed": (nothing, "run=RUN ROOT init_from=RUN/model.pt", "init_from: ", "keeps it"),
-    "no run": (nothing, "run=/not/there", "run: ", "folder of a run"),
     "no checkpoint": (lambda p, r: shutil.rmtree(r / "checkpoints"), "run=RUN", "run: ", ""),
     "cut checkpoints": (cut, "run=RUN", "run: ", ""),
     "empty checkpoints": (checkpoint(b""), "run=RUN", "run: ", ""),
