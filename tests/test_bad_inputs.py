@@ -1,4 +1,4 @@
-"""Whatever is wrong with data, settings, checkpoints or the machine: one line, exit code 2, nothing lost or left."""
+"""Wrong data, values, checkpoints and folders: one line, exit code 2, no file changed."""
 
 import hashlib
 import os
@@ -16,13 +16,13 @@ from conf.error_messages import one_line_errors
 from tests.conftest import TINY, configure, write_images
 
 FIT = ("+experiment=image_folder", *TINY, "lit_module.net.pool=2")
-Break = Callable[[Path, Path], object]  # what is done to the images and to a sound run before the command
+Break = Callable[[Path, Path], object]  # changes the images and the run before the command
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of two classes and a run that learned them, below one folder."""
-    folder = tmp_path_factory.mktemp("sound")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images of two classes and a run that was trained on them."""
+    folder = tmp_path_factory.mktemp("trained")
     for name, level in (("dark", 60), ("light", 190)):
         write_images(folder / "images" / name, 20, level=level)
     schema.register()
@@ -37,7 +37,7 @@ def nothing(images: Path, run: Path) -> None:
 
 
 def checkpoint(content: object) -> Break:
-    """Every checkpoint of the run, and its weights alone, become this."""
+    """Replaces every checkpoint of the run, and model.pt."""
 
     def change(images: Path, run: Path) -> None:
         for path in [*run.glob("checkpoints/*.ckpt"), run / "model.pt"]:
@@ -51,7 +51,7 @@ def checkpoint(content: object) -> Break:
 
 
 def altered(**changes: object) -> Break:
-    """The run's checkpoints say something else."""
+    """Changes entries of the run's checkpoints."""
 
     def change(images: Path, run: Path) -> None:
         for path in run.glob("checkpoints/epoch*.ckpt"):
@@ -70,7 +70,7 @@ class Malicious:
         return os.mkdir, ("made-by-a-checkpoint",)
 
 
-# name: (what is broken, the command, the beginning of the line, more of it)
+# name: (change, command, start of the line, more of it). FIT, ROOT, RUN and IMAGES are replaced.
 ROWS: dict[str, tuple[Break, str, str, str]] = {
     # Data
     "no data": (nothing, "FIT datamodule.root=/not/there", "datamodule.root: /not/there does not exist", ""),
@@ -79,7 +79,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "a class in Latin-1": (
         lambda p, r: (p / "dark").rename(p / os.fsdecode(b"caf\xe9")), "FIT ROOT", "class 'caf\\udce9': ", "rename it"
     ),
-    "no classes": (lambda p, r: [shutil.rmtree(each) for each in p.iterdir()], "FIT ROOT", "datamodule.root: ", "0"),
+    "no classes": (lambda p, r: [shutil.rmtree(folder) for folder in p.iterdir()], "FIT ROOT", "datamodule.root: ", "0"),
     "an empty class": (lambda p, r: (p / "new").mkdir(), "FIT ROOT", "IMAGES/new: holds no image", ""),
     "an empty file": (lambda p, r: (p / "dark/000.png").write_bytes(b""), "FIT ROOT", "dark/000.png (the file is", ""),
     "a web page": (lambda p, r: (p / "dark/1.jpg").write_text("<html>"), "FIT ROOT", "dark/1.jpg (not an image", ""),
@@ -97,20 +97,20 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "a negative rate": (nothing, "FIT ROOT lit_module.optimizer.lr=-1", "lit_module.optimizer", ""),
     "a dropout of two": (nothing, "FIT ROOT lit_module.net.dropout=2", "lit_module.net.dropout: ", ""),
     "flips of series": (nothing, "+experiment=series datamodule/augment=[flip]", "datamodule.augment: ", "images"),
-    "no batch": (nothing, "FIT ROOT datamodule.batch_size=0", "datamodule.batch_size: ", "try 64"),
-    "a share of all": (nothing, "FIT ROOT datamodule.val_fraction=1", "datamodule.val_fraction: ", "try 0.1"),
+    "no batch": (nothing, "FIT ROOT datamodule.batch_size=0", "datamodule.batch_size: must be ", "; "),
+    "a fraction of all": (nothing, "FIT ROOT datamodule.val_fraction=1", "datamodule.val_fraction: must be ", "; "),
     "an unknown pattern": (nothing, "FIT ROOT lit_module.freeze=[bloks.*]", "lit_module.freeze: ", ""),
     "weights for others": (nothing, "FIT ROOT lit_module.class_weights=[1,2,3]", "lit_module.class_weights: ", "2"),
     "less than a batch": (nothing, "FIT ROOT trainer.limit_train_batches=0.0001", "trainer: ", ""),
     "rare validation": (nothing, "FIT ROOT +trainer.val_check_interval=999", "trainer.val_check_interval: ", "lower"),
     "images too large": (nothing, "FIT ROOT datamodule.image_size=9999999", "datamodule: Unable to allocate ", ""),
     "all frozen": (nothing, "FIT ROOT lit_module.freeze=[*] lit_module.unfreeze_epoch=1", "lit_module.freeze: ", ""),
-    "thawed before": (
+    "unfrozen at once": (
         nothing, "FIT ROOT lit_module.freeze=[head.*] lit_module.unfreeze_epoch=0", "lit_module.unfreeze_epoch: ", ""
     ),
     "one beta": (nothing, "FIT ROOT +lit_module.optimizer.betas=[0.9]", "lit_module.optimizer: ", ""),
     "a group of nothing": (nothing, "FIT ROOT +lit_module.param_groups.a=3", "lit_module.param_groups.a: ", "pattern"),
-    "a group that climbs": (
+    "a group with a negative rate": (
         nothing, "FIT ROOT +lit_module.param_groups.a={pattern:head.*,lr:-1}", "lit_module.param_groups.a.lr: ", "-1"
     ),
     "weights of 0": (nothing, "FIT ROOT lit_module.class_weights=[0,0]", "lit_module.class_weights: ", "everywhere"),
@@ -142,20 +142,20 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "no such device": (nothing, "FIT ROOT devices=gpu", "", ""),
     "a folder in use": (nothing, "FIT ROOT run_dir=RUN", "run_dir: ", "holds a run already"),
     "a file as folder": (nothing, "FIT ROOT run_dir=RUN/config.yaml/x", "run_dir: ", "choose another"),
-    "no place for the store": (
+    "no place for the cache": (
         nothing, "FIT ROOT datamodule.cache=disk datamodule.cache_dir=RUN/config.yaml", "datamodule.cache_dir: ", ""
     ),
     "no place for an export": (
         nothing, "task=export format=safetensors run=RUN output=RUN/config.yaml/x", "output: ", ""
     ),
-    "nobody's images": (nothing, "task=predict run=RUN input='~nosuchuser/x'", "command line: ", "unknown user"),
+    "an unknown user's images": (nothing, "task=predict run=RUN input='~nosuchuser/x'", "command line: ", "unknown user"),
     "nothing to predict": (nothing, "task=predict run=RUN input=/not/there", "input: /not/there names no image", ""),
     "an empty word to predict": (nothing, "task=predict run=RUN input=", "input: is empty", ""),
     "no batch to predict": (
-        nothing, "task=predict run=RUN input=IMAGES datamodule.batch_size=0", "datamodule.batch_size: ", "try 64"
+        nothing, "task=predict run=RUN input=IMAGES datamodule.batch_size=0", "datamodule.batch_size: must be ", "; "
     ),
     "a negative batch to predict": (
-        nothing, "task=predict run=RUN input=IMAGES datamodule.batch_size=-1", "datamodule.batch_size: ", "try 64"
+        nothing, "task=predict run=RUN input=IMAGES datamodule.batch_size=-1", "datamodule.batch_size: must be ", "; "
     ),
     "nothing to compare": (nothing, "task=compare runs=/not/there/*", "runs: ", ""),
     "no number of a run": (nothing, "task=compare runs=5", "runs: 5 names no run", ""),
@@ -171,18 +171,17 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_it_is_answered_in_one_line(
-    sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+def test_bad_input_is_answered_in_one_line(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     change, text, start, more = ROWS[name]
-    shutil.copytree(sound, tmp_path / "here", symlinks=True)
+    shutil.copytree(trained, tmp_path / "here", symlinks=True)
     monkeypatch.chdir(tmp_path / "here")
-    images, run = (tmp_path / "here" / each for each in ("images", "run"))
+    images, run = tmp_path / "here" / "images", tmp_path / "here" / "run"
     change(images, run)
     before = contents(tmp_path)
-    words = [word for part in text.split() for word in (FIT if part == "FIT" else (part,))]
-    words = [f"datamodule.root={images}" if word == "ROOT" else word.replace("RUN", str(run)) for word in words]
-    words = [word.replace("IMAGES", str(images)) for word in words]
+    text = text.replace("FIT", " ".join(FIT)).replace("ROOT", "datamodule.root=IMAGES")
+    words = text.replace("RUN", str(run)).replace("IMAGES", str(images)).split()
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught, one_line_errors():
         cfg = configure(*words)

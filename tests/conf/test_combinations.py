@@ -37,6 +37,7 @@ REFUSED = (
     ("series", "/net=speedrun", "lit_module.net: "),
     ("series", "/net=timm", "lit_module.net: "),
     ("series", "/net=torchvision", "lit_module.net: "),
+    ("volumes", "/net=cnn_series", "lit_module.net.pool: "),
     ("volumes", "/net=speedrun", "lit_module.net: "),
     ("volumes", "/net=timm", "lit_module.net: "),
     ("volumes", "/net=torchvision", "lit_module.net: "),

@@ -84,17 +84,25 @@ def test_wrong_experiment_file_is_answered_by_its_key_and_fix(
 
 
 @pytest.mark.parametrize(
-    ("overrides", "line"),
+    ("override", "line"),
+    [("datamodule.image_size=[1,2,3]", "datamodule.image_size: "), ("~datamodule.batch_size", "datamodule: ")],
+)
+def test_value_that_a_constructor_refuses_is_answered_by_its_key(answer: Answer, override: str, line: str) -> None:
+    datamodule = configure("datamodule=image_folder", "datamodule.root=x", override).datamodule
+    assert answer(lambda: instantiate(datamodule, _convert_="all")).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
     [
-        ("datamodule/augment=[crop] datamodule.augment.crop.padding=0", "datamodule.augment.crop.padding: must be"),
-        ("datamodule/augment=[flip] datamodule.augment.flip.p=2", "datamodule.augment.flip.p: must be between 0 and 1"),
-        ("datamodule.batch_size=0", "datamodule.batch_size: must be 1 or more, not 0"),
-        ("~datamodule.batch_size", "datamodule: "),
+        ("padding: is too large; try 1", "datamodule.augment.crop.padding: is too large; try 1"),
+        ("a/b.png: is corrupt; remove it", "a/b.png: is corrupt; remove it"),
     ],
 )
-def test_value_that_a_constructor_refuses_is_answered_by_its_key(answer: Answer, overrides: str, line: str) -> None:
-    cfg = configure(*overrides.split())
-    assert answer(lambda: instantiate(cfg.datamodule, _convert_="all")).startswith(line)
+def test_parameter_in_a_constructors_error_gets_the_nodes_path(answer: Answer, line: str, expected: str) -> None:
+    error = InstantiationException("Error in call to target 'a.B':\nfull_key: datamodule.augment.crop")
+    error.__cause__ = UserError(line)
+    assert answer(fail(error)) == expected
 
 
 @pytest.mark.parametrize(
