@@ -253,6 +253,8 @@ def main(cfg: DictConfig) -> Any:
     """Checks the config and runs its task."""
     with one_line_errors():
         if HydraConfig.get().mode == RunMode.MULTIRUN:
+            if cfg.task == "compare":
+                raise UserError("-m: task=compare makes no runs; leave it out")
             cfg.run_dir = str(Path(cfg.run_dir) / str(HydraConfig.get().job.num))
         validation.check(cfg, HydraConfig.get().overrides.task)
         return TASKS[cfg.task](cfg)

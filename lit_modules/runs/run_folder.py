@@ -1,7 +1,6 @@
 """A run's folder, the only handle on it: its saved config, its checkpoints by name, its summary."""
 
 import csv
-import fcntl
 import json
 import os
 import pickle
@@ -10,16 +9,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from conf.error_messages import one_line
 from conf.errors import UserError
-from conf.files import read_rows, write_text
+from conf.files import file_lock, read_rows, write_text
 from conf.saved_config import CONF, check_unchanged
 from lit_modules.runs.launcher import may_be_restarted
 
@@ -44,22 +44,18 @@ def claim(folder: Path, cfg: DictConfig) -> Iterator[None]:
     checkpoints = _times(folder)
     saved = cfg.copy()
     saved.run = None
+    lock_file = folder / ".lock"
+    held = ExitStack()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "a+")  # noqa: SIM115 (held until the run ends)
+        held.enter_context(file_lock(lock_file, timeout=0))
+    except Timeout as error:
+        raise UserError(f"run_dir: {folder} is in use by {_owner(lock_file)}; wait for it or choose another") from error
     except OSError as error:
         raise UserError(f"run_dir: cannot write to {folder} ({error.strerror}); choose another") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system drops it when this process ends, however it ends
-    except BlockingIOError as error:
-        lock.seek(0)
-        owner = lock.read().strip()
-        lock.close()
-        raise UserError(f"run_dir: {folder} is in use by {owner}; wait for it or choose another") from error
-    try:
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
+        with suppress(PermissionError):  # Windows protects a locked file
+            lock_file.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         write_text(config, OmegaConf.to_yaml(saved))
         yield
     except Exception as error:
@@ -75,8 +71,17 @@ def claim(folder: Path, cfg: DictConfig) -> Iterator[None]:
                 config.unlink(missing_ok=True)
         raise
     finally:
-        (folder / ".lock").unlink(missing_ok=True)
-        lock.close()
+        with suppress(PermissionError):  # Windows removes it when it is released
+            lock_file.unlink(missing_ok=True)
+        held.close()
+
+
+def _owner(lock_file: Path) -> str:
+    """Name of the process that holds a run's folder."""
+    try:
+        return lock_file.read_text(encoding="utf-8").strip() or "another process"
+    except OSError:  # Windows protects a locked file
+        return "another process"
 
 
 def _times(folder: Path) -> dict[Path, int]:

@@ -1,6 +1,5 @@
 """task=sweep: an Optuna study whose trials are runs of their own, and the best of them as an experiment."""
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from optuna.trial import TrialState
 
 from conf import validation
 from conf.errors import UserError
-from conf.files import file_lock, make_output, write_text
+from conf.files import file_lock, lock_inherited, make_output, write_text
 from lit_modules.runs import run_folder
 from lit_modules.runs.launcher import may_be_restarted
 from lit_modules.runs.search_space import choices, ends, experiment, grid, overrides
@@ -85,7 +84,7 @@ class Study:
         with file_lock(self.folder / ".lock"):
             trials = self.study.get_trials(deepcopy=False)
             for found in trials:
-                if found.state == TrialState.RUNNING and (log := lock(self.path(found.number, ".log"))):
+                if found.state == TrialState.RUNNING and (log := lock_inherited(self.path(found.number, ".log"))):
                     return optuna.Trial(self.study, found._trial_id), log
             number = len(trials)
             if number >= self.total:
@@ -96,7 +95,7 @@ class Study:
                 entropy = np.random.SeedSequence((self.cfg.seed, number))
                 self.study.sampler = instantiate(self.cfg.sampler)(seed=int(entropy.generate_state(1)[0]))
             trial = self.study.ask(self.space)
-            log = lock(self.path(trial.number, ".log"))
+            log = lock_inherited(self.path(trial.number, ".log"))
             assert log is not None
             return trial, log
 
@@ -202,17 +201,6 @@ def check_space(cfg: DictConfig) -> None:
     for key, choice in space.items():
         for value in ends(choice):
             validation.check(compose("train", [*cfg.overrides, *overrides({key: value})]))
-
-
-def lock(path: Path) -> IO[bytes] | None:
-    """A file to append to, held by this process and those that it hands it on to; None if others hold it."""
-    file = open(path, "ab")  # noqa: SIM115 (held until the trial ends)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -160,7 +160,7 @@ def test_the_task_needs_neither_torch_nor_a_network(
 
 
 @pytest.mark.parametrize(
-    ("argument", "line"), [("runz=1", "runz: no such key; did you mean 'runs'?"), ("", "runs: is")]
+    ("argument", "line"), [("runss=1", "runss: no such key; did you mean 'runs'?"), ("", "runs: is")]
 )
 def test_a_wrong_key_of_the_task_is_answered_by_its_own_keys(
     command: Callable[..., subprocess.CompletedProcess[str]], argument: str, line: str
