@@ -471,18 +471,18 @@ def test_loss_equals_that_of_torch(name: str) -> None:
 
 
 @pytest.mark.parametrize("loss", [nn.NLLLoss, nn.CTCLoss, nn.KLDivLoss, nn.BCELoss, nn.CosineEmbeddingLoss])
-def test_loss_that_takes_no_logits_is_refused(loss: type[nn.Module]) -> None:
+def test_loss_that_takes_no_logits_is_rejected(loss: type[nn.Module]) -> None:
     with pytest.raises(UserError, match=rf"lit_module\.loss: {loss.__name__} .*CrossEntropyLoss"):
         classifier(loss=loss)
 
 
-def test_loss_of_labels_alone_is_refused_where_classes_are_mixed() -> None:
-    with pytest.raises(UserError, match=r"^datamodule\.mix: MultiMarginLoss takes no mixed classes; "):
+def test_mixing_is_rejected_with_a_loss_on_labels_only() -> None:
+    with pytest.raises(UserError, match=r"^datamodule\.mix: MultiMarginLoss accepts no class probabilities; "):
         fit(*loss_of("MultiMarginLoss"), "datamodule/mix=mixup")
 
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
-def test_loss_that_is_no_mean_is_refused(reduction: str) -> None:
+def test_loss_with_another_reduction_than_mean_is_rejected(reduction: str) -> None:
     with pytest.raises(UserError, match=r"lit_module\.loss"):
         classifier(loss=partial(nn.CrossEntropyLoss, reduction=reduction))
 
@@ -500,7 +500,7 @@ def test_weighted_validation_loss_is_that_of_the_whole_split(run: Callable[..., 
     assert float(read_rows(folder / "metrics.csv")[0]["val/loss"]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_automatic_class_weights_are_inverse_to_the_counts() -> None:
+def test_auto_class_weights_are_inverse_to_the_counts() -> None:
     weights = classifier(class_weights="auto", class_counts=[10, 20, 30]).loss.weight
     assert weights.tolist() == pytest.approx([60 / (3 * 10), 60 / (3 * 20), 60 / (3 * 30)])
 
@@ -508,17 +508,17 @@ def test_automatic_class_weights_are_inverse_to_the_counts() -> None:
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"class_weights": [1.0, 2.0]}, r"lit_module\.class_weights: 2 numbers for 3 classes; give one for each"),
+        ({"class_weights": [1.0, 2.0]}, r"lit_module\.class_weights: 2 weights for 3 classes; give one for each"),
         ({"class_weights": "auto", "loss": nn.MSELoss}, r"lit_module\.loss: .*lit_module\.class_weights=null"),
         ({"freeze": ["*"]}, r"lit_module\.freeze: leaves nothing to train"),
-        ({"freeze": ["nothing"]}, r"lit_module\.freeze: 'nothing' fits no parameter"),
+        ({"freeze": ["nothing"]}, r"lit_module\.freeze: 'nothing' matches no parameter"),
         ({"optimizer": lambda groups: torch.optim.SGD(groups, lr=-1)}, r"lit_module\.optimizer: Invalid learning rate"),
         ({"param_groups": {"a": {"pattern": "*", "weight_decai": 0.1}}}, r"lit_module\.param_groups\.a.*weight_decay"),
         ({"scheduler": torch.optim.lr_scheduler.StepLR}, r"lit_module\.scheduler: .*step_size"),
     ],
     ids=["weights", "loss without weights", "all frozen", "pattern", "rate", "option of a group", "scheduler"],
 )
-def test_impossible_choice_is_refused(choices: dict[str, Any], message: str) -> None:
+def test_invalid_argument_is_rejected(choices: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         classifier(**choices)
 

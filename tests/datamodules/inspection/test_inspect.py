@@ -15,7 +15,7 @@ from PIL import Image
 from conf.errors import UserError
 from datamodules.inspection.report import draw_sheet
 from datamodules.storage.inputs import InMemory, Split
-from lit_modules.optim.losses import weigh_classes
+from lit_modules.optim.losses import resolve_class_weights
 from tests.conftest import write_images
 from tests.samples import photographs
 
@@ -106,7 +106,7 @@ def test_counts_and_measures_are_those_of_the_files(run: Callable[..., Path], fo
     assert found["splits"] == {"train": 27, "val": 6, "test": 15}
     counts = [each["train"] for each in found["classes"].values()]
     assert list(found["classes"]) == ["aa", "b [x]"] and counts == [17, 10]
-    expected = weigh_classes("auto", counts)
+    expected = resolve_class_weights("auto", counts)
     assert expected is not None
     assert [each["weight"] for each in found["classes"].values()] == pytest.approx(expected.tolist())
     assert found["imbalance"] == {"largest": "aa", "smallest": "b [x]", "ratio": 1.7}
