@@ -96,13 +96,13 @@ class AdamToSGD(Callback):
             adam, sgd, self.chosen_lr / old_lr, [config.scheduler for config in trainer.lr_scheduler_configs]
         )
         trainer.strategy.optimizers = [sgd]
-        pl_module.freezing.hold(trainer.current_epoch, trainer.world_size)
+        pl_module.freezing.apply(trainer.current_epoch, trainer.world_size)
         if trainer.is_global_zero:
             name, epochs = type(adam).__name__, f"{found} of {self.window} epochs"
             tqdm.write(f"val/acc jumped in {epochs}: from {name} to SGD, lr {old_lr:.2g} → {self.chosen_lr:.2g}")
 
     def _build(self, pl_module: LitClassifier, lr: float) -> Optimizer:
-        pl_module.freezing.release()
+        pl_module.freezing.reset()
         return build_optimizer(pl_module.net, partial(self.sgd, lr=lr), pl_module.param_groups, pl_module.layer_decay)
 
 

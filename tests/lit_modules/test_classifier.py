@@ -598,9 +598,7 @@ def test_checkpoint_of_other_classes_is_refused(one_cycle: Path, tmp_path: Path)
 
 def test_schedule_of_fixed_length_is_not_resumed_with_another(one_cycle: Path, run: Callable[..., Path]) -> None:
     folder = shutil.copytree(one_cycle, one_cycle.with_name("longer"), symlinks=True)
-    with pytest.raises(
-        UserError, match=r"lit_module\.scheduler: this run's OneCycleLR was planned for 5 steps, not 10"
-    ):
+    with pytest.raises(UserError, match=r"lit_module\.scheduler: the OneCycleLR of this run has 5 steps, not 10"):
         run(f"run={folder}", "trainer.max_epochs=2")
     # Nor is its config changed, by which it goes on as it was.
     assert (folder / "config.yaml").read_text() == (one_cycle / "config.yaml").read_text()
@@ -608,7 +606,7 @@ def test_schedule_of_fixed_length_is_not_resumed_with_another(one_cycle: Path, r
 
 def test_cosine_of_fixed_length_is_not_resumed_with_another(run: Callable[..., Path]) -> None:
     folder = run(*SHORT, "lit_module/scheduler=cosine")
-    with pytest.raises(UserError, match=r"lit_module\.scheduler: this run's CosineAnnealingLR was planned for 1"):
+    with pytest.raises(UserError, match=r"lit_module\.scheduler: the CosineAnnealingLR of this run has 1"):
         run(f"run={folder}", "trainer.max_epochs=2")
 
 

@@ -172,7 +172,10 @@ def test_two_ranks_change_together_and_resume(
     ("choices", "problem"),
     [
         (("lit_module/optimizer=sgd",), r"lit_module\.optimizer: adam_to_sgd changes from Adam, .* not SGD"),
-        (("lit_module/scheduler=one_cycle",), r"lit_module\.scheduler: OneCycleLR cannot go on with another optimizer"),
+        (
+            ("lit_module/scheduler=one_cycle",),
+            r"lit_module\.scheduler: OneCycleLR cannot continue with another optimizer",
+        ),
         (("+lit_module.param_groups.h={pattern:head.*,eps:1.0}",), r"param_groups\.h\.eps: the optimizer has no such"),
         (("callbacks.adam_to_sgd.lr_scale=0.0",), r"lr_scale: must be above 0"),
         (("callbacks.adam_to_sgd.window=2",), r"window: must be 3 epochs or more"),

@@ -1,4 +1,4 @@
-"""Warm-up and cosine follow their formula, and a run may go on with more epochs."""
+"""Warm-up and cosine follow their formula, and a run may be resumed with more epochs."""
 
 import math
 from itertools import pairwise
