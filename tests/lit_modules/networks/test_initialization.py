@@ -51,18 +51,18 @@ def test_variance_is_gain_squared_over_fan(layer: str, activation: str, mode: st
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gain_is_that_of_the_definition(activation: str) -> None:
+def test_gain_follows_its_definition(activation: str) -> None:
     make, expected = ACTIVATIONS[activation]
     assert gain(make()) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["relu", "tanh", "sigmoid", "selu"])
-def test_gain_is_the_one_that_pytorch_recommends(name: str) -> None:
+def test_gain_equals_pytorchs_recommendation(name: str) -> None:
     activation = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "selu": nn.SELU}[name]()
     assert gain(activation) == pytest.approx(nn.init.calculate_gain(name))
 
 
-def test_gain_belongs_to_the_activation_that_follows() -> None:
+def test_gain_is_that_of_the_next_activation() -> None:
     first, norm, none = nn.Conv2d(32, 64, 3, bias=False), nn.BatchNorm2d(64), nn.Linear(100, 200)
     second, last = nn.Linear(200, 300), nn.Linear(300, 200)
     torch.manual_seed(0)
