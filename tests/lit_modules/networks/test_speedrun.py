@@ -123,7 +123,7 @@ def test_whitened_weights_are_set_and_stay_frozen(run: Callable[..., Path], tmp_
 
 
 def test_whitening_of_another_network_is_rejected(run: Callable[..., Path]) -> None:
-    with pytest.raises(UserError, match=r"callbacks\.whitening\.layer: whiten is no first convolution"):
+    with pytest.raises(UserError, match=r"callbacks\.whitening\.layer: whiten is not a 2-D convolution"):
         whitening = "{_target_:lit_modules.callbacks.whitening.Whitening,layer:whiten,eps:0.1}"
         run(f"+callbacks.whitening={whitening}", "devices=cpu", "epochs=1")
 
