@@ -71,9 +71,8 @@ class AdamToSGD(Callback):
         (optimizer,) = trainer.optimizers
         if not isinstance(optimizer, Adam | NAdam | RAdam):
             name = type(optimizer).__name__
-            raise UserError(
-                f"lit_module.optimizer: adam_to_sgd requires Adam, AdamW, NAdam or RAdam, not {name}; choose one"
-            )
+            problem = f"adam_to_sgd requires Adam, AdamW, NAdam or RAdam, not {name}"
+            raise UserError(f"lit_module.optimizer: {problem}; choose one of them")
         self._build(pl_module, lr=1.0)  # raises UserError for group options that only Adam has
         for config in trainer.lr_scheduler_configs:
             check_transferable(config.scheduler)

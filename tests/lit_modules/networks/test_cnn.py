@@ -46,7 +46,7 @@ def test_book_network_has_its_parameter_count(channels: list[int], expected: int
     assert count(cnn((3, 32, 32), 2, channels=channels, hidden=[32])) == expected
 
 
-def test_network_of_the_book_gives_the_same_logits() -> None:
+def test_book_network_gives_the_same_logits() -> None:
     ours = cnn((3, 32, 32), 2, channels=[16, 8], hidden=[32])
     book = nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), nn.Tanh(), nn.MaxPool2d(2),
@@ -78,7 +78,7 @@ def test_options_give_the_expected_parameter_count(choices: dict[str, Any], expe
 
 
 @pytest.mark.parametrize("input_shape", [(3, 12), (3, 12, 10), (3, 8, 6, 4)], ids=["1-D", "2-D", "3-D"])
-def test_memory_format_of_the_inputs_does_not_matter(input_shape: tuple[int, ...]) -> None:
+def test_input_memory_format_does_not_change_logits(input_shape: tuple[int, ...]) -> None:
     net = cnn(input_shape, norm="batch", activation="ReLU").eval()
     inputs = torch.randn(5, *input_shape)
     expected = net(inputs)
@@ -133,7 +133,7 @@ def test_average_pooling_averages() -> None:
     assert torch.allclose(net.blocks(inputs), expected, atol=1e-6)
 
 
-def test_dropout_is_active_in_training_alone() -> None:
+def test_dropout_is_active_in_training_only() -> None:
     net = cnn(dropout=0.5, hidden=[32])
     inputs = torch.randn(8, 3, 16, 16)
     assert not torch.equal(net(inputs), net(inputs))

@@ -74,7 +74,7 @@ def test_gain_is_that_of_the_next_activation() -> None:
     assert (norm.weight == 1).all() and not norm.bias.any()
 
 
-def test_deep_stack_keeps_the_scale_of_its_activations() -> None:
+def test_deep_stack_preserves_activation_scale() -> None:
     net = nn.Sequential(*[layer for _ in range(20) for layer in (nn.Linear(512, 512), nn.ReLU())])
     torch.manual_seed(0)
     kaiming_init_(net, mode="fan_in")

@@ -43,7 +43,7 @@ def test_repeated_block_shares_its_weights() -> None:
     assert count[1] - count[0] == 2 * one
 
 
-def test_memory_format_of_the_inputs_does_not_matter() -> None:
+def test_input_memory_format_does_not_change_logits() -> None:
     net, inputs = resnet().eval(), torch.randn(4, 3, 16, 16)
     expected = net(inputs)
     assert torch.equal(net(inputs.contiguous(memory_format=torch.channels_last)), expected)

@@ -39,7 +39,7 @@ def test_tensors_are_grouped_by_flattened_shape() -> None:
     assert group_by_shape([torch.zeros(shape) for shape in shapes]) == [[0, 1, 3], [2], [4]]
 
 
-def test_stacked_steps_are_those_of_each_weight_alone() -> None:
+def test_stacked_steps_equal_single_weight_steps() -> None:
     generator = torch.Generator().manual_seed(0)
     starts = [torch.randn(6, 4, 3, 3, generator=generator) for _ in range(3)] + [torch.randn(5, 7, generator=generator)]
     gradients = [[torch.randn(start.shape, generator=generator) for start in starts] for _ in range(4)]
@@ -61,7 +61,7 @@ def test_stacked_steps_are_those_of_each_weight_alone() -> None:
         assert (ours[i] - weight).norm() / (weight - start).norm() < 0.02
 
 
-def test_biases_and_groups_that_say_so_get_the_bits_of_sgd() -> None:
+def test_biases_and_non_orthogonal_groups_equal_sgd() -> None:
     generator = torch.Generator().manual_seed(0)
     starts = [torch.randn(5, generator=generator), torch.randn(4, 6, generator=generator)]
     ours, theirs = ([nn.Parameter(start.clone()) for start in starts] for _ in range(2))
@@ -82,7 +82,7 @@ def test_biases_and_groups_that_say_so_get_the_bits_of_sgd() -> None:
     assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
 
 
-def test_state_that_is_saved_and_loaded_gives_the_same_next_step() -> None:
+def test_loaded_state_gives_the_same_next_step() -> None:
     generator = torch.Generator().manual_seed(0)
     weights = [nn.Parameter(torch.randn(4, 3, generator=generator)), nn.Parameter(torch.randn(4, generator=generator))]
     optimizer = Muon(weights, **CHOICES)
@@ -100,7 +100,7 @@ def test_state_that_is_saved_and_loaded_gives_the_same_next_step() -> None:
     assert all(torch.equal(weight, copy) for weight, copy in zip(weights, copies, strict=True))
 
 
-def test_weight_without_gradient_stays() -> None:
+def test_weight_without_gradient_is_unchanged() -> None:
     weight = nn.Parameter(torch.randn(3, 3))
     before = weight.detach().clone()
     Muon([weight], **CHOICES).step()

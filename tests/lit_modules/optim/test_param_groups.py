@@ -78,7 +78,7 @@ def test_layer_decay_scales_the_rate_of_each_layer() -> None:
     assert rates == pytest.approx(expected)
 
 
-def test_layers_are_children_and_those_of_lists() -> None:
+def test_children_of_sequentials_are_separate_layers() -> None:
     net = torchvision.models.resnet18()
     layers = split_by_layer(net, parameter_groups(net, {}))
     assert [group["depth"] for group in layers] == list(range(11))  # conv1, bn1, 4 × 2 blocks, fc
