@@ -113,7 +113,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "a group with a negative rate": (
         nothing, "FIT ROOT +lit_module.param_groups.a={pattern:head.*,lr:-1}", "lit_module.param_groups.a.lr: ", "-1"
     ),
-    "weights of 0": (nothing, "FIT ROOT lit_module.class_weights=[0,0]", "lit_module.class_weights: ", "everywhere"),
+    "weights of 0": (nothing, "FIT ROOT lit_module.class_weights=[0,0]", "lit_module.class_weights: ", "only zeros"),
     "smoothed twice": (
         nothing, "FIT ROOT lit_module.loss.label_smoothing=2", "lit_module.loss: ", "must be between 0.0 and 1.0"
     ),

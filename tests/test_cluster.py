@@ -165,5 +165,5 @@ def test_job_that_died_before_its_first_checkpoint_starts_over(
 def test_ranks_that_see_other_checkpoints_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     rank = SimpleNamespace(world_size=2, global_rank=1, global_step=0, strategy=SimpleNamespace(broadcast=lambda _: 7))
     monkeypatch.setattr(LitClassifier, "trainer", rank)
-    with pytest.raises(UserError, match=r"^logs_dir: rank 1 begins at step 0, the first one at 7; "):
+    with pytest.raises(UserError, match=r"^logs_dir: rank 1 starts at step 0, rank 0 at step 7; "):
         LitClassifier.on_train_start(LitClassifier.__new__(LitClassifier))

@@ -61,7 +61,7 @@ def test_run_that_diverges_late_keeps_its_sound_checkpoints(
     before = load(folder, "last.ckpt")
     sound = LitClassifier.training_step
     monkeypatch.setattr(LitClassifier, "training_step", lambda *arguments: sound(*arguments) * float("nan"))
-    with pytest.raises(UserError, match=r"epoch=000\.ckpt is sound"):
+    with pytest.raises(UserError, match=r"epoch=000\.ckpt is valid"):
         run(f"run={folder}", "trainer.max_epochs=3", "callbacks.mid_epoch_checkpoint.every_n_steps=1")
     assert_same(before["state_dict"], load(folder, "last.ckpt")["state_dict"])
 

@@ -15,7 +15,7 @@ from PIL import Image
 from conf.errors import UserError
 from datamodules.inspection.report import draw_sheet
 from datamodules.storage.inputs import InMemory, Split
-from lit_modules.optim.losses import weigh_classes
+from lit_modules.optim.losses import resolve_class_weights
 from tests.conftest import write_images
 from tests.datamodules.images import photographs
 
@@ -106,7 +106,7 @@ def test_counts_and_statistics_are_those_of_the_files(run: Callable[..., Path], 
     assert report["splits"] == {"train": 27, "val": 6, "test": 15}
     counts = [row["train"] for row in report["classes"].values()]
     assert list(report["classes"]) == ["aa", "b [x]"] and counts == [17, 10]
-    expected = weigh_classes("auto", counts)
+    expected = resolve_class_weights("auto", counts)
     assert expected is not None
     assert [row["weight"] for row in report["classes"].values()] == pytest.approx(expected.tolist())
     assert report["imbalance"] == {"largest": "aa", "smallest": "b [x]", "ratio": 1.7}

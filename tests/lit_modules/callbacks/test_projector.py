@@ -27,7 +27,7 @@ def test_points_are_the_features_of_the_last_layer(run: Callable[..., Path]) -> 
     assert not any(layer._forward_pre_hooks for layer in module.modules())
 
 
-def test_points_of_a_test_that_is_repeated_stand_once(run: Callable[..., Path]) -> None:
+def test_repeated_test_logs_its_points_once(run: Callable[..., Path]) -> None:
     folder = run(*TINY, "callbacks=[default,projector]")
     run(f"run={folder}")
     assert (folder / "projector_config.pbtxt").read_text().count("embeddings {") == 1
