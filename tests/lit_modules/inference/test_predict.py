@@ -20,6 +20,7 @@ from datamodules.image_stream import find, read_in_batches
 from datamodules.storage.decode import ImageSpec
 from lit_modules.inference.predict import predict
 from lit_modules.inference.predictor import Predictor
+from lit_modules.runs import restore
 from tests.conftest import TINY, configure, write_images
 from tests.runs import NAMES, trained
 
@@ -40,7 +41,7 @@ def table(output: Path) -> dict[str, dict[str, str]]:
 
 def probabilities_of(folder: Path, path: Path) -> list[float]:
     """By the LitClassifier itself, of one image of the right size."""
-    module = train.best_network(configure(f"run={folder}"))
+    module = restore.best_network(configure(f"run={folder}"))
     pixels = torch.tensor(np.asarray(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None]
     with torch.inference_mode():
         return module(pixels / torch.tensor(255.0)).softmax(1)[0].tolist()
@@ -193,7 +194,7 @@ def test_test_images_get_what_the_test_gave_them(run: Callable[..., Path], tmp_p
     choices = (*TINY, "lit_module.net.pool=2", "datamodule.image_size=[10,12]", "datamodule.resize=crop")
     folder = run("+experiment=image_folder", f"datamodule.root={tmp_path / 'data'}", *choices)
     datamodule, module, trainer = train.build(configure(f"run={folder}", "task=test"))
-    train.load_best(module, folder)
+    restore.load_best(module, folder)
     datamodule.trainer = trainer
     with torch.inference_mode():
         batches = [datamodule.on_after_batch_transfer(batch, 0) for batch in datamodule.test_dataloader()]
