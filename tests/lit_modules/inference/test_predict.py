@@ -166,7 +166,7 @@ def test_order_and_pixels_do_not_depend_on_processes(
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lit_modules.inference.predict.SHEET", 0)
+    monkeypatch.setattr("lit_modules.inference.predict.MAX_SHEET_IMAGES", 0)
     write_images(tmp_path, 1, level=99, size=(64, 64))
     predictor = Predictor(trained((3, 64, 64)), 1.0)
     peaks = []
