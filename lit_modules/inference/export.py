@@ -29,7 +29,7 @@ Runnable = Callable[[Tensor], Tensor]
 
 
 def export(
-    predictor: Predictor, inputs: Tensor, expected: Tensor, facts: dict[str, Any], file_format: str, output: Path
+    predictor: Predictor, inputs: Tensor, expected: Tensor, metadata: dict[str, Any], file_format: str, output: Path
 ) -> float:
     """Writes `model.*` and `example_*.py` to a folder, after the files were reloaded and verified.
 
@@ -37,7 +37,7 @@ def export(
         predictor: on the CPU.
         inputs: uint8 or float32 `[N, C, *spatial]`, N ≥ 2; the export takes inputs of this dtype.
         expected: probabilities computed by the LitClassifier, float32 `[N, num_classes]`.
-        facts: saved in the file as JSON, with the input and output specification; needs `class_names` and `resize`
+        metadata: saved in the file as JSON, with the input and output specification; needs `class_names` and `resize`
             (None unless the inputs are images).
         file_format: torch_export, onnx, or safetensors. safetensors contains only the weights; the graph is in
             model.pt2 next to it.
@@ -53,8 +53,8 @@ def export(
     if missing:
         raise UserError(f'format: {file_format} needs {", ".join(missing)}; pip install -e ".[onnx]"')
     dtype, maximum = ("uint8", 255) if inputs.dtype == torch.uint8 else ("float32", 1)
-    meaning = f"images, channels first, grey or RGB, 0 to {maximum}" if facts["resize"] else ARRAYS[dtype]
-    contract = facts | {
+    meaning = f"images, channels first, grey or RGB, 0 to {maximum}" if metadata["resize"] else ARRAYS[dtype]
+    contract = metadata | {
         "inputs": {"shape": ["batch", *inputs.shape[1:]], "dtype": dtype, "meaning": meaning},
         "outputs": {"shape": ["batch", *expected.shape[1:]], "dtype": "float32", "meaning": "probabilities"},
         "temperature": float(predictor.temperature),

@@ -47,29 +47,30 @@ FIGURES = {
 }
 
 
-def finish(folder: Path, trainer: Trainer, facts: dict[str, Any], settings: dict[str, Any], command: str) -> None:
+def finish(folder: Path, trainer: Trainer, results: dict[str, Any], settings: dict[str, Any], command: str) -> None:
     """Logs the best scores, writes the result files of a finished run, and prints the scores.
 
     Args:
         folder: of the run.
         trainer: after the test of the best epoch.
-        facts: for summary.json, which also gets package versions and parameter counts.
+        results: for summary.json, which also gets package versions and parameter counts.
         settings: see `write_report`.
         command: see `write_report`.
     """
-    module, best_epoch = trainer.lightning_module, facts["best_epoch"]
+    module, best_epoch = trainer.lightning_module, results["best_epoch"]
     assert isinstance(module, LitClassifier)
-    best_scores = {f"val_best/{score}": facts[f"val/{score}"] for score in HPARAMS_SCORES if f"val/{score}" in facts}
+    available = [score for score in HPARAMS_SCORES if f"val/{score}" in results]
+    best_scores = {f"val_best/{score}": results[f"val/{score}"] for score in available}
     for logger in trainer.loggers:
         logger.log_metrics(best_scores, step=best_epoch)
-    run_folder.write_summary(folder, facts | parameter_counts(module.net))
-    files = {f"best, epoch {best_epoch + 1}": folder / "model.pt", "scores": folder / "summary.json"}
+    run_folder.write_summary(folder, results | parameter_counts(module.net))
+    files = {f"best model (epoch {best_epoch + 1})": folder / "model.pt", "scores": folder / "summary.json"}
     if module.evaluations:
         write_predictions(folder / "predictions.csv", module.evaluations)
         write_confusion(folder / "confusion.csv", module.evaluations)
         write_report(folder, module.evaluations, settings, command, trainer.strategy.root_device)
         files |= {"predictions": folder / "predictions.csv", "report": folder / "report.md"}
-    print_scores(facts, files)
+    print_scores(results, files)
 
 
 def parameter_counts(net: nn.Module) -> dict[str, Any]:

@@ -180,10 +180,10 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     raise UserError(f"{metrics}: is malformed; restore it from a backup")
 
 
-def write_summary(folder: Path, facts: dict[str, Any]) -> None:
-    """Writes summary.json: `facts`, package versions and the git commit."""
+def write_summary(folder: Path, metadata: dict[str, Any]) -> None:
+    """Writes summary.json: `metadata`, package versions and the git commit."""
     versions = {f"version/{package}": version(package) for package in PACKAGES}
-    summary = facts | versions | {"git_commit": _git_commit()}
+    summary = metadata | versions | {"git_commit": _git_commit()}
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 

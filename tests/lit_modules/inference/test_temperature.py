@@ -55,7 +55,8 @@ def test_a_probability_that_underflows_does_no_harm() -> None:
 
 def test_samples_that_determine_no_temperature_are_refused() -> None:
     logits, _ = drawn(1.0, samples=100)
-    with pytest.raises(UserError, match=r"^calibrate: the validation samples \(accuracy 100.0%\) determine no temperature; "):
+    line = r"^calibrate: the validation samples \(accuracy 100.0%\) determine no temperature; "
+    with pytest.raises(UserError, match=line):
         fit_temperature(softmax(logits, axis=1), logits.argmax(1))
     with pytest.raises(UserError, match="determine no temperature"):
         fit_temperature(softmax(logits, axis=1), logits.argmin(1))
