@@ -136,11 +136,11 @@ def tune(
     if not np.isfinite(test.losses).any():
         raise UserError("lit_module: the loss is not finite from the first step; check the data with task=inspect")
     rate = steepest_lr(test.rates, test.losses)
-    speeds, fits = time_batch_sizes(module, datamodule, build_trainer)
+    speeds, all_fit = time_batch_sizes(module, datamodule, build_trainer)
     size = smallest_near_peak(speeds)
     results = {
         "learning_rate": {"suggested": rate, "batch_size": batch_size, "rates": test.rates, "losses": test.losses},
-        "batch_size": {"suggested": size, "all_fit": fits, "speeds": [speed._asdict() for speed in speeds]},
+        "batch_size": {"suggested": size, "all_fit": all_fit, "speeds": [speed._asdict() for speed in speeds]},
     }
     write_text(output / "tuning.json", json.dumps(results, indent=2) + "\n")
     write_durably(output / "tuning.png", lambda file: file.write(png(draw(test, rate, speeds, size))))
@@ -181,8 +181,8 @@ def time_batch_sizes(
         speeds.append(Throughput(size, size / step_seconds, memory))
         used = "" if memory is None else f"  {memory / 2**20:,.0f} MiB"
         print(f"batch size {size:6}  {size / step_seconds:10,.0f} samples/s{used}", flush=True)
-        rates = [speed.per_second for speed in speeds]
-        if len(rates) > 2 and max(rates[-2:]) < MIN_SPEEDUP * max(rates[:-2]):
+        throughputs = [speed.per_second for speed in speeds]
+        if len(throughputs) > 2 and max(throughputs[-2:]) < MIN_SPEEDUP * max(throughputs[:-2]):
             break
         size *= 2
     return speeds, True
