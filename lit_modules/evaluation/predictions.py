@@ -42,8 +42,8 @@ class Collector:
         predicted = logits.argmax(1)
         self._rows.append((batch.index, batch.labels, predicted, probabilities))
         # -1 marks correct predictions: filtering them here would synchronize with the device.
-        wrongness = torch.where(predicted == batch.labels, -1.0, probabilities.amax(1))
-        worst = _highest((wrongness, batch.index, batch.inputs.float()))
+        error_confidence = torch.where(predicted == batch.labels, -1.0, probabilities.amax(1))
+        worst = _highest((error_confidence, batch.index, batch.inputs.float()))
         if self._worst:
             worst = _highest(tuple(torch.cat(parts) for parts in zip(self._worst, worst, strict=True)))
         self._worst = worst
@@ -56,9 +56,9 @@ class Collector:
             return None
         index, true, predicted, probabilities = rows
         order = index.argsort()
-        wrongness, mistakes, inputs = worst
-        kept = np.lexsort((mistakes, -wrongness))  # ties: the lowest index first
-        kept = kept[wrongness[kept] >= 0][:MAX_MISTAKES]
+        error_confidence, mistakes, inputs = worst
+        kept = np.lexsort((mistakes, -error_confidence))  # ties: the lowest index first
+        kept = kept[error_confidence[kept] >= 0][:MAX_MISTAKES]
         return Predictions(
             index[order],
             true[order],

@@ -169,8 +169,9 @@ def sweep(cfg: DictConfig, command_line: list[str]) -> None:
     folder = Path(cfg.run_dir)
     base = [text for text in command_line if text.lstrip("+~").split("=")[0].split(".")[0] not in OWN]
     if cfg.run:
-        for text in [*base, *(text for text in command_line if text.startswith("space"))]:
-            raise UserError(f"{text}: cannot change in an existing study; leave it out, or start a new study")
+        changed = [*base, *(text for text in command_line if text.startswith("space"))]
+        if changed:
+            raise UserError(f"{changed[0]}: cannot change in an existing study; leave it out, or start a new study")
         for text in cfg.overrides:  # they become a command line: flags and Hydra's section could execute code
             key = text.partition("=")[0].strip("+~ ")
             if key.startswith("-") or "hydra" in key or key in ("run", "task"):
