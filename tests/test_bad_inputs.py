@@ -140,7 +140,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "weights of another": (nothing, "FIT ROOT init_from=RUN/model.pt lit_module.net.channels=[5]", "init_from: ", ""),
     # The machine
     "no such device": (nothing, "FIT ROOT devices=gpu", "", ""),
-    "a folder in use": (nothing, "FIT ROOT run_dir=RUN", "run_dir: ", "holds a run already"),
+    "a folder in use": (nothing, "FIT ROOT run_dir=RUN", "run_dir: ", "already contains a run"),
     "a file as folder": (nothing, "FIT ROOT run_dir=RUN/config.yaml/x", "run_dir: ", "choose another"),
     "no place for the cache": (
         nothing, "FIT ROOT datamodule.cache=disk datamodule.cache_dir=RUN/config.yaml", "datamodule.cache_dir: ", ""

@@ -115,11 +115,11 @@ def test_damaged_checkpoint_is_passed_over_and_named(
 
     run(f"run={hurt}")
 
-    assert f"passed over {hurt}/checkpoints/last.ckpt" in capsys.readouterr().err
+    assert f"skipped {hurt}/checkpoints/last.ckpt" in capsys.readouterr().err
     assert_same_runs(hurt, whole)
     for checkpoint in (hurt / "checkpoints").glob("epoch=*.ckpt"):
         damage(checkpoint, how)
-    with pytest.raises(UserError, match="no checkpoint that can be read"):
+    with pytest.raises(UserError, match="no readable checkpoint"):
         run(f"run={hurt}")
     assert not (tmp_path / "sprung").exists()
 
@@ -146,7 +146,7 @@ def test_moved_run_goes_on_and_remembers_its_best(run: Callable[..., Path]) -> N
 def test_folder_of_another_run_is_refused(run: Callable[..., Path]) -> None:
     folder = run(*TINY)
     written = (folder / "config.yaml").read_text()
-    with pytest.raises(UserError, match=r"^run_dir: .* holds a run already; go on with it by run="):
+    with pytest.raises(UserError, match=r"^run_dir: .* already contains a run; resume it with run="):
         run(*TINY, "seed=5", f"run_dir={folder}")
     assert (folder / "config.yaml").read_text() == written
 

@@ -13,6 +13,7 @@ from lit_modules.callbacks.plot_budget import PlotBudget
 from lit_modules.classifier import LitClassifier
 from lit_modules.evaluation.figures import png
 from lit_modules.evaluation.image_grid import feature_map_grid, filter_grid, grid
+from lit_modules.evaluation.markdown import markdown_table
 from lit_modules.evaluation.predictions import evenly_spaced
 from lit_modules.loggers.tensorboard import TensorBoard, tensorboard_of
 
@@ -118,10 +119,10 @@ class Dashboard(Callback):
 
 
 def _network_table(module: LitClassifier) -> str:
-    """The table of `ModelSummary` as Markdown."""
-    lines = ["| layer | type | output | parameters |", "|---|---|---|--:|"]
+    """The table of ModelSummary in Markdown."""
+    rows = []
     for layer in describe(module, module.input_shape):
         frozen = " frozen" if layer.trainable < layer.parameters else ""
         shape = "×".join(map(str, layer.output_shape))
-        lines.append(f"| {layer.name} | {layer.kind} | {shape} | {layer.parameters:,}{frozen} |")
-    return "\n".join(lines)
+        rows.append((layer.name, layer.kind, shape, f"{layer.parameters:,}{frozen}"))
+    return markdown_table(("layer", "type", "output", "parameters"), rows)

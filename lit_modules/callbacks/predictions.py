@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_modules.callbacks.plot_budget import PlotBudget
 from lit_modules.classifier import LitClassifier
+from lit_modules.evaluation.drawing import draw
 from lit_modules.evaluation.evaluation import Evaluation
 from lit_modules.evaluation.predictions import Collector
 from lit_modules.loggers.tensorboard import tensorboard_of
@@ -78,5 +79,5 @@ class CollectPredictions(Callback):
             board = tensorboard_of(trainer)
             if board and trainer.state.fn != TrainerFn.VALIDATING:  # validating the best epoch again is for the report
                 board.log_metrics(scores, step=trainer.current_epoch)
-                for name, image in evaluation.images.items():
+                for name, image in draw(evaluation).items():
                     board.log_image(f"{split}/{name}", image, trainer.current_epoch)

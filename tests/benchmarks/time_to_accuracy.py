@@ -20,7 +20,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 import train
 from datamodules.loader import BatchLoader
-from lit_modules.runs import run_folder
+from lit_modules.runs import restore, run_folder
 from tests.benchmarks.measuring import Measured, configure, report, watch
 
 SPAN, FIT, ACCURACY = "span, s", "fit, s", "test accuracy"
@@ -62,7 +62,7 @@ def litmus(seed: int, overrides: list[str]) -> dict[str, float]:
             began = now()
             trainer.fit(module, datamodule)
             seconds = now() - began
-            train.load_best(module, folder)
+            restore.load_best(module, folder)
             trainer.test(module, datamodule, verbose=False)
     return {SPAN: span.seconds, FIT: seconds, ACCURACY: float(trainer.callback_metrics["test/acc"])}
 
