@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import WeightAveraging
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from conf.files import write_durably
+from lit_modules.callbacks.predictions import CollectPredictions
 from lit_modules.classifier import LitClassifier
 from lit_modules.evaluation.drawing import draw
 from lit_modules.evaluation.evaluation import Evaluation
@@ -22,6 +24,7 @@ from lit_modules.evaluation.markdown import markdown_table
 from lit_modules.loggers.tensorboard import HPARAMS_SCORES, flatten
 from lit_modules.runs import run_folder
 from lit_modules.runs.predictions_csv import write_confusion, write_predictions
+from lit_modules.runs.restore import load_best
 
 SCORES = {
     "loss": "loss",
@@ -71,6 +74,37 @@ def finish(folder: Path, trainer: Trainer, results: dict[str, Any], settings: di
         write_report(folder, module.evaluations, settings, command, trainer.strategy.root_device)
         files |= {"predictions": folder / "predictions.csv", "report": folder / "report.md"}
     print_scores(results, files)
+
+
+def score_best(folder: Path, trainer: Trainer, module: LitClassifier, datamodule: Any, test: bool) -> dict[str, Any]:
+    """Loads the best epoch's weights and scores them; all ranks must call it.
+
+    Args:
+        folder: of the run.
+        trainer: after the fit.
+        module: gets the weights.
+        datamodule: of the fit.
+        test: whether to validate (for the predictions) and test, once.
+
+    Returns:
+        The scores of the best epoch, `best_epoch`, training `seconds` and `samples/<split>`.
+    """
+    load_best(module, folder)
+    # WeightAveraging would load its last average before each evaluation.
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    trainer.callbacks = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]  # type: ignore[attr-defined]
+    results: dict[str, Any] = {}
+    if test and any(isinstance(callback, CollectPredictions) for callback in callbacks):
+        trainer.validate(module, datamodule, verbose=False)  # for the predictions of the validation split
+        results |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if test:
+        trainer.test(module, datamodule, verbose=False)
+        results |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+    rows, best_epoch = run_folder.read_metrics(folder), run_folder.best_epoch(folder)
+    best_row = next(row for row in rows if row["epoch"] == best_epoch)
+    results |= {name: value for name, value in best_row.items() if "/" in name}
+    results |= {f"samples/{split}": len(datamodule.files(split)) for split in ("train", "val", "test")}
+    return results | {"best_epoch": best_epoch, "seconds": sum(row["seconds"] for row in rows)}
 
 
 def parameter_counts(net: nn.Module) -> dict[str, Any]:

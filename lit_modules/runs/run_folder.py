@@ -157,6 +157,14 @@ def why_unreadable(path: Path) -> str | None:
     return None if isinstance(checkpoint, dict) and "class_names" in checkpoint else "was not written by Litmus"
 
 
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint as a dict of tensors and plain values; its tensors are memory-mapped."""
+    import torch
+
+    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return checkpoint
+
+
 def best_epoch(folder: Path) -> int:
     """The zero-based epoch of best.ckpt."""
     import torch

@@ -24,7 +24,7 @@ def decode(root: Path, workers: int) -> float:
         place = (f"datamodule.root={root}", f"datamodule.cache_dir={cache}", f"datamodule.num_workers={workers}")
         cfg = configure(*BOOK, *place)
         began = time.perf_counter()
-        train.read_data(cfg, "fit")
+        train.build_datamodule(cfg, "fit")
         return time.perf_counter() - began
 
 
@@ -47,7 +47,7 @@ def race(root: Path, rounds: int, choices: list[int]) -> None:
 
     with tempfile.TemporaryDirectory() as cache:
         cfg = configure(*BOOK, f"datamodule.root={root}", f"datamodule.cache_dir={cache}", "datamodule.num_workers=0")
-        split = train.read_data(cfg, "fit").split("train")
+        split = train.build_datamodule(cfg, "fit").split("train")
         workers = min(choices, key=lambda count: textbook(root, count))
 
         def litmus(number: int) -> Figures:

@@ -74,7 +74,7 @@ def main(rows: int) -> None:
         form = ["datamodule.cache=off", "datamodule.channels=3", "datamodule.image_size=32"]
         cfg = timed("config", lambda: configure(*choices, *form))
         timed("check", lambda: validation.check(cfg))
-        datamodule = timed("splits", lambda: train.read_data(cfg, "fit"))
+        datamodule = timed("splits", lambda: train.build_datamodule(cfg, "fit"))
         timed("mean and std", lambda: datamodule.mean_std)
         datamodule.trainer = timed("trainer", lambda: train.build_trainer(cfg))
         batches = iter(datamodule.train_dataloader())

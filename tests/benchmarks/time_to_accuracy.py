@@ -82,7 +82,7 @@ def record(script: Path, runs: int, images: Path) -> list[dict[str, float]]:
 
 def write_images(folder: Path, overrides: list[str]) -> None:
     """The images of a data module as the record's script keeps them."""
-    datamodule = train.read_data(configure("+experiment=cifar10_speedrun", *overrides), "fit")
+    datamodule = train.build_datamodule(configure("+experiment=cifar10_speedrun", *overrides), "fit")
     (folder / "cifar10").mkdir()
     for name, parts in (("train", ("train", "val")), ("test", ("test",))):
         batches = [batch for part in parts for batch in BatchLoader(datamodule.split(part), 1000)]
