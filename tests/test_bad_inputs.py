@@ -79,7 +79,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "a class in Latin-1": (
         lambda p, r: (p / "dark").rename(p / os.fsdecode(b"caf\xe9")), "FIT ROOT", "class 'caf\\udce9': ", "rename it"
     ),
-    "no classes": (lambda p, r: [shutil.rmtree(folder) for folder in p.iterdir()], "FIT ROOT", "datamodule.root: ", "0"),
+    "no classes": (lambda p, r: [shutil.rmtree(path) for path in p.iterdir()], "FIT ROOT", "datamodule.root: ", "0"),
     "an empty class": (lambda p, r: (p / "new").mkdir(), "FIT ROOT", "IMAGES/new: holds no image", ""),
     "an empty file": (lambda p, r: (p / "dark/000.png").write_bytes(b""), "FIT ROOT", "dark/000.png (the file is", ""),
     "a web page": (lambda p, r: (p / "dark/1.jpg").write_text("<html>"), "FIT ROOT", "dark/1.jpg (not an image", ""),
@@ -148,7 +148,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "no place for an export": (
         nothing, "task=export format=safetensors run=RUN output=RUN/config.yaml/x", "output: ", ""
     ),
-    "an unknown user's images": (nothing, "task=predict run=RUN input='~nosuchuser/x'", "command line: ", "unknown user"),
+    "images of nobody": (nothing, "task=predict run=RUN input='~nosuchuser/x'", "command line: ", "unknown user"),
     "nothing to predict": (nothing, "task=predict run=RUN input=/not/there", "input: /not/there names no image", ""),
     "an empty word to predict": (nothing, "task=predict run=RUN input=", "input: is empty", ""),
     "no batch to predict": (
