@@ -27,14 +27,9 @@ os.environ["HYDRA_FULL_ERROR"] = "1"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parent.parent
 # Without what draws, which takes longer than such a run; its own tests take DRAWN.
-TINY = (
-    "devices=cpu",
-    "lit_module.net.channels=[4,8]",
-    "trainer.max_epochs=1",
-    "++callbacks.predictions=null",
-    "++callbacks.dashboard=null",
-)
-DRAWN = TINY[:3]
+UNDRAWN = ("++callbacks.predictions=null", "++callbacks.dashboard=null")
+DRAWN = ("devices=cpu", "lit_module.net.channels=[4,8]", "trainer.max_epochs=1")
+TINY = (*DRAWN, *UNDRAWN)
 # A data module of images with nothing but what it cannot do without.
 PLAIN = {
     "batch_size": 8, "val_fraction": 0.25, "test_fraction": 0.25, "split_seed": 0, "seed": 0, "classes": None,

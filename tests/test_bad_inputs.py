@@ -80,7 +80,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
         lambda p, r: (p / "dark").rename(p / os.fsdecode(b"caf\xe9")), "FIT ROOT", "class 'caf\\udce9': ", "rename it"
     ),
     "no classes": (lambda p, r: [shutil.rmtree(path) for path in p.iterdir()], "FIT ROOT", "datamodule.root: ", "0"),
-    "an empty class": (lambda p, r: (p / "new").mkdir(), "FIT ROOT", "IMAGES/new: holds no image", ""),
+    "an empty class": (lambda p, r: (p / "new").mkdir(), "FIT ROOT", "IMAGES/new: contains no images", ""),
     "an empty file": (lambda p, r: (p / "dark/000.png").write_bytes(b""), "FIT ROOT", "dark/000.png (the file is", ""),
     "a web page": (lambda p, r: (p / "dark/1.jpg").write_text("<html>"), "FIT ROOT", "dark/1.jpg (not an image", ""),
     "half an image": (lambda p, r: os.truncate(p / "dark/000.png", 150), "FIT ROOT", "dark/000.png (", "on_error=skip"),
@@ -113,7 +113,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "a group with a negative rate": (
         nothing, "FIT ROOT +lit_module.param_groups.a={pattern:head.*,lr:-1}", "lit_module.param_groups.a.lr: ", "-1"
     ),
-    "weights of 0": (nothing, "FIT ROOT lit_module.class_weights=[0,0]", "lit_module.class_weights: ", "everywhere"),
+    "weights of 0": (nothing, "FIT ROOT lit_module.class_weights=[0,0]", "lit_module.class_weights: ", "only zeros"),
     "smoothed twice": (
         nothing, "FIT ROOT lit_module.loss.label_smoothing=2", "lit_module.loss: ", "must be between 0.0 and 1.0"
     ),
@@ -140,7 +140,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "weights of another": (nothing, "FIT ROOT init_from=RUN/model.pt lit_module.net.channels=[5]", "init_from: ", ""),
     # The machine
     "no such device": (nothing, "FIT ROOT devices=gpu", "", ""),
-    "a folder in use": (nothing, "FIT ROOT run_dir=RUN", "run_dir: ", "holds a run already"),
+    "a folder in use": (nothing, "FIT ROOT run_dir=RUN", "run_dir: ", "already contains a run"),
     "a file as folder": (nothing, "FIT ROOT run_dir=RUN/config.yaml/x", "run_dir: ", "choose another"),
     "no place for the cache": (
         nothing, "FIT ROOT datamodule.cache=disk datamodule.cache_dir=RUN/config.yaml", "datamodule.cache_dir: ", ""
@@ -148,7 +148,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "no place for an export": (
         nothing, "task=export format=safetensors run=RUN output=RUN/config.yaml/x", "output: ", ""
     ),
-    "images of nobody": (nothing, "task=predict run=RUN input='~nosuchuser/x'", "command line: ", "unknown user"),
+    "an unknown user": (nothing, "task=predict run=RUN input='~nosuchuser/x'", "command line: ", "unknown user"),
     "nothing to predict": (nothing, "task=predict run=RUN input=/not/there", "input: /not/there names no image", ""),
     "an empty word to predict": (nothing, "task=predict run=RUN input=", "input: is empty", ""),
     "no batch to predict": (

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conf import validation
-from tests.conftest import ROOT, configure
+from tests.conftest import ROOT, UNDRAWN, configure
 
 FOLDER = ROOT / "conf" / "experiment" / "book"
 PAGE = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -53,8 +53,8 @@ def test_every_section_has_its_rows() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_runs(run: Callable[..., Path], images: Path, command: str) -> None:
     words = [word.replace("=DIR", f"={images}") for word in overrides(command)]
-    debug = ["trainer=debug", "devices=cpu"]
-    folder = run(*words, *[choice for choice in debug if choice not in words])
+    quick = ["trainer=debug", "devices=cpu", *UNDRAWN]
+    folder = run(*words, *[choice for choice in quick if choice not in words])
     assert (folder / "summary.json").is_file()
 
 

@@ -15,8 +15,7 @@ from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
 from lit_modules.runs import launcher, run_folder
 from tests.conftest import ROOT, TINY, configure
-from tests.test_faults import assert_same_runs, wait_for
-from tests.test_resume import RANDOM
+from tests.runs import RANDOM, assert_same_runs, wait_for
 
 ADDRESSES = {"litmus-a": "10.77.31.1", "litmus-b": "10.77.31.2"}
 PROCESSES = (*TINY[1:], "devices=multi_node", "trainer.accelerator=cpu")
@@ -99,6 +98,7 @@ def test_host_that_dies_and_comes_back_changes_no_bit(hosts: dict[str, str], tmp
     again.communicate()
 
 
+@pytest.mark.slow
 def test_processes_of_torchrun_share_a_folder_named_by_the_job(tmp_path: Path) -> None:
     processes = torchrun(
         *("--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--rdzv-id=job", "train.py"),
@@ -156,7 +156,7 @@ def test_job_that_died_before_its_first_checkpoint_starts_over(
 ) -> None:
     with run_folder.claim(tmp_path / "run", configure(*TINY)):
         pass
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(UserError, match="already contains a run"):
         run(*TINY)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert (run(*TINY) / "summary.json").is_file()
@@ -165,5 +165,5 @@ def test_job_that_died_before_its_first_checkpoint_starts_over(
 def test_ranks_that_see_other_checkpoints_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     rank = SimpleNamespace(world_size=2, global_rank=1, global_step=0, strategy=SimpleNamespace(broadcast=lambda _: 7))
     monkeypatch.setattr(LitClassifier, "trainer", rank)
-    with pytest.raises(UserError, match=r"^logs_dir: rank 1 begins at step 0, the first one at 7; "):
+    with pytest.raises(UserError, match=r"^logs_dir: rank 1 starts at step 0, rank 0 at step 7; "):
         LitClassifier.on_train_start(LitClassifier.__new__(LitClassifier))

@@ -18,7 +18,7 @@ from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
 from lit_modules.runs import run_folder
 from tests.conftest import ROOT, TINY, configure
-from tests.test_resume import COMPARED, RANDOM, assert_same, load, table
+from tests.runs import RANDOM, assert_same, assert_same_runs, load, table, wait_for
 
 LONG = (*TINY, *RANDOM, "callbacks.mid_epoch_checkpoint.every_n_steps=3")
 
@@ -30,20 +30,6 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     """`python train.py …` in the background, its output in one pipe."""
     command = [sys.executable, str(ROOT / "train.py"), *arguments]
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def wait_for(process: subprocess.Popen[str], text: str) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        if text in line:
-            return
-    raise AssertionError(f"the run ended without {text!r}")
-
-
-def assert_same_runs(ours: Path, theirs: Path) -> None:
-    a, b = load(ours, "last.ckpt"), load(theirs, "last.ckpt")
-    assert_same({part: a[part] for part in COMPARED}, {part: b[part] for part in COMPARED})
-    assert table(ours) == table(theirs)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -75,7 +61,7 @@ def test_run_that_diverges_late_keeps_its_sound_checkpoints(
     before = load(folder, "last.ckpt")
     sound = LitClassifier.training_step
     monkeypatch.setattr(LitClassifier, "training_step", lambda *arguments: sound(*arguments) * float("nan"))
-    with pytest.raises(UserError, match=r"epoch=000\.ckpt is sound"):
+    with pytest.raises(UserError, match=r"epoch=000\.ckpt is valid"):
         run(f"run={folder}", "trainer.max_epochs=3", "callbacks.mid_epoch_checkpoint.every_n_steps=1")
     assert_same(before["state_dict"], load(folder, "last.ckpt")["state_dict"])
 
@@ -129,11 +115,11 @@ def test_damaged_checkpoint_is_passed_over_and_named(
 
     run(f"run={hurt}")
 
-    assert f"passed over {hurt}/checkpoints/last.ckpt" in capsys.readouterr().err
+    assert f"skipped {hurt}/checkpoints/last.ckpt" in capsys.readouterr().err
     assert_same_runs(hurt, whole)
     for checkpoint in (hurt / "checkpoints").glob("epoch=*.ckpt"):
         damage(checkpoint, how)
-    with pytest.raises(UserError, match="no checkpoint that can be read"):
+    with pytest.raises(UserError, match="no readable checkpoint"):
         run(f"run={hurt}")
     assert not (tmp_path / "sprung").exists()
 
@@ -160,7 +146,7 @@ def test_moved_run_goes_on_and_remembers_its_best(run: Callable[..., Path]) -> N
 def test_folder_of_another_run_is_refused(run: Callable[..., Path]) -> None:
     folder = run(*TINY)
     written = (folder / "config.yaml").read_text()
-    with pytest.raises(UserError, match=r"^run_dir: .* holds a run already; go on with it by run="):
+    with pytest.raises(UserError, match=r"^run_dir: .* already contains a run; resume it with run="):
         run(*TINY, "seed=5", f"run_dir={folder}")
     assert (folder / "config.yaml").read_text() == written
 
@@ -185,6 +171,7 @@ def test_full_disk_is_one_line_and_loses_nothing(run: Callable[..., Path], tmp_p
     assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_dead_rank_ends_the_run_within_a_minute(tmp_path: Path) -> None:
     process = start(
         *LONG, "trainer.max_epochs=500", "trainer.devices=2", "trainer.accelerator=cpu", f"run_dir={tmp_path / 'run'}"

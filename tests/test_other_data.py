@@ -74,7 +74,7 @@ def test_a_class_that_the_run_does_not_know_is_named(
 def test_a_test_split_alone_is_nothing_to_train_on(run: Callable[..., Path], tmp_path: Path) -> None:
     for name in ("dark", "light"):
         write_images(tmp_path / "other" / "test" / name, 3, level=190)
-    with pytest.raises(UserError, match=r"^datamodule.root: holds no training split, only one to test on; "):
+    with pytest.raises(UserError, match=r"^datamodule.root: holds no training split, only a test split; "):
         run(*CHOICES, f"datamodule.root={tmp_path / 'other'}")
 
 
@@ -83,5 +83,5 @@ def test_samples_of_another_shape_are_refused(run: Callable[..., Path], tmp_path
         inputs = np.random.default_rng(0).random((60, 3, length), np.float32)
         np.savez(tmp_path / f"{name}.npz", inputs=inputs, labels=np.arange(60) % 2)
     folder = run("datamodule=arrays", f"datamodule.root={tmp_path / 'one.npz'}", *TINY)
-    with pytest.raises(UserError, match=r"^datamodule.root: samples of 3×21, where the run learned from 3×20; "):
+    with pytest.raises(UserError, match=r"^datamodule.root: samples of 3×21, but the run was trained on 3×20; "):
         run(f"run={folder}", "task=test", f"datamodule.root={tmp_path / 'other.npz'}")

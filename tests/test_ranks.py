@@ -1,7 +1,6 @@
 """Several processes give the figures of one."""
 
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +13,8 @@ import torch.multiprocessing as mp
 from datamodules.loader import BatchLoader
 from datamodules.storage.inputs import InMemory, Split
 from lit_modules.evaluation.scores import Scores
-from lit_modules.optim.losses import shares
-from tests.conftest import TINY
+from lit_modules.optim.losses import loss_denominator
+from tests.conftest import TINY, Command
 
 SIZES = range(1, 18)
 CLASSES = 4
@@ -30,7 +29,7 @@ def split_of(samples: int) -> Split:
 
 
 def score(samples: int, rank: int, world_size: int) -> dict[str, list[float]]:
-    scores = Scores(CLASSES, partial(shares, torch.nn.CrossEntropyLoss()))
+    scores = Scores(CLASSES, partial(loss_denominator, torch.nn.CrossEntropyLoss()))
     for batch in BatchLoader(split_of(samples), 4, rank=rank, world_size=world_size):
         if len(batch.labels):
             loss = torch.nn.functional.cross_entropy(batch.inputs, batch.labels)
@@ -45,7 +44,7 @@ def score_all_sizes(rank: int, world_size: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_scores_on_several_ranks_equal_those_on_one(tmp_path: Path, world_size: int) -> None:
     mp.spawn(score_all_sizes, (world_size, tmp_path), nprocs=world_size)
 
@@ -63,11 +62,11 @@ def summary(folder: Path) -> dict[str, float]:
     return json.loads((folder / "summary.json").read_text())
 
 
-def test_two_ranks_train_as_one_in_one_folder(process: Callable[..., object], tmp_path: Path) -> None:
-    # 1151 samples in batches of 100: the last one has 51, so that the ranks' shares differ.
+def test_two_ranks_train_as_one_in_one_folder(command: Command, process: Command, tmp_path: Path) -> None:
+    # 1151 samples in batches of 100: the last one has 51, so that the ranks' shards differ.
     choices = [*TINY, "trainer.max_epochs=2", "datamodule.batch_size=100", "lit_module.net.norm=none"]
     choices += ["callbacks=[default,ema]", "callbacks.ema.decay=0.5"]  # it copies the module
-    one = process(*choices, f"run_dir={tmp_path / 'one'}")
+    one = command(*choices, f"run_dir={tmp_path / 'one'}")
     two = process(
         *choices, f"run_dir={tmp_path / 'two'}", "devices=ddp", "trainer.accelerator=cpu", "trainer.devices=2"
     )

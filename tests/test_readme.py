@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -11,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import DRAWN, ROOT, TINY, Command
+import train
+from conf import schema
+from tests.conftest import DRAWN, ROOT, TINY, UNDRAWN, Command, configure, write_images
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
@@ -19,6 +22,8 @@ LINES = [re.sub(r"\s+#.*", "", line) for block in BLOCKS for line in block.split
 TRAINING = [line for line in LINES if line.startswith("python train.py")]
 # What this process cannot compose, or must not launch.
 OWN_PROCESS = [line for line in TRAINING if {"-m", "--cfg", "devices=ddp", "+sweep=cnn"} & set(line.split())]
+
+QUICK = (*UNDRAWN, "trainer.limit_train_batches=2", "trainer.limit_val_batches=2")
 
 
 def words(line: str, run_folder: Path, images: Path) -> list[str]:
@@ -28,7 +33,7 @@ def words(line: str, run_folder: Path, images: Path) -> list[str]:
         "datamodule.root=OTHER": f"datamodule.root={images}",
         "datamodule.root=TABLE": f"datamodule.root={images / 'table.csv'}",
         "datamodule.root=ARRAYS": f"datamodule.root={images / 'arrays.npz'}",
-        "trials=20": "trials=2",
+        "trials=20": "trials=1",
         "input=IMAGES": f"input={images}",
         "runs=logs/digits/*": f"runs={run_folder}*",
     }
@@ -42,25 +47,38 @@ def test_every_block_is_covered() -> None:
     assert len(TRAINING) >= 10
 
 
-@pytest.mark.parametrize("line", [line for line in TRAINING if line not in OWN_PROCESS])
-def test_command_runs(run: Callable[..., Path], images: Path, tmp_path: Path, line: str) -> None:
-    folder = tmp_path / "earlier"
-    if "run=DIR" in line or "task=compare" in line:
-        for i in range(8):  # mistakes, for without any no temperature can be fitted
-            (images / "dark" / f"{i:03d}.png").rename(images / "light" / f"dark{i}.png")
-        small = (*DRAWN, "++callbacks.dashboard=null", "lit_module.net.pool=2")
-        run("+experiment=image_folder", f"datamodule.root={images}", *small, f"run_dir={folder}")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with labelled images, a table and arrays of them, and a run on them, which makes mistakes."""
+    folder = tmp_path_factory.mktemp("readme")
+    images = folder / "images"
+    write_images(images / "dark", 40, level=60)
+    write_images(images / "light", 30, level=190, suffix="jpg")
+    for i in range(8):
+        (images / "dark" / f"{i:03d}.png").rename(images / "light" / f"dark{i}.png")
     files = sorted(path for path in images.rglob("*") if path.is_file())
-    if "TABLE" in line:
-        rows = [f"{path.relative_to(images)},{path.parent.name}" for path in files]
-        (images / "table.csv").write_text("\n".join(["path,label", *rows]))
-    if "ARRAYS" in line:
-        np.savez(images / "arrays.npz", inputs=np.random.rand(60, 3, 20), labels=np.arange(60) % 3)
-    arguments = words(line, folder, images)
+    rows = [f"{path.relative_to(images)},{path.parent.name}" for path in files]
+    (images / "table.csv").write_text("\n".join(["path,label", *rows]))
+    np.savez(images / "arrays.npz", inputs=np.random.rand(60, 3, 20), labels=np.arange(60) % 3)
+    small = (*DRAWN, "++callbacks.dashboard=null", "lit_module.net.pool=2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LITMUS_STAMP", "now")
+        patch.setenv("LITMUS_CACHE", str(folder / "cache"))
+        schema.register()
+        options = ("+experiment=image_folder", f"datamodule.root={images}", *small, f"run_dir={folder / 'run'}")
+        train.fit(configure(*options))
+    return folder
+
+
+@pytest.mark.parametrize("line", [line for line in TRAINING if line not in OWN_PROCESS])
+def test_command_runs(run: Callable[..., Path], trained: Path, tmp_path: Path, line: str) -> None:
+    folder = shutil.copytree(trained / "run", tmp_path / "earlier", symlinks=True)
+    arguments = words(line, folder, trained / "images")
     if "task=" not in line:
         arguments.append(f"trainer.max_epochs={2 if 'epochs=60' in line else 1}")
-    if "finetune" in line:
-        arguments.append("trainer.limit_train_batches=2")
+        arguments += QUICK
+    if "task=tune" in line:
+        arguments.append("num_steps=20")
     if "task=inspect" in line or "task=tune" in line:
         arguments.append(f"output={tmp_path / 'run' / 'output'}")
     made = {
@@ -69,9 +87,9 @@ def test_command_runs(run: Callable[..., Path], images: Path, tmp_path: Path, li
         "task=inspect": "output/inspection.json",
         "task=tune": "output/tuning.png",
     }
-    found = run(*arguments)
+    written = run(*arguments)
     expected = next((made[word] for word in line.split() if word in made), "summary.json")
-    assert "task=compare" in line or (found / expected).is_file(), [str(path) for path in found.rglob("*")]
+    assert "task=compare" in line or (written / expected).is_file(), [str(path) for path in written.rglob("*")]
 
 
 @pytest.mark.parametrize("line", OWN_PROCESS)
@@ -79,10 +97,10 @@ def test_command_of_several_runs_or_processes_runs(
     command: Command, process: Command, tmp_path: Path, line: str
 ) -> None:
     execute = process if "devices=ddp" in line else command
-    result = execute("trainer.max_epochs=1", f"logs_dir={tmp_path}", *words(line, tmp_path, tmp_path))
+    result = execute("trainer.max_epochs=1", f"logs_dir={tmp_path}", *QUICK, *words(line, tmp_path, tmp_path))
     assert result.returncode == 0, result.stderr
     if "--cfg" not in line:
-        assert len(list(tmp_path.rglob("summary.json"))) == (3 if "-m" in line else 2 if "+sweep" in line else 1)
+        assert len(list(tmp_path.rglob("summary.json"))) == (3 if "-m" in line else 1)
 
 
 def test_dashboard_serves_the_scores(run: Callable[..., Path], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, TINY
-from tests.test_faults import assert_same_runs
+from tests.runs import assert_same_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 RUN = (*TINY[1:], "callbacks.mid_epoch_checkpoint.every_n_steps=3", "epochs=40", "trainer.max_epochs=40")

@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 
 from datamodules.digits import DigitsDataModule
 from tests.conftest import PLAIN
-from tests.datamodules.test_image_datamodule import labels, pixels
+from tests.samples import labels, pixels
 
 
 @pytest.fixture(scope="module")

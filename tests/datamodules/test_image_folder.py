@@ -4,32 +4,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from conf.errors import UserError
 from datamodules import image_folder
-from datamodules.image_folder import ImageFolderDataModule
-from tests.conftest import PLAIN, ROOT
-
-
-def put(folder: Path, *names: str, level: int = 100, size: tuple[int, int] = (4, 4), mode: str = "RGB") -> None:
-    """Images of one colour; those in RGB are not grey."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        colour = (level, 0, 255 - level) if mode == "RGB" else level
-        Image.new(mode, (size[1], size[0]), colour).save(folder / name)
-
-
-def numbered(count: int, suffix: str = "png") -> list[str]:
-    return [f"{i}.{suffix}" for i in range(count)]
-
-
-def module_of(root: Path | str, **changes: Any) -> ImageFolderDataModule:
-    return ImageFolderDataModule(**PLAIN | changes, root=str(root))
+from tests.conftest import ROOT
+from tests.samples import module_of, numbered, put
 
 
 def read(root: Path) -> tuple[dict[str, list[str]], list[str]]:
@@ -186,20 +168,20 @@ def test_an_empty_class_is_named(tmp_path: Path, split: str, parent: str) -> Non
     root = tmp_path / parent
     put(root / split / "ant", *numbered(6))
     (root / split / "bee").mkdir()
-    assert refusal(root).startswith(f"{root / split / 'bee'}: holds no image; ")
+    assert refusal(root).startswith(f"{root / split / 'bee'}: contains no images; ")
 
 
 def test_an_empty_validation_split_is_named(tmp_path: Path) -> None:
     for name in ("ant", "bee"):
         put(tmp_path / "train" / name, *numbered(6))
         (tmp_path / "val" / name).mkdir(parents=True)
-    assert refusal(tmp_path).startswith(f"{tmp_path / 'val'}: holds no image; ")
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'val'}: contains no images; ")
 
 
 def test_a_split_without_class_folders_is_named(tmp_path: Path) -> None:
     for folder in ("train/ant", "train/bee", "test"):
         put(tmp_path / folder, *numbered(6))
-    assert refusal(tmp_path).startswith(f"{tmp_path / 'test'}: holds no folder of a class; ")
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'test'}: holds no class folder; ")
 
 
 def test_an_image_that_pillow_does_not_read_is_named(tmp_path: Path) -> None:

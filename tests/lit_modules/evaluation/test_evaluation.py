@@ -7,21 +7,7 @@ from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lit_modules.evaluation.curves import BINS, calibrate, curve, thin
-from lit_modules.evaluation.evaluation import Evaluation
-from lit_modules.evaluation.predictions import Predictions
-
-
-def evaluation(num_classes: int, samples: int = 400, absent: tuple[int, ...] = (), decimals: int = 7) -> Evaluation:
-    """Made-up predictions; no sample is of an absent class. Few decimals give equal probabilities."""
-    generator = np.random.default_rng(num_classes)
-    true = generator.choice([i for i in range(num_classes) if i not in absent], samples)
-    logits = generator.normal(size=(samples, num_classes))
-    logits[np.arange(samples), true] += 1
-    probabilities = torch.tensor(logits).softmax(1).numpy().round(decimals).astype(np.float32)
-    none = np.zeros(0, np.int64)
-    predictions = Predictions(np.arange(samples), true, logits.argmax(1), probabilities, none, np.zeros((0, 1, 2, 2)))
-    return Evaluation([f"class {i}" for i in range(num_classes)], [f"{i}.png" for i in range(samples)], predictions)
-
+from tests.samples import evaluation
 
 CASES = [(2, ()), (3, ()), (10, ()), (10, (0, 7)), (100, (3,)), (2, (1,))]
 
@@ -108,8 +94,8 @@ def test_curve_has_the_points_of_scikit_learn() -> None:
     found = evaluation(3, decimals=2)
     positive, probability = found.predictions.true == 1, found.predictions.probabilities[:, 1]
     ours = curve(probability, positive)
-    false_alarms, recall, thresholds = metrics.roc_curve(positive, probability, drop_intermediate=False)
-    np.testing.assert_allclose(ours.false_alarms, false_alarms)
+    fpr, recall, thresholds = metrics.roc_curve(positive, probability, drop_intermediate=False)
+    np.testing.assert_allclose(ours.fpr, fpr)
     np.testing.assert_allclose(ours.recall, recall)
     np.testing.assert_allclose(ours.thresholds, thresholds)
     precision, recall, _ = metrics.precision_recall_curve(positive, probability)
@@ -124,8 +110,8 @@ def test_thinned_curve_stays_where_it_was() -> None:
     drawn = thin(full)
     assert len(drawn.recall) <= 401 < len(full.recall)
     assert (drawn.auc, drawn.ap) == (full.auc, full.ap)
-    assert np.trapezoid(drawn.recall, drawn.false_alarms) == pytest.approx(full.auc, abs=2e-3)
-    assert (drawn.recall[-1], drawn.false_alarms[-1], drawn.recall[0]) == (1, 1, 0)
+    assert np.trapezoid(drawn.recall, drawn.fpr) == pytest.approx(full.auc, abs=2e-3)
+    assert (drawn.recall[-1], drawn.fpr[-1], drawn.recall[0]) == (1, 1, 0)
 
 
 def test_classes_without_samples_come_last() -> None:

@@ -8,16 +8,7 @@ from torch import nn
 
 from lit_modules.evaluation.figures import png
 from lit_modules.evaluation.image_grid import feature_map_grid, filter_grid, grid
-from lit_modules.networks.cnn import CNN
-
-SHAPES = {"series": (2, 40), "grey": (1, 8, 12), "colour": (3, 12, 8), "channels": (5, 8, 8), "volume": (1, 8, 8, 8)}
-
-
-def network(input_shape: tuple[int, ...]) -> CNN:
-    return CNN(
-        input_shape, 4, channels=[6, 8], kernel_size=3, pool=2, pool_type="max", norm="batch", activation="ReLU",
-        dropout=0.5, head_dropout=0.0, global_pool="avg", hidden=[],
-    )  # fmt: skip
+from tests.samples import SHAPES, network
 
 
 def shown(figure: Figure) -> list[np.ndarray]:

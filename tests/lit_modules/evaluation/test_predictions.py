@@ -1,6 +1,5 @@
 """Predictions are those of the best weights, each sample once, in order, on any number of batches and ranks."""
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +15,9 @@ from torch import Tensor
 import train
 from datamodules.loader import BatchLoader
 from datamodules.storage.inputs import InMemory, Split
-from lit_modules.evaluation.predictions import MISTAKES, Collector, Predictions, evenly_spaced
+from lit_modules.evaluation.predictions import MAX_MISTAKES, Collector, Predictions, evenly_spaced
 from tests.conftest import DRAWN, configure, inputs_of
+from tests.runs import rows_of
 
 CLASSES = 3
 SIZES = (1, 2, 5, 40, 41)
@@ -55,7 +55,7 @@ def collect_all_sizes(rank: int, world_size: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_several_ranks_give_the_predictions_of_one(tmp_path: Path, world_size: int) -> None:
     mp.spawn(collect_all_sizes, (world_size, tmp_path), nprocs=world_size)
     for samples in SIZES:
@@ -84,7 +84,7 @@ def test_mistakes_are_the_most_probable_of_the_wrong(samples: int) -> None:
     assert found is not None
     probability, predicted = logits.softmax(1).max(1)
     wrong = [i for i in range(samples) if predicted[i] != split.labels[i]]
-    expected = sorted(wrong, key=lambda i: -probability[i])[:MISTAKES]
+    expected = sorted(wrong, key=lambda i: -probability[i])[:MAX_MISTAKES]
     assert found.mistakes.tolist() == expected
     np.testing.assert_array_equal(found.mistaken_inputs, logits[expected])
 
@@ -95,11 +95,6 @@ def test_equal_probabilities_of_different_logits_keep_the_prediction() -> None:
     collector.add(Batch(torch.zeros(1, 1), torch.tensor([1]), torch.tensor([0])), logits)
     found = collector.gather()
     assert found is not None and found.predicted.tolist() == [1]
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("callbacks", ["[default]", "[default,ema]"])
@@ -113,7 +108,7 @@ def test_files_hold_what_the_best_weights_say(run: Callable[..., Path], callback
     module.eval()
     rows = rows_of(folder)
     for split in ("val", "test"):
-        inputs, labels, files = inputs_of(datamodule, split), datamodule._splits[split].labels, datamodule.files(split)
+        inputs, labels, files = inputs_of(datamodule, split), datamodule.split(split).labels, datamodule.files(split)
         with torch.no_grad():
             probabilities = module(inputs / 255).softmax(1).numpy()
         found = [row for row in rows if row["split"] == split]
@@ -125,6 +120,7 @@ def test_files_hold_what_the_best_weights_say(run: Callable[..., Path], callback
     assert json.loads((folder / "summary.json").read_text())["best_epoch"] == 0
 
 
+@pytest.mark.slow
 def test_two_ranks_write_the_predictions_of_one(process: Callable[..., object], tmp_path: Path) -> None:
     choices = [*DRAWN, "lit_module.net.norm=none", "datamodule.batch_size=100"]
     process(*choices, f"run_dir={tmp_path / 'one'}")

@@ -8,7 +8,7 @@ import numpy as np
 
 from lit_modules.evaluation.evaluation import Evaluation
 from lit_modules.runs.predictions_csv import write_confusion, write_predictions
-from tests.lit_modules.evaluation.test_evaluation import evaluation
+from tests.samples import evaluation
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

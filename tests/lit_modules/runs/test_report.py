@@ -14,7 +14,7 @@ import train
 from conf import schema
 from lit_modules.runs.report import print_scores
 from tests.conftest import DRAWN, configure
-from tests.lit_modules.evaluation.test_predictions import rows_of
+from tests.runs import rows_of
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import train
 from conf import validation
 from lit_modules.trainer.fast_epoch_loop import HOOKS, EpochLoop
 from tests.conftest import TINY, configure
-from tests.test_resume import RANDOM, assert_same
+from tests.runs import RANDOM, assert_same
 
 SMALL = (*TINY, *RANDOM, "trainer.max_epochs=2", "datamodule.batch_size=200")
 

@@ -16,7 +16,7 @@ from pytorch_lightning import LightningModule
 from conf.errors import UserError
 from lit_modules.trainer.strategies import FSDP
 from tests.conftest import ROOT, TINY, configure
-from tests.test_resume import assert_same, load, table
+from tests.runs import assert_same, load, table
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 CHOICES = (*TINY[1:], "datamodule.batch_size=100", "trainer.accelerator=cpu", "lit_module/scheduler=constant")
@@ -38,6 +38,7 @@ def train(process: Command, folder: Path, *choices: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_fsdp_trains_the_weights_of_one_process(process: Command, run: Callable[..., Path], tmp_path: Path) -> None:
     choices = (*CHOICES, "lit_module.net.norm=none")
     sharded, whole = tmp_path / "sharded", tmp_path / "whole"
@@ -71,6 +72,7 @@ def test_fsdp_checkpoint_is_one_file_for_any_devices(
     assert_close(fsdp, ddp)
 
 
+@pytest.mark.slow
 def test_fsdp_resumes_a_checkpoint_of_one_process_and_back(
     process: Command, run: Callable[..., Path], tmp_path: Path
 ) -> None:
