@@ -146,7 +146,7 @@ def begin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path
     """Runs a study of such runs in this process."""
     (tmp_path / "run.py").write_text(RUN)
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "run.py")])
-    monkeypatch.setattr(sweep, "SECONDS", 0.02)
+    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(sweep, "draw", lambda *_: None)
     monkeypatch.setattr(sweep, "check_space", lambda _: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
