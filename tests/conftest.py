@@ -25,6 +25,7 @@ from tests.configs import UNDRAWN as UNDRAWN
 
 # Two threads in each of several processes compete for two cores; and the bits of a sum depend on their number.
 os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 os.environ["HYDRA_FULL_ERROR"] = "1"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 # The required parameters of an image data module.

@@ -4,6 +4,7 @@ import os
 import pickle
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import torch
 from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
 from lit_modules.runs import run_folder
-from tests.conftest import ROOT, TINY, configure
+from tests.conftest import ROOT, TINY, Command, configure
 from tests.runs import RANDOM, assert_same, assert_same_runs, load, table, wait_for
 
 LONG = (*TINY, *RANDOM, "callbacks.mid_epoch_checkpoint.every_n_steps=3")
@@ -33,7 +34,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_run_resumed_after_a_signal_has_the_same_bits(
     run: Callable[..., Path], tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -166,12 +167,16 @@ def test_folder_in_use_is_rejected_and_its_owner_named(tmp_path: Path) -> None:
         assert (tmp_path / "run" / ".lock").exists()
 
 
-def test_full_disk_is_one_line_and_loses_nothing(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_full_disk_is_one_line_and_loses_nothing(run: Callable[..., Path], command: Command) -> None:
     folder = run(*TINY)
     before = {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
     # A file size limit simulates a full disk: Python raises an OSError for both.
-    limited = f"ulimit -f 20; exec {sys.executable} {ROOT}/train.py run={folder} trainer.max_epochs=3"
-    result = subprocess.run(["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20 * 1024, limits[1]))
+    try:
+        result = command(f"run={folder}", "trainer.max_epochs=3")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert result.returncode == 2, result.stderr
     assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
 
@@ -190,9 +195,7 @@ def test_dead_rank_ends_the_run_within_a_minute(tmp_path: Path) -> None:
     assert run_folder.newest_checkpoint(tmp_path / "run").exists()
 
 
-def test_sweep_over_several_processes_is_rejected(
-    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_sweep_over_several_processes_is_rejected(command: Command, tmp_path: Path) -> None:
     several = ("trainer.devices=2", "trainer.accelerator=cpu", f"logs_dir={tmp_path}")
     result = command("-m", "seed=0,1", *TINY, *several)
     assert result.returncode == 2

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from tests.conftest import DRAWN, ROOT, TINY, UNDRAWN, Command, write_images
+from conf import validation
+from tests.conftest import DRAWN, ROOT, TINY, UNDRAWN, Command, configure, write_images
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
@@ -89,7 +90,15 @@ def test_command_runs(run: Callable[..., Path], trained: Trained, tmp_path: Path
     assert "task=compare" in line or (written / expected).is_file(), [str(path) for path in written.rglob("*")]
 
 
-@pytest.mark.parametrize("line", OWN_PROCESS)
+@pytest.mark.parametrize("line", [line for line in OWN_PROCESS if "devices=ddp" in line])
+def test_command_of_several_processes_is_valid(line: str) -> None:
+    validation.check(configure(*shlex.split(line)[2:]))  # test_ranks.py runs these overrides
+
+
+@pytest.mark.parametrize(
+    "line",
+    [pytest.param(line, marks=pytest.mark.slow) if "devices=ddp" in line else line for line in OWN_PROCESS],
+)
 def test_command_of_several_runs_or_processes_runs(
     command: Command, process: Command, tmp_path: Path, line: str
 ) -> None:
