@@ -91,7 +91,7 @@ def test_table_is_measured() -> None:
 def test_scaling_is_measured() -> None:
     strong, weak = measured("scaling", "--processes", "1", "2", "--batch", "8", "--steps", "2")
     for line in (strong, weak):
-        assert set(line["measured"]) == {"1 processes", "2 processes"}  # type: ignore[call-overload]
+        assert set(line["measured"]) == {"processes=1", "processes=2"}  # type: ignore[call-overload]
 
 
 @pytest.mark.slow

@@ -58,13 +58,13 @@ def report(benchmark: str, measured: Measured, **metadata: object) -> None:
     first side.
     """
     first, *_ = measured
-    print(f"{'':36}{'median':>10}{'lowest':>10}{'highest':>10}{'× first':>10}{'n':>6}")
+    print(f"{'':48}{'median':>10}{'lowest':>10}{'highest':>10}{'× first':>10}{'n':>6}")
     for figure in measured[first]:
         for side, figures in measured.items():
             if figure in figures:
                 values = figures[figure]
                 spread = [statistics.median(values), min(values), max(values), multiple(measured, side, figure)]
-                print(f"{f'{figure}: {side}':36}{''.join(f'{value:10.4g}' for value in spread)}{len(values):6}")
+                print(f"{f'{figure}: {side}':48}{''.join(f'{value:10.4g}' for value in spread)}{len(values):6}")
     hardware = {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
     versions = {package: version(package) for package in PACKAGES}
     print(json.dumps({"benchmark": benchmark, **metadata, **hardware, **versions, "measured": measured}))

@@ -86,7 +86,7 @@ def main() -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     for kind in ("strong", "weak"):
         measured: Measured = {
-            f"{processes} processes": run(kind, processes, options.batch, options.steps)
+            f"processes={processes}": run(kind, processes, options.batch, options.steps)
             for processes in options.processes
         }
         report(f"{kind} scaling", measured, device=device, batch=options.batch, steps=options.steps)
