@@ -65,7 +65,7 @@ def boot(host: str, job: str, *arguments: str) -> subprocess.Popen[str]:
         *("train.py", *RUN, *arguments),
         inside=("ip", "netns", "exec", host),
         GLOO_SOCKET_IFNAME="cable",
-        TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",  # else a host that comes back is never told the address of the first
+        TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",  # else a restarted host does not get the address of the first
     )
 
 
