@@ -24,7 +24,6 @@ from conf.error_messages import one_line_errors
 from conf.errors import UserError
 from datamodules.storage.memory import free_memory
 from lit_modules.runs import launcher, run_folder
-from lit_modules.runs.restore import best_network, load_best
 from lit_modules.trainer import process
 
 # torch and Lightning are imported inside the tasks, so that --help, --cfg job and wrong keys are answered at once.
@@ -79,6 +78,7 @@ def fit(cfg: DictConfig) -> float:
     from pytorch_lightning.callbacks import WeightAveraging
 
     from lit_modules.runs.report import finish
+    from lit_modules.runs.restore import load_best
 
     for part in ("callbacks.checkpoint", "logger.epoch_csv"):
         if not OmegaConf.select(cfg, part):
@@ -123,6 +123,7 @@ def fit(cfg: DictConfig) -> float:
 def test(cfg: DictConfig) -> None:
     """Tests the best epoch of the run `cfg.run`, on its own data or others of the same classes."""
     from lit_modules.runs.report import print_scores
+    from lit_modules.runs.restore import best_network
 
     run_folder.best_checkpoint(Path(cfg.run_dir))
     saved_config.check_unchanged(Path(cfg.run_dir), cfg)  # another split would test on images of the training
@@ -150,6 +151,7 @@ def predict(cfg: DictConfig) -> None:
     from lit_modules.inference.predict import predict
     from lit_modules.inference.predictor import Predictor
     from lit_modules.inference.temperature import temperature_of
+    from lit_modules.runs.restore import best_network
 
     saved_config.check_unchanged(Path(cfg.run_dir), cfg)
     files, output, source = find(cfg.input), Path(cfg.output), Path(cfg.input).expanduser().resolve()
@@ -182,6 +184,7 @@ def export(cfg: DictConfig) -> None:
     from lit_modules.inference.export import export, first_samples, noise
     from lit_modules.inference.predictor import Predictor
     from lit_modules.inference.temperature import temperature_of
+    from lit_modules.runs.restore import best_network
 
     process.set_up(free_memory())
     saved_config.check_unchanged(Path(cfg.run_dir), cfg)
@@ -253,6 +256,8 @@ def main(cfg: DictConfig) -> Any:
     """Checks the config and runs its task."""
     with one_line_errors():
         if HydraConfig.get().mode == RunMode.MULTIRUN:
+            if cfg.task == "compare":
+                raise UserError("-m: task=compare makes no runs; leave it out")
             cfg.run_dir = str(Path(cfg.run_dir) / str(HydraConfig.get().job.num))
         validation.check(cfg, HydraConfig.get().overrides.task)
         return TASKS[cfg.task](cfg)

@@ -1,1 +1,1 @@
-"""What the user types: configuration files, their schema, and the answers to mistakes in them."""
+"""Configuration: the YAML files, their schema, and the answers to mistakes in them."""

@@ -1,4 +1,4 @@
-"""How a mistake of the user's is answered: one line on stderr and exit code 2, never a traceback."""
+"""UserError, and suggestions for misspelt names."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,14 +7,22 @@ from collections.abc import Iterable
 class UserError(Exception):
     """The input is wrong. The text reads `<file or key>: <problem>; <fix>`.
 
-    Our own mistakes must not be dressed as the user's, so no built-in exception serves here.
+    No built-in exception is used, so that our own bugs are never reported as the user's mistakes.
     """
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """`did you mean 'x'?` if one of `words` is close to `word`, else the list of all of them."""
+    """`did you mean 'x'?` if one of `words` is close to `word`, else all of them."""
     by_lower_case = {other.lower(): other for other in sorted(words)}
     close = difflib.get_close_matches(word.lower(), by_lower_case, n=1)
     if close:
         return f"did you mean '{by_lower_case[close[0]]}'?"
     return f"choose from {', '.join(by_lower_case.values())}" if by_lower_case else f"add it by +{word}=…"
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an exception's message that is not blank, without its full stop; its type if there is none."""
+    for line in str(error).splitlines():
+        if line.strip():
+            return line.strip().rstrip(".")
+    return type(error).__name__

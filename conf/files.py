@@ -1,22 +1,30 @@
-"""Writing files so that whatever happens meanwhile, the old file or the new one is there, whole; by one at a time."""
+"""Atomic, durable writes; file locks; CSV tables."""
 
 import csv
-import fcntl
+import errno
 import io
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout, lock_descriptor
+
 from conf.errors import UserError
+
+# What flock answers on a file system without locks, such as some mounts of NFS and Lustre.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_marker_locks: list[BaseFileLock] = []  # of `lock_inherited`, held until this process exits
 
 
 def write_durably(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a sibling temporary file, has it reach the disk, and renames it over `path`.
+    """Write to a temporary file, fsync it, and rename it over `path`.
 
     Raises:
-        UserError: the disk is full, say; the old file is still there.
+        UserError: the write failed, for example because the disk is full; the old file is intact.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -27,17 +35,17 @@ def write_durably(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch's answer to a full disk
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch's error for a full disk
             raise
         problem = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UserError(f"{path}: cannot be written ({problem}); make room, then go on by run=…") from error
+        raise UserError(f"{path}: cannot be written ({problem}); free some space, then resume by run=…") from error
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
 
 
 def sync(path: Path) -> None:
-    """Has what was written to a file, or the names in a folder, reach the disk."""
+    """fsync a file or a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -46,12 +54,12 @@ def sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text in UTF-8, durably."""
+    """Write a text in UTF-8, atomically."""
     write_durably(path, lambda file: file.write(text.encode()))
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows as a CSV table, durably; its columns are all names, in the order of their first appearance."""
+    """Write rows as a CSV table, atomically. Columns: all keys, in order of first appearance."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
     writer.writeheader()
@@ -60,18 +68,76 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 @contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """One process at a time holds this file; the system lets go when it ends, however it ends."""
-    with open(path, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def file_lock(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Exclusive lock on a file, released when the process exits.
+
+    Args:
+        timeout: seconds to wait while another process holds the lock; -1: no limit.
+
+    Raises:
+        filelock.Timeout: another process holds the lock.
+        OSError: the lock file cannot be created.
+    """
+    lock: BaseFileLock = FileLock(path, fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=timeout)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        lock = _marker_lock(path)
+        lock.acquire(timeout=timeout)
+    try:
         yield
+    finally:
+        lock.release()
+
+
+def lock_inherited(path: Path) -> BinaryIO | None:
+    """Open a file to append to, locked while it is open here or in a child process.
+
+    Returns:
+        The open file, or None if another process holds the lock.
+    """
+    file = open(path, "ab")  # noqa: SIM115 (the caller closes it)
+    locked = False
+    try:
+        locked = lock_descriptor(file.fileno(), blocking=False)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        locked = _hold_marker(path)
+    finally:
+        if not locked:
+            file.close()
+    return file if locked else None
+
+
+def _marker_lock(path: Path) -> BaseFileLock:
+    _report_no_locks(path.parent)
+    return SoftFileLock(f"{path}.held")
+
+
+def _hold_marker(path: Path) -> bool:
+    """Lock by a marker file until this process exits; children do not inherit it."""
+    lock = _marker_lock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    _marker_locks.append(lock)
+    return True
+
+
+@cache
+def _report_no_locks(folder: Path) -> None:
+    print(f"{folder}: this file system has no file locks; marker files are used instead", file=sys.stderr)
 
 
 def make_output(folder: Path, key: str = "output") -> None:
-    """Makes the folder for what a task writes.
+    """Create an output folder.
 
     Raises:
-        UserError: it cannot be made; named by `key`, which gave it.
+        UserError: it cannot be created; the message names `key`, the config key that holds it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +146,7 @@ def make_output(folder: Path, key: str = "output") -> None:
 
 
 def read_rows(metrics: Path) -> list[dict[str, str]]:
-    """The rows of a metrics.csv as text, one an epoch; none if there is no such file."""
+    """Rows of a metrics.csv as text, one per epoch; none if the file does not exist."""
     if not metrics.is_file():
         return []
     with open(metrics, newline="", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Keys and targets of earlier versions, and what they are called now."""
+"""Keys and targets of earlier versions and their present names."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ TARGETS = {
 
 
 def update(saved: dict[str, Any]) -> None:
-    """Brings a config that an earlier version saved up to date, in place."""
+    """Update a config that an earlier version saved, in place."""
     for old, new in KEYS.items():
         section, _, name = old.rpartition(".")
         parent: Any = saved

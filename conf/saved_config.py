@@ -1,29 +1,27 @@
-"""run=DIR: a saved config as the base of a command, and what may not change on resume."""
+"""run=DIR: a saved config as the base of a command; the keys that a resumed run keeps."""
 
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from conf import renamed
 from conf.errors import UserError
-from conf.schema import TASKS
+from conf.schema import TASKS, store
 
 CONF = Path(__file__).parent
 
-# What a run keeps as long as it lives: sections, and parts of another.
+# What a run keeps for life: sections, and parts of other sections.
 KEPT = ("seed", "monitor", "mode", "init_from", "datamodule", "lit_module")
-# What changes speed alone, or says where the same data are.
-FREE = ("num_workers", "root", "download", "cache", "cache_dir", "gpu_cache_fraction")
 KEPT_PARTS = ("callbacks.checkpoint.every_n_epochs", "callbacks.adam_to_sgd.", "callbacks.ema.", "callbacks.whitening.")
+# What affects speed only, or where the same data are.
+FREE = ("num_workers", "root", "download", "cache", "cache_dir", "gpu_cache_fraction")
 
 
 def base_config(arguments: list[str]) -> str:
-    """The name of the config that a command line starts from: `train`, or with `run=DIR` the one saved in DIR; for
-    the task that builds nothing, `compare`.
+    """The name of the base config of a command line: `train`, or with `run=DIR` the one saved in DIR.
 
     The saved sections become options of their config groups, so that overrides of values, other options of these
     groups, and experiments work on top of them as they do on `train`.
@@ -31,74 +29,68 @@ def base_config(arguments: list[str]) -> str:
     Raises:
         UserError: DIR holds no saved config.
     """
-    if "task=compare" in arguments:
-        if {"-m", "--multirun"} & set(arguments):
-            raise UserError("-m: task=compare makes no runs; leave it out")
-        return "compare"
     runs = [argument.partition("=")[2].strip("'\"") for argument in arguments if argument.startswith("run=")]
     if not runs or runs[-1] in ("", "null"):
         return "train"
-    path = Path(runs[-1]) / "config.yaml"
-    saved = read(Path(runs[-1]))
+    folder = Path(runs[-1])
+    path, saved = folder / "config.yaml", read(folder)
     base = OmegaConf.load(CONF / "train.yaml")
     assert isinstance(base, DictConfig)
-    store = ConfigStore.instance()
-    for entry in base.defaults:
-        if not isinstance(entry, DictConfig):
-            continue
-        (group,) = entry
+    choices = [entry for entry in base.defaults if isinstance(entry, DictConfig)]  # one group each
+    groups = {str(group) for choice in choices for group in choice}
+    for choice in choices:
+        (group,) = map(str, choice)
         if group == "task" and saved.get("task") == "sweep":
-            entry[group] = "sweep"
+            choice[group] = "sweep"
         elif group in saved and group != "task":
             section = saved[group]
             if isinstance(section, DictConfig) and "defaults" in section:  # Hydra would obey them
-                raise UserError(f"{path}: holds {group!s}.defaults, which no run saves; take it from a copy of the run")
-            _store_section(str(group), OmegaConf.to_container(section))
-            entry[group] = ["saved"] if isinstance(entry[group], ListConfig) else "saved"
+                raise UserError(f"{path}: holds {group}.defaults, which no run saves; take it from a copy of the run")
+            _store_section(group, OmegaConf.to_container(section))
+            choice[group] = ["saved"] if isinstance(choice[group], ListConfig) else "saved"
         elif group == "devices":  # part of the saved trainer
-            store.store(group="devices", name="saved", node={}, package="trainer")
-            entry[group] = "saved"
-    groups = {str(group) for entry in base.defaults if isinstance(entry, DictConfig) for group in entry}
+            store({}, group="devices", name="saved", package="trainer")
+            choice[group] = "saved"
     values = {str(key): node for key, node in saved.items_ex(resolve=False) if key not in groups}
-    # Of others Hydra's own section could run code, and a list of defaults read any file.
-    if foreign := sorted(values.keys() - {known.name for task in TASKS.values() for known in fields(task)}):
+    known = {field.name for schema in TASKS.values() for field in fields(schema)}
+    # Of the foreign ones, a `hydra` section could run code, and a `defaults` list could read any file.
+    if foreign := sorted(values.keys() - known):
         raise UserError(f"{path}: holds {foreign[0]}, which no run saves; take it from a copy of the run")
     merged = OmegaConf.merge(base, values, {"run_dir": runs[-1]})
-    store.store(name="saved_run", node=OmegaConf.to_container(merged))
+    store(OmegaConf.to_container(merged), name="saved_run")
     return "saved_run"
 
 
 def _store_section(group: str, section: Any) -> None:
-    """Makes a saved section the option `saved` of its config group, and its parts options of the groups within."""
-    store = ConfigStore.instance()
+    """Store a saved section as the option `saved` of its config group, and its parts as options of the inner groups."""
     parts = {path.name for path in (CONF / group).iterdir() if path.is_dir()} if isinstance(section, dict) else set()
     defaults: list[Any] = ["_self_"]
     for part in sorted(parts):
         value = section.pop(part) if isinstance(section.get(part), dict) else None
         package = f"{group}.{part}" if value else group
-        store.store(group=f"{group}/{part}", name="saved", node=value or {}, package=package)
+        store(value or {}, group=f"{group}/{part}", name="saved", package=package)
         defaults.append({part: ["saved"] if part == "augment" else "saved"})
         if value == {}:
             section[part] = {}
-    store.store(group=group, name="saved", node=section | {"defaults": defaults} if parts else section)
+    store(section | {"defaults": defaults} if parts else section, group=group, name="saved")
 
 
 def read(folder: Path) -> DictConfig:
-    """The config that a run saved, brought up to date.
+    """The config that a run saved, with the present names of its keys.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is none, or it is corrupt.
     """
     path = folder / "config.yaml"
     if not path.is_file():
         raise UserError(f"run: {folder} holds no config.yaml; give the folder of a run, such as logs/digits/…")
     try:
         saved = OmegaConf.load(path)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:  # the last of a bare word
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:  # OSError: the file is one bare word
         problem = " ".join(str(error).split())
-        raise UserError(f"{path}: is damaged ({problem}); take it from a copy of the run") from error
+        raise UserError(f"{path}: is corrupt ({problem}); take it from a copy of the run") from error
     if not isinstance(saved, DictConfig):
-        raise UserError(f"{path}: holds no settings by name; give the folder of a run, such as logs/digits/…")
+        raise UserError(f"{path}: is not a mapping of keys to values; give the folder of a run, such as logs/digits/…")
     plain: Any = OmegaConf.to_container(saved)
     assert isinstance(plain, dict)
     renamed.update(plain)
@@ -106,13 +98,18 @@ def read(folder: Path) -> DictConfig:
 
 
 def check_unchanged(folder: Path, cfg: DictConfig) -> None:
-    """A resumed run goes on as it was: what decides its weights may not change, lest it be ignored in silence.
+    """Check that a resumed run keeps the keys that determine its weights.
+
+    A change of one of them would silently have no effect.
 
     Raises:
-        UserError: one of them differs from what the run's config.yaml says.
+        UserError: one of them differs from the run's config.yaml.
     """
-    free = set(FREE) | ({"batch_size"} if cfg.task != "fit" else set())
-    saved, now = (flat(OmegaConf.to_container(each)) for each in (read(folder), cfg))
+    free = set(FREE)
+    if cfg.task != "fit":
+        free.add("batch_size")
+    saved = flat(OmegaConf.to_container(read(folder)))
+    now = flat(OmegaConf.to_container(cfg))
     for key in sorted(saved.keys() | now.keys()):
         section, _, rest = key.partition(".")
         kept = section in KEPT or key.startswith(KEPT_PARTS)
@@ -124,16 +121,17 @@ def check_unchanged(folder: Path, cfg: DictConfig) -> None:
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings → one level with dotted keys."""
+    """Nested dicts → one dict with dotted keys."""
     if not isinstance(node, dict):
         return {prefix: node}
-    return {
-        key: value for name, child in node.items() for key, value in flat(child, f"{prefix}.{name}".lstrip(".")).items()
-    }
+    flattened: dict[str, Any] = {}
+    for name, child in node.items():
+        flattened |= flat(child, f"{prefix}.{name}".lstrip("."))
+    return flattened
 
 
 def without_pretrained_weights(cfg: DictConfig) -> DictConfig:
-    """A copy whose network reads no weights, for a checkpoint's replace them: their file may be gone."""
+    """A copy whose network loads no pretrained weights: a checkpoint replaces them, and their file may be gone."""
     copy = cfg.copy()
     if "weights" in copy.lit_module.net:
         copy.lit_module.net.weights = ""

@@ -1,5 +1,6 @@
-"""The typed config of each task, and Hydra's own section without what would run code."""
+"""Typed config of each task; Hydra's own section, closed."""
 
+import inspect
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -16,7 +17,7 @@ class NoCallbacks:
 
 @dataclass
 class NoLogging:
-    """What `hydra/job_logging: none` says, and no handler, whose factory could be anything."""
+    """The keys of `hydra/job_logging: none`; no handlers, whose factories could run any code."""
 
     version: int = 1
     root: str | None = None
@@ -25,8 +26,10 @@ class NoLogging:
 
 @dataclass
 class ClosedHydra(HydraConf):
-    """Hydra's own section, without three places in it whose values Hydra calls before `check` can see them. A launcher
-    is called so too: it is for the command line and our own files to choose, and no saved run holds one."""
+    """Hydra's own section, without the three places whose values Hydra calls before `validation.check`.
+
+    Hydra calls a launcher before it too: only the command line and our own files can choose one, never a saved run.
+    """
 
     callbacks: NoCallbacks = field(default_factory=NoCallbacks)  # type: ignore[assignment]
     hydra_logging: NoLogging = field(default_factory=NoLogging)  # type: ignore[assignment]
@@ -35,7 +38,7 @@ class ClosedHydra(HydraConf):
 
 @dataclass
 class Fit:
-    """Train, then test the best checkpoint once, unless `test` is false. With `run=DIR`: continue that run."""
+    """Train, then test the best checkpoint once unless `test` is false. `run=DIR` resumes a run."""
 
     task: str = "fit"
     name: str = MISSING
@@ -64,7 +67,7 @@ class Test(Fit):
 
 
 class Views(Enum):
-    """What of an image is predicted and averaged: itself, or itself and its mirror image."""
+    """Test-time augmentation: none, or averaging with the mirrored image."""
 
     none = "none"
     flip = "flip"
@@ -72,7 +75,7 @@ class Views(Enum):
 
 @dataclass
 class Predict(Fit):
-    """Classify images by the best epoch of the run `run=DIR`."""
+    """Classify images with the best epoch of the run `run=DIR`."""
 
     task: str = "predict"
     run: str | None = MISSING
@@ -83,7 +86,7 @@ class Predict(Fit):
 
 
 class Format(Enum):
-    """Of an exported file."""
+    """File format of an export."""
 
     torch_export = "torch_export"
     onnx = "onnx"
@@ -91,7 +94,7 @@ class Format(Enum):
 
 
 class Input(Enum):
-    """What an exported network takes: images as they are, or scaled to [0, 1]."""
+    """Input of an exported network: uint8 images, or floats in [0, 1]."""
 
     uint8 = "uint8"
     float = "float"
@@ -99,7 +102,7 @@ class Input(Enum):
 
 @dataclass
 class Export(Fit):
-    """Make the best epoch of the run `run=DIR` a file that needs no Litmus."""
+    """Export the best epoch of the run `run=DIR` to a file that needs no Litmus."""
 
     task: str = "export"
     run: str | None = MISSING
@@ -111,7 +114,7 @@ class Export(Fit):
 
 @dataclass
 class Inspect(Fit):
-    """Look at the data and train nothing."""
+    """Report on the data without training."""
 
     task: str = "inspect"
     output: str = "${logs_dir}/inspect/${oc.env:LITMUS_STAMP}"
@@ -119,7 +122,7 @@ class Inspect(Fit):
 
 @dataclass
 class Tune(Fit):
-    """Suggest a learning rate and a batch size: a range test from `min_lr` to `max_lr`, a throughput sweep."""
+    """Suggest a learning rate (range test from `min_lr` to `max_lr`) and a batch size (throughput)."""
 
     task: str = "tune"
     min_lr: float = 1e-6
@@ -130,7 +133,7 @@ class Tune(Fit):
 
 @dataclass
 class Sweep(Fit):
-    """Run trials of one config, each with other values of `space`. With `run=DIR`: go on, or join those who do."""
+    """Run trials of one config with values of `space`. `run=DIR` resumes a study, or adds a worker to it."""
 
     task: str = "sweep"
     space: dict[str, Any] = MISSING
@@ -143,26 +146,34 @@ class Sweep(Fit):
 
 
 @dataclass
-class Compare:
-    """Tell finished runs apart: scores, their intervals, what differs. `runs`: a list of folders, or one glob."""
+class Compare(Fit):
+    """Compare finished runs: scores, intervals, config differences. `runs`: a list of folders, or one glob."""
 
     task: str = "compare"
     runs: Any = MISSING
-    output: str | None = None
+    output: str | None = "${logs_dir}/compare/${oc.env:LITMUS_STAMP}"
 
 
-TASKS: dict[str, type] = {each.task: each for each in (Fit, Test, Predict, Export, Inspect, Tune, Sweep, Compare)}
-
-
-# A key of these need not stand in a YAML file: validation compares it with the constructor's parameters.
-SECTIONS = {"datamodule", "lit_module", "trainer", "callbacks", "logger"}
+TASKS: dict[str, type[Fit]] = {
+    schema.task: schema for schema in (Fit, Test, Predict, Export, Inspect, Tune, Sweep, Compare)
+}
+# Keys of these sections need not be in a YAML file: validation compares them with the constructor's parameters.
+SECTIONS = ("datamodule", "lit_module", "trainer", "callbacks", "logger")
 
 
 def register() -> None:
-    """Makes the root schemas the options of the config group `task`, and closes Hydra's section."""
-    ConfigStore.instance().store(group="hydra", name="config", node=ClosedHydra(), provider="hydra")
+    """Store the root schemas as options of the config group `task`, and close Hydra's section."""
+    store(ClosedHydra(), group="hydra", name="config", provider="hydra")
     for name, schema in TASKS.items():
         root = OmegaConf.structured(schema)
-        for section in SECTIONS & root.keys():
+        for section in SECTIONS:
             OmegaConf.set_struct(root[section], False)
-        ConfigStore.instance().store(group="task", name=name, node=root, package="_global_")
+        store(root, group="task", name=name, package="_global_")
+
+
+def store(node: Any, **place: Any) -> None:
+    """Put a config into Hydra's store, in place of an earlier one; Hydra 1.4 warns unless told so."""
+    config_store = ConfigStore.instance()
+    if "replace" in inspect.signature(config_store.store).parameters:
+        place["replace"] = True
+    config_store.store(node=node, **place)

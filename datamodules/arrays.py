@@ -1,4 +1,4 @@
-"""NumPy arrays of series, images, volumes or video, and their labels: an .npz file or a folder of .npy files."""
+"""NumPy arrays with labels: an .npz file or a folder of .npy files."""
 
 import zipfile
 import zlib
@@ -20,14 +20,14 @@ from datamodules.storage.inputs import Loaded
 from datamodules.storage.worker_pool import progress
 
 KEYS = ("inputs", "labels", "class_names", "split", "group")
-# What NumPy raises for files that it cannot read, or will not because they hold Python objects.
+# What NumPy raises for files that it cannot read, or that hold Python objects.
 DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
-# Samples are looked at in parts of so many bytes.
+# Bytes that are checked at a time.
 PART = 2**24
 
 
 class Rows:
-    """Rows of an array in memory or mapped from a file. Its uint8 stay; other numbers become float32 as they are read.
+    """Rows of an array in memory or memory-mapped. uint8 stays; other types become float32 when read.
 
     Args:
         array: `[*, C, *spatial]`.
@@ -42,25 +42,25 @@ class Rows:
 
     def read(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:
         for positions in batches:
-            with np.errstate(over="ignore"):  # it becomes infinite, and is found to be
-                found = np.asarray(self.array[self.rows[positions]], self.dtype)
-            yield torch.from_numpy(found)
+            with np.errstate(over="ignore"):  # becomes inf, which `load` reports
+                samples = np.asarray(self.array[self.rows[positions]], self.dtype)
+            yield torch.from_numpy(samples)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ArraysDataModule(DataModule):
-    """What `np.savez` wrote, or a folder of one .npy file a key, whose inputs are mapped and may exceed memory.
+    """An .npz file of `np.savez`, or a folder with one .npy file per key, which is memory-mapped and may exceed memory.
 
-    | key           | what it holds                                                                     |
+    | key           | content                                                                           |
     |---------------|-----------------------------------------------------------------------------------|
-    | `inputs`      | `[N, C, L]`, `[N, C, H, W]` or `[N, C, D, H, W]`: uint8, which are scaled to [0, 1],  |
-    |               | or other numbers, which are taken as they are                                     |
-    | `labels`      | `[N]`: whole numbers from 0 on, or strings                                        |
-    | `class_names` | if wanted: strings in the order of the labels; else these, sorted                 |
-    | `split`       | if wanted: `[N]`, train, val or test                                              |
-    | `group`       | if wanted: `[N]`; samples of one group are never parted                           |
+    | `inputs`      | `[N, C, L]`, `[N, C, H, W]` or `[N, C, D, H, W]`: uint8, scaled to [0, 1], or other   |
+    |               | numbers, not scaled                                                               |
+    | `labels`      | `[N]`: integers from 0, or strings                                                |
+    | `class_names` | optional: strings in the order of the labels; default: the sorted labels          |
+    | `split`       | optional: `[N]`, train, val or test                                               |
+    | `group`       | optional: `[N]`; samples of one group stay in one split                           |
 
-    Nothing in a file is executed: one that holds Python objects is refused.
+    Files that hold Python objects are rejected, so nothing in a file is executed.
 
     Args:
         root: the file or the folder.
@@ -73,7 +73,7 @@ class ArraysDataModule(DataModule):
         arrays = _load(root)
         for key in arrays:
             if key not in KEYS:
-                raise UserError(f"{root}: '{key}' is no key; {nearest(key, KEYS)}")
+                raise UserError(f"{root}: '{key}' is not a known key; {nearest(key, KEYS)}")
         for key in ("inputs", "labels"):
             if key not in arrays:
                 raise UserError(f"{root}: holds no '{key}'; add it: {', '.join(KEYS[:2])} are needed")
@@ -92,47 +92,47 @@ class ArraysDataModule(DataModule):
         return by_split(whole, _splits(root, arrays["split"])), class_names
 
     @property
-    def form_is_known(self) -> bool:
+    def spec_is_known(self) -> bool:
         return True
 
     def load(self, items: Sequence[Any], files: Sequence[str], train_count: int) -> Loaded:
-        """Looks at each sample once: for numbers that are not finite, and for duplicates."""
+        """Reads each sample once, to find values that are not finite and to compute digests."""
         inputs = Rows(self._inputs, np.fromiter(items, np.int64, len(items)))
         count = max(1, PART // inputs.sample_bytes)
         parts = inputs.read(np.arange(start, min(start + count, len(items))) for start in range(0, len(items), count))
-        found = []
+        part_digests = []
         bad: dict[int, str] = {}
-        for number, part in enumerate(progress(parts, len(items), "looking at arrays", len)):
+        for number, part in enumerate(progress(parts, len(items), "checking arrays", len)):
             array = part.numpy()
-            found.append(digests(array))
+            part_digests.append(digests(array))
             finite = np.isfinite(array).reshape(len(array), -1).all(1)
-            bad |= {number * count + i: "holds a number that is not finite" for i in np.flatnonzero(~finite).tolist()}
-        return Loaded(inputs, np.concatenate(found), bad)
+            bad |= {number * count + i: "contains NaN or inf" for i in np.flatnonzero(~finite).tolist()}
+        return Loaded(inputs, np.concatenate(part_digests), bad)
 
 
 def _load(root: Path) -> dict[str, np.ndarray]:
     """
     Raises:
-        UserError: there is nothing of the expected kind, it is damaged, or holds Python objects.
+        UserError: it is neither of the two, is damaged, or holds Python objects.
     """
     if not root.is_dir() and root.suffix.lower() != ".npz":
         raise UserError(f"datamodule.root: {root} is neither an .npz file nor a folder of .npy files; give one of them")
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     where = str(root)
     try:
         if root.is_dir():
             for path in sorted(root.glob("*.npy")):
                 where = str(path)
-                found[path.stem] = np.load(path, mmap_mode="r", allow_pickle=False)
+                arrays[path.stem] = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
-            with open(root, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
-                for key in arrays.files:
+            with open(root, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+                for key in archive.files:
                     where = f"{root}: {key}"
-                    found[key] = arrays[key]
+                    arrays[key] = archive[key]
     except DAMAGE as error:
         fix = "save plain numbers and strings by np.save or np.savez"
         raise UserError(f"{where}: cannot be read ({reason(error).rstrip('.')}); {fix}") from error
-    return found
+    return arrays
 
 
 def _check_inputs(root: Path, inputs: np.ndarray) -> None:
@@ -142,36 +142,36 @@ def _check_inputs(root: Path, inputs: np.ndarray) -> None:
         forms = "[N, C, L], [N, C, H, W] or [N, C, D, H, W]"
         raise UserError(f"{root}: inputs have the shape {inputs.shape}; give {forms}: inputs[:, None] adds a channel")
     if 0 in inputs.shape:
-        raise UserError(f"{root}: inputs have the shape {inputs.shape}, and so no number; fill them")
+        raise UserError(f"{root}: inputs have the shape {inputs.shape} and are empty; fill them")
 
 
 def _classes(root: Path, labels: np.ndarray, given: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
     """Labels as int64 `[N]`, and the class names."""
     if given is not None and (given.dtype.kind != "U" or given.ndim != 1 or len(set(given.tolist())) != len(given)):
-        raise UserError(f"{root}: class_names are no list of different strings; give one for each class")
+        raise UserError(f"{root}: class_names must be a list of distinct strings, one per class; correct it")
     names = None if given is None else [str(name) for name in given]
-    found, positions = np.unique(labels, return_inverse=True)
+    present, positions = np.unique(labels, return_inverse=True)
     if labels.dtype.kind == "U":
-        names = names or found.tolist()
-        for label in found.tolist():
+        names = names or present.tolist()
+        for label in present.tolist():
             if label not in names:
                 raise UserError(f"{root}: labels: '{label}' is not among class_names; {nearest(label, names)}")
-        return np.array([names.index(label) for label in found.tolist()])[positions], names
+        return np.array([names.index(label) for label in present.tolist()])[positions], names
     if labels.dtype.kind not in "iu":
-        raise UserError(f"{root}: labels are of type {labels.dtype}; give whole numbers from 0 on, or strings")
-    count = int(found[-1]) + 1 if names is None else len(names)
-    for label in (int(found[0]), int(found[-1])):
+        raise UserError(f"{root}: labels are of type {labels.dtype}; give integers from 0, or strings")
+    count = int(present[-1]) + 1 if names is None else len(names)
+    for label in (int(present[0]), int(present[-1])):
         if not 0 <= label < count:
             where = f"{root}: labels[{np.flatnonzero(labels == label)[0]}] is {label}"
-            raise UserError(f"{where}; number the classes from 0 on, and give class_names for all of them or for none")
-    if names is None and len(found) < count:
-        missing = np.flatnonzero(found != np.arange(len(found)))[0]
-        raise UserError(f"{root}: labels: none is {missing}, though the highest is {count - 1}; give class_names")
-    return found[positions].astype(np.int64), names or [str(label) for label in range(count)]
+            raise UserError(f"{where}; number the classes from 0, and give class_names for all or none")
+    if names is None and len(present) < count:
+        missing = np.flatnonzero(present != np.arange(len(present)))[0]
+        raise UserError(f"{root}: labels: {missing} does not occur, but {count - 1} does; give class_names")
+    return present[positions].astype(np.int64), names or [str(label) for label in range(count)]
 
 
 def _splits(root: Path, split: np.ndarray) -> np.ndarray:
-    """Our names for the splits, str `[N]`."""
+    """train, val or test, str `[N]`."""
     words, positions = np.unique(split, return_inverse=True)
     for word in words.tolist():
         if word not in SPLIT_WORDS:

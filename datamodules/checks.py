@@ -1,4 +1,4 @@
-"""What is wrong with samples, said before anything is learned from them: unreadable, parted groups, duplicates."""
+"""Checks of the samples before training: unreadable files, classes, groups, duplicates."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,65 +14,63 @@ from datamodules.splits import Samples
 from datamodules.storage.inputs import Split
 
 
-def check_splits(splits: Mapping[str, Samples], class_names: Sequence[str], alone: bool) -> None:
-    """Raises UserError where there is nothing to learn from, or nothing to test on where that is all (`alone`)."""
+def check_splits(splits: Mapping[str, Samples], class_names: Sequence[str], test_only: bool) -> None:
+    """Raises UserError if there is nothing to train on, or with `test_only` nothing to test on."""
     if "train" not in splits and "test" not in splits:
-        raise UserError("datamodule.root: holds no split to learn from or to test on; name one train or test")
-    if "train" not in splits and not alone:
-        raise UserError("datamodule.root: holds no training split, only one to test on; add one named train")
+        raise UserError("datamodule.root: holds neither a training nor a test split; name one train or test")
+    if "train" not in splits and not test_only:
+        raise UserError("datamodule.root: holds no training split, only a test split; add one named train")
     if "train" in splits and len(class_names) < 2:
-        raise UserError(f"datamodule: found only the class {', '.join(class_names)}; a classifier needs two")
+        raise UserError(f"datamodule: holds only the class {', '.join(class_names)}; a classifier needs two")
 
 
 def check_class_names(class_names: Sequence[str]) -> None:
-    """Raises UserError for the name of a class that TensorBoard and tables cannot hold."""
+    """Raises UserError for a class name that is not UTF-8, which TensorBoard and tables cannot hold."""
     for name in class_names:
-        if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python keeps a byte that is no UTF-8
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # Python's surrogates for undecodable bytes
             raise UserError(f"class {name!r}: its name is not UTF-8; rename it")
 
 
 def handle_unreadable(
     bad: dict[int, str], on_error: Literal["raise", "skip"], files: Sequence[str], rows: dict[str, np.ndarray]
 ) -> None:
-    """Says what is passed over.
+    """Warns of the samples that are skipped.
 
     Args:
-        bad: the reason at the position of each sample that cannot be read.
+        bad: the reason at the position of each unreadable sample.
         files: names for all samples.
         rows: the positions of each split that the source has.
 
     Raises:
-        UserError: it is not to be passed over.
+        UserError: samples may not be skipped: `on_error` is raise, or they are not in the training split.
     """
     if not bad:
         return
     scored = [position for name, positions in rows.items() if name != "train" for position in positions.tolist()]
     fatal = sorted(bad if on_error == "raise" else bad.keys() & scored)
     if fatal:
-        what = _named([f"{files[i]} ({bad[i]})" for i in fatal], most=10)
+        named = _shorten([f"{files[i]} ({bad[i]})" for i in fatal], most=10)
         count = "1 sample" if len(fatal) == 1 else f"{len(fatal)} samples"
-        fix = ", or set datamodule.on_error=skip" if on_error == "raise" else ": no score may leave them out"
-        raise UserError(f"{what}: {count} cannot be read; repair or remove what is named{fix}")
-    what = _named([f"{files[i]} ({bad[i]})" for i in sorted(bad)], most=10)
-    _warn(f"passed over: {what}: {len(bad)} of {len(files)} samples cannot be read")
+        fix = ", or set datamodule.on_error=skip" if on_error == "raise" else ": a score may not leave them out"
+        raise UserError(f"{named}: {count} cannot be read; repair or remove them{fix}")
+    named = _shorten([f"{files[i]} ({bad[i]})" for i in sorted(bad)], most=10)
+    _warn(f"skipped {named}: {len(bad)} of {len(files)} samples cannot be read")
 
 
 def check_training_classes(splits: dict[str, Samples], class_names: Sequence[str]) -> None:
-    """
-    Raises:
-        UserError: a class is in another split of the source's own, but not in the training split.
-    """
-    learned = np.bincount(splits["train"].labels, minlength=len(class_names)) > 0
+    """Raises UserError if another split holds a class that the training split lacks."""
+    in_training = np.bincount(splits["train"].labels, minlength=len(class_names)) > 0
     for name, samples in splits.items():
-        if len(unlearned := np.flatnonzero(~learned[samples.labels])):
-            first = unlearned[0]
+        unseen = np.flatnonzero(~in_training[samples.labels])
+        if len(unseen):
+            first = unseen[0]
             label = class_names[samples.labels[first]]
-            raise UserError(f"class {label}: {samples.files[first]} is in {name}, but none in train; put some there")
+            raise UserError(f"class {label}: {samples.files[first]} is in {name}, but none in train; add some there")
 
 
 @contextmanager
 def mention_unreadable(bad: Mapping[int, str], files: Sequence[str]) -> Iterator[None]:
-    """What is said of too few samples also names the first that could not be read, if any."""
+    """Adds the first unreadable sample, if any, to an error about too few samples."""
     try:
         yield
     except UserError as error:
@@ -83,34 +81,33 @@ def mention_unreadable(bad: Mapping[int, str], files: Sequence[str]) -> Iterator
 
 
 def check_groups(splits: dict[str, Samples]) -> None:
-    """
-    Raises:
-        UserError: samples of one group stand in two splits of the source's own.
-    """
-    for (first, one), (second, other) in combinations(splits.items(), 2):
-        if one.groups is None or other.groups is None:
+    """Raises UserError if samples of one group are in two splits of the source."""
+    for (name, samples), (other_name, other_samples) in combinations(splits.items(), 2):
+        if samples.groups is None or other_samples.groups is None:
             continue
-        if len(both := np.intersect1d(one.groups, other.groups)):
-            raise UserError(f"group {both[0]}: stands in {first} and in {second}; keep each group in one split")
+        in_both = np.intersect1d(samples.groups, other_samples.groups)
+        if len(in_both):
+            raise UserError(f"group {in_both[0]}: is in {name} and in {other_name}; keep each group in one split")
 
 
 def warn_of_duplicates(splits: dict[str, Split], digests: np.ndarray) -> None:
-    """Names the samples that stand in two splits: a score on what was trained on is no score.
+    """Warns of samples that are in two splits, where a score would be of memorised samples.
 
     Args:
         digests: a number for the content of each sample, uint64 `[N]`.
     """
-    for (first, one), (second, other) in combinations(splits.items(), 2):
-        found, at, there = np.intersect1d(digests[one.rows], digests[other.rows], return_indices=True)
-        if len(found):
-            pairs = _named([f"{one.files[i]} = {other.files[j]}" for i, j in zip(at, there, strict=True)], most=3)
-            what = "1 sample" if len(found) == 1 else f"{len(found)} samples"
-            _warn(f"{what} of {first} in {second} too, bit for bit: {pairs}")
+    for (name, split), (other_name, other) in combinations(splits.items(), 2):
+        _, positions, other_positions = np.intersect1d(digests[split.rows], digests[other.rows], return_indices=True)
+        if len(positions):
+            pairs = zip(positions, other_positions, strict=True)
+            named = _shorten([f"{split.files[i]} = {other.files[j]}" for i, j in pairs], most=3)
+            count = "1 sample" if len(positions) == 1 else f"{len(positions)} samples"
+            _warn(f"{count} of {name} in {other_name} too, bit for bit: {named}")
 
 
-def _named(things: Sequence[str], most: int) -> str:
-    """The first of some things, and how many more there are."""
-    return ", ".join(things[:most]) + (f" and {len(things) - most} more" if len(things) > most else "")
+def _shorten(names: Sequence[str], most: int) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 @rank_zero_only

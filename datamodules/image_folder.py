@@ -1,4 +1,4 @@
-"""A folder of images, one folder a class, with or without train, val and test above them."""
+"""Image folders: one folder per class, optionally below train, val and test."""
 
 import os
 from collections.abc import Iterator
@@ -14,19 +14,19 @@ from conf.errors import UserError, nearest
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.splits import SPLIT_NAMES, SPLIT_WORDS, Samples
 
-# Pillow hands EPS to another program, and what is left cannot be opened by it, or holds no pixels.
+# Pillow cannot decode these by itself, or they hold no pixels.
 NO_IMAGES = {"EPS", "PDF", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS"}
-# Pillow reads none of these, but they are somebody's images: they are named as such that cannot be read.
+# Image formats that Pillow cannot read: files of these are reported as unreadable.
 UNREAD = {".heic", ".heif", ".jxl", ".svg"}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ImageFolderDataModule(ImageDataModule):
     """`root/<class>/…` or `root/{train,val,test}/<class>/…`, every image format that Pillow reads, at any depth.
-    To be tested on, `root/test` is enough.
+    For task=test, `root/test` is enough.
 
     Args:
-        root: the folder. Names that begin with a dot are passed over, and so are files without an image's suffix.
+        root: the folder. Names that begin with a dot and files without an image suffix are skipped.
     """
 
     root: str
@@ -58,31 +58,31 @@ def _folders(folder: Path) -> list[tuple[str, str]]:
 
 
 def _scan(split: str, folder: Path, class_names: list[str], root: Path) -> Samples:
-    """The images of a split in the order of their names, labelled by the classes of the training split."""
+    """The images of a split, sorted by path, labelled by the classes of the training split."""
     paths: list[str] = []
     labels: list[int] = []
     folders = _folders(folder)
     if not folders:
-        raise UserError(f"{folder}: holds no folder of a class; put each class into a folder of its own, or remove it")
+        raise UserError(f"{folder}: holds no class folder; put each class into its own folder, or remove it")
     for name, class_folder in folders:
         if name not in class_names:
             hint = nearest(name, class_names)
             raise UserError(f"{class_folder}: the training split has no class of that name; {hint}")
-        found = sorted(images_below(class_folder))
-        if not found and split == "train":
-            raise UserError(f"{class_folder}: holds no image; fill or remove it")
-        paths += found
-        labels += [class_names.index(name)] * len(found)
+        class_paths = sorted(images_below(class_folder))
+        if not class_paths and split == "train":
+            raise UserError(f"{class_folder}: contains no images; add some or remove the folder")
+        paths += class_paths
+        labels += [class_names.index(name)] * len(class_paths)
     if not paths:
-        raise UserError(f"{folder}: holds no image; fill or remove it")
+        raise UserError(f"{folder}: contains no images; add some or remove the folder")
     start = len(os.path.join(folder, ""))  # noqa: PTH118  # of `.` and `/` too
     above = "" if folder == root else f"{folder.name}/"
     return Samples(paths, np.array(labels, np.int64), [above + path[start:] for path in paths])
 
 
 def images_below(folder: str) -> Iterator[str]:
-    """Every image below a folder, once: of several links to a folder the first by name is followed, and none that
-    leads to a folder above."""
+    """Every image below a folder, once: of several links to one folder only the first by name is followed, and no link
+    to a parent folder."""
     yield from _below(folder, {os.path.realpath(folder)}, os.path.realpath(folder))
 
 
@@ -99,10 +99,10 @@ def _below(folder: str, visited: set[str], start: str) -> Iterator[str]:
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
-        with os.scandir(folder) as found:
-            entries = [entry for entry in found if not entry.name.startswith(".")]
+        with os.scandir(folder) as scanned:
+            entries = [entry for entry in scanned if not entry.name.startswith(".")]
     except OSError as error:
-        raise UserError(f"{folder}: cannot be looked into ({error.strerror}); give yourself the right to") from error
+        raise UserError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
     return sorted(entries, key=lambda entry: entry.name)
 
 
@@ -113,12 +113,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name has the suffix of an image."""
+    """Whether a file name has an image suffix."""
     return os.path.splitext(name)[1].lower() in _suffixes()  # noqa: PTH122  # four times as fast as Path
 
 
 @cache
 def _suffixes() -> set[str]:
-    Image.preinit()  # first, so that Image.open goes on trying the common formats before the rare ones
+    Image.preinit()  # first, so that Image.open keeps trying the common formats before the rare ones
     known = Image.registered_extensions()
     return UNREAD | {suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in NO_IMAGES}

@@ -1,4 +1,4 @@
-"""Any number of image files: found by a name for them, decoded in batches as they are asked for."""
+"""Images to predict: any number of files, decoded in batches on demand."""
 
 import csv
 import os
@@ -18,24 +18,24 @@ from datamodules.storage.worker_pool import Workers
 
 
 def find(source: str) -> list[str]:
-    """The files that `source` names: itself, all images below a folder in the order of their names, the column `file`
-    of a table such as a CSV file (from the table's folder on), or what a glob finds.
+    """The image files of a source: a file, all images below a folder, the column `file` of a CSV table (relative to the
+    table's folder), or the matches of a glob, sorted.
 
     Raises:
-        UserError: none.
+        UserError: there are none.
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        found = sorted(images_below(str(path)))
+        files = sorted(images_below(str(path)))
     elif path.suffix.lower() in (".csv", ".tsv") and path.is_file():
-        found = _listed(path)
+        files = _listed(path)
     elif path.is_file():
-        found = [str(path)]
+        files = [str(path)]
     else:
-        found = [each for each in sorted(glob(str(path), recursive=True)) if is_image(each)]  # noqa: PTH207
-    if not found:
+        files = [file for file in sorted(glob(str(path), recursive=True)) if is_image(file)]  # noqa: PTH207
+    if not files:
         raise UserError(f"input: {source} names no image; give a file, a folder, a table of files, or a glob")
-    return found
+    return files
 
 
 def _listed(table: Path) -> list[str]:
@@ -45,45 +45,45 @@ def _listed(table: Path) -> list[str]:
             if "file" not in header:
                 raise UserError(f"input: {table} has no column 'file'; {nearest('file', header)}")
             at = header.index("file")
-            found = [os.path.expanduser(row[at]) for row in rows if row]  # noqa: PTH111  # Path's would refuse ~$a.png
-            return [str(table.parent / file) for file in found if file]
+            files = [os.path.expanduser(row[at]) for row in rows if row]  # noqa: PTH111  # Path's fails for ~$a.png
+            return [str(table.parent / file) for file in files if file]
     except (UnicodeDecodeError, csv.Error, IndexError) as error:
-        raise UserError(f"input: {table} is no CSV table in UTF-8 ({error}); correct it") from error
+        raise UserError(f"input: {table} is not a CSV table in UTF-8 ({error}); correct it") from error
 
 
 class DecodedBatch(NamedTuple):
-    """Images of some files."""
+    """Decoded images of some files."""
 
     files: list[str]
-    """Those that could be read"""
+    """The readable ones"""
     inputs: np.ndarray
     """uint8 `[N, channels, height, width]`, one for each of `files`"""
     problems: list[tuple[str, str]]
-    """The other files, and why"""
+    """The unreadable ones, with reasons"""
 
 
 def read_in_batches(
-    files: Sequence[str], form: ImageSpec, batch_size: int, num_workers: int | None, device: str
+    files: Sequence[str], spec: ImageSpec, batch_size: int, num_workers: int | None, device: str
 ) -> Iterator[DecodedBatch]:
-    """Decodes the files in their order. Never more than three batches a process are held, whatever their number.
+    """Decodes the files in order, holding at most three batches per process.
 
     Args:
         num_workers: see `Workers`.
-        device: where a network works meanwhile: to one on a `cpu`, processes leave the cores.
+        device: of the network: for `cpu`, decoding runs at low priority.
 
     Raises:
-        UserError: `batch_size` is none.
+        UserError: `batch_size` is below 1.
     """
     if batch_size < 1:
         raise UserError(f"datamodule.batch_size: must be 1 or more, not {batch_size}; try 64")
     workers = Workers(num_workers, files, niceness=19 if device == "cpu" else 0)
-    return _decoded(files, form, batch_size, workers)
+    return _decoded(files, spec, batch_size, workers)
 
 
-def _decoded(files: Sequence[str], form: ImageSpec, batch_size: int, workers: Workers) -> Iterator[DecodedBatch]:
+def _decoded(files: Sequence[str], spec: ImageSpec, batch_size: int, workers: Workers) -> Iterator[DecodedBatch]:
     batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
     with workers:
-        for batch, found in zip(batches, workers.map(partial(decode_all, form=form), batches), strict=True):
-            sound = [i for i in range(len(batch)) if i not in found.bad]
-            problems = [(batch[i], reason) for i, reason in found.bad.items()]
-            yield DecodedBatch([batch[i] for i in sound], found.pixels[sound], problems)
+        for batch, decoded in zip(batches, workers.map(partial(decode_all, spec=spec), batches), strict=True):
+            readable = [i for i in range(len(batch)) if i not in decoded.bad]
+            problems = [(batch[i], reason) for i, reason in decoded.bad.items()]
+            yield DecodedBatch([batch[i] for i in readable], decoded.pixels[readable], problems)

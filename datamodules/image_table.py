@@ -1,4 +1,4 @@
-"""A CSV table of images and their classes, with or without splits and groups."""
+"""Image tables: a CSV file of paths and labels, optionally splits and groups."""
 
 import csv
 import os
@@ -21,10 +21,10 @@ WHAT = "give a CSV table with the columns path and label"
 
 
 class Row(NamedTuple):
-    """An image."""
+    """A row of the table."""
 
     number: int
-    """As a spreadsheet counts: the header is 1"""
+    """As in a spreadsheet: the header is 1"""
     path: str
     label: str
     split: str | None
@@ -34,22 +34,21 @@ class Row(NamedTuple):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ImageTableDataModule(ImageDataModule):
-    """A table in UTF-8 as `header_and_rows` reads it. Its header names the columns `path`, `label` and, where wanted,
-    `split` and `group`, in any order; others are passed over. Images of one group are never parted. The classes are
-    the labels, sorted.
+    """A UTF-8 table as `header_and_rows` reads it, with the columns `path`, `label` and optionally `split` and `group`,
+    in any order; other columns are ignored. Images of one group stay in one split. The classes are the sorted labels.
 
-    The whole table is held in memory, some 300 bytes a row. Where `channels` or `image_size` are not given, all
-    images are opened to find them.
+    The table is held in memory, some 300 bytes per row. Unless `channels` and `image_size` are given, the headers of
+    all images are read to infer them.
 
     Args:
-        root: the table. Its paths are absolute, begin with `~`, or are taken from the table's folder on.
+        root: the table. Its paths are absolute, begin with `~`, or are relative to the table's folder.
     """
 
     root: str
 
     def read(self) -> tuple[dict[str, Samples], list[str]]:
         table = Path(self.root).expanduser()
-        folder = os.path.abspath(table.parent)  # noqa: PTH100  # another spelling of it may stand in a row
+        folder = os.path.abspath(table.parent)  # noqa: PTH100  # rows may spell it in other ways
         names: dict[str, int] = {}  # class → number, by first appearance
         groups: dict[str | None, tuple[int, str | None]] = {}  # group → number and split
         seen: dict[str, int] = {}  # path → row
@@ -58,9 +57,9 @@ class ImageTableDataModule(ImageDataModule):
             item = os.path.join(folder, os.path.expanduser(row.path))  # noqa: PTH111, PTH118  # a million
             plain = os.path.normpath(item) if "./" in row.path or "//" in row.path else item
             if (first := seen.setdefault(plain, row.number)) != row.number:
-                # It could be learned from and scored on, or be of two classes.
+                # It could be in two splits, or have two labels.
                 where = f"{table}: row {row.number}: {row.path}"
-                raise UserError(f"{where} stands in row {first} already; keep one of the two")
+                raise UserError(f"{where} is in row {first} already; keep one of the two")
             items.append(item)
             files.append(row.path)
             labels.append(names.setdefault(row.label, len(names)))
@@ -68,7 +67,7 @@ class ImageTableDataModule(ImageDataModule):
             number, split = groups.setdefault(row.group, (len(groups), row.split))
             if split != row.split and row.group is not None:
                 where = f"{table}: row {row.number}: group '{row.group}' is in {row.split}"
-                raise UserError(f"{where}, and before in {split}; keep each group in one split")
+                raise UserError(f"{where}, but above in {split}; keep each group in one split")
             members.append(number)
         if not items:
             raise UserError(f"{table}: holds no row below its header; add some")
@@ -91,20 +90,21 @@ def _rows(table: Path) -> Iterator[Row]:
         with open(table, newline="", encoding="utf-8-sig") as file:
             header, rows = header_and_rows(file)
             _check_header(table, header)
-            at = [header.index(column) if column in header else None for column in COLUMNS]
-            path_at, label_at, split_at, group_at = at
-            assert path_at is not None and label_at is not None
+            path_at, label_at = header.index("path"), header.index("label")
+            split_at = header.index("split") if "split" in header else None
+            group_at = header.index("group") if "group" in header else None
             for number, row in zip(count(2), rows):
                 if not row:
                     continue
                 if len(row) != len(header):
                     problem = f"has {len(row)} fields, the header {len(header)}"
-                    raise UserError(f"{table}: row {number}: {problem}; put what holds a separator in double quotes")
+                    raise UserError(f"{table}: row {number}: {problem}; quote fields that contain a separator")
                 path, label = row[path_at], row[label_at].strip()
                 split = None if split_at is None else row[split_at].strip()
                 group = None if group_at is None else row[group_at].strip()
                 if not (path and label and group != ""):
-                    column = "path" if not path else "label" if not label else "group"
+                    cells = {"path": path, "label": label, "group": group}
+                    column = next(name for name, cell in cells.items() if cell == "")
                     raise UserError(f"{table}: row {number}: {column} is empty; fill it or remove the row")
                 if split is not None and split not in SPLIT_WORDS:
                     hint = nearest(split, SPLIT_WORDS)
@@ -119,8 +119,8 @@ def _rows(table: Path) -> Iterator[Row]:
 
 
 def header_and_rows(file: TextIO) -> tuple[list[str], Iterator[list[str]]]:
-    """The words of a table's header, stripped and in lower case, and its rows. What parts their fields is a comma, a
-    semicolon, as spreadsheets write it where the comma is in numbers, or a tab."""
+    """A table's header, stripped and in lower case, and its rows. The separator is a comma, a semicolon (as in the CSV
+    files of spreadsheets where the comma is the decimal separator) or a tab."""
     first = file.readline()
     unquoted = "".join(first.split('"')[::2])
     rows = csv.reader(chain([first], file), delimiter=max(",;\t", key=unquoted.count), strict=True)
@@ -135,6 +135,6 @@ def _check_header(table: Path, header: list[str]) -> None:
             raise UserError(f"{table}: row 1: there is no column '{column}'; {hint}")
     for word in header:
         if word in COLUMNS and header.count(word) > 1:
-            raise UserError(f"{table}: row 1: column '{word}' stands there twice; remove one")
+            raise UserError(f"{table}: row 1: column '{word}' is listed twice; remove one")
         if word not in COLUMNS and get_close_matches(word, COLUMNS, 1, cutoff=0.75):
             raise UserError(f"{table}: row 1: there is no column '{word}'; {nearest(word, COLUMNS)}")

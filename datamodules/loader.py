@@ -1,4 +1,4 @@
-"""BatchLoader: batches read from a split, in an order that is a function of (seed, epoch) alone; ToTensor's scaling."""
+"""BatchLoader: batches of a split in an order that depends on (seed, epoch) alone."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -13,38 +13,39 @@ from datamodules.storage.inputs import Split
 
 
 class Batch(NamedTuple):
-    """What passes from a data module to a network."""
+    """A batch of this rank."""
 
     inputs: Tensor
-    """uint8 (images before they are on the device) or float32 `[N, C, *spatial]`"""
+    """uint8 (images, before they are moved to the device) or float32 `[N, C, *spatial]`"""
     labels: Tensor
     """int64 `[N]`"""
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
-    """int64 `[N]`: positions in the split, for file names and for randomness that belongs to a sample"""
+    """int64 `[N]`: positions in the split, for file names and per-sample randomness"""
     size: int
-    """Samples in the whole batch, over all ranks; N is this rank's share of them."""
+    """Samples of the global batch, over all ranks; N of them are on this rank."""
     targets: Tensor | None = None
-    """float32 `[N, num_classes]`: the parts that classes have in mixed samples; None where each has one class"""
+    """float32 `[N, num_classes]`: class probabilities of mixed samples; None for hard labels"""
 
 
 class BatchLoader:
-    """This rank's share of each batch of a split.
+    """This rank's shard of each batch of a split.
 
     Batch b of an epoch is the same set of samples on any number of ranks: rank r takes every world_size-th of them,
-    from the r-th on. So evaluation pads nothing and counts nothing twice. In training a last batch with fewer samples
-    than ranks is left out, for no rank may be without a gradient; in evaluation such a rank gets an empty batch.
+    starting with the r-th. So evaluation neither pads nor counts a sample twice. In training a last batch with fewer
+    samples than ranks is dropped, because every rank needs a gradient; in evaluation such a rank gets an empty batch.
 
     Args:
         split: the samples.
-        batch_size: of the whole batch, over all ranks.
-        rank, world_size: this process among all.
-        seed: of the order, if it is random: epoch e's comes from `numpy.random.default_rng((seed, e))`.
-        balanced: in place of each sample once an epoch, `splits.balanced_order`.
-        drop_last: leaves out a last batch that is not full.
-        partners: whether each sample is followed by another one of the whole batch to be mixed with: the batch then
-            has 2 N samples, the partners last.
-        position: tells (epoch, batches of it already done) when an iteration starts. It is asked at the first batch,
-            not before: only then are the counters of a resumed Trainer right.
+        batch_size: samples of the global batch, over all ranks.
+        rank, world_size: of this process.
+        seed: for training, where the order of epoch e comes from `numpy.random.default_rng((seed, e))`; None: for
+            evaluation, in the order of the split.
+        balanced: draws classes equally often, see `splits.balanced_order`, instead of each sample once an epoch.
+        drop_last: drops a last batch that is not full.
+        partners: also returns for each sample another one of the global batch to be mixed with: 2 N samples, the
+            partners last.
+        position: returns (epoch, batches of it already done). It is called at the first batch of an iteration: only
+            then are the counters of a resumed Trainer right.
     """
 
     def __init__(
@@ -68,22 +69,25 @@ class BatchLoader:
         self.balanced = balanced
         self.partners = partners
         self.position = position
-        self.smallest = batch_size if drop_last else 1 if seed is None else world_size
+        self.min_size = 1  # of the last batch
+        if seed is not None:
+            self.min_size = batch_size if drop_last else world_size
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.split.labels), self.batch_size)
-        return full + (rest >= self.smallest)
+        return full + (rest >= self.min_size)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, done = self.position()
         order = self.order(epoch)
-        # Looked up at once: between two steps of a network each lookup takes many times as long, for caches are cold.
-        shares = [self._share(order, batch) for batch in range(done, len(self))]
-        indices = [torch.from_numpy(share) for share, _ in shares]
+        # All lookups at once: between two training steps each would take many times as long, because caches are cold.
+        global_batches = [self._global_batch(order, batch) for batch in range(done, len(self))]
+        shards = [self._shard(positions) for positions in global_batches]
+        indices = [torch.from_numpy(shard) for shard in shards]
         labels = [self.split.labels.index_select(0, index) for index in indices]
-        inputs = self.split.read([share for share, _ in shares])
-        for samples, label, index, (_, size) in zip(inputs, labels, indices, shares, strict=True):
-            yield Batch(samples, label, index, size)
+        inputs = self.split.read(shards)
+        for samples, label, index, positions in zip(inputs, labels, indices, global_batches, strict=True):
+            yield Batch(samples, label, index, len(positions))
 
     def order(self, epoch: int) -> np.ndarray:
         """The positions of an epoch's samples, int64."""
@@ -95,16 +99,17 @@ class BatchLoader:
             return balanced_order(self.split.labels.numpy(), generator)
         return generator.permutation(samples)
 
-    def _share(self, order: np.ndarray, batch: int) -> tuple[np.ndarray, int]:
-        """This rank's positions of a batch, and the size of the whole."""
-        whole = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-        own = whole[self.rank :: self.world_size]
-        if self.partners:
-            return np.concatenate([own, np.roll(whole, -1)[self.rank :: self.world_size]]), len(whole)
-        return own.copy(), len(whole)
+    def _global_batch(self, order: np.ndarray, batch: int) -> np.ndarray:
+        return order[batch * self.batch_size : (batch + 1) * self.batch_size]
 
-    # Lightning takes a loader that has these two for one that can start in the middle of an epoch. There is nothing
-    # to store: the order is derived.
+    def _shard(self, positions: np.ndarray) -> np.ndarray:
+        """This rank's positions of a global batch, and their partners if asked for."""
+        own = positions[self.rank :: self.world_size]
+        if self.partners:
+            return np.concatenate([own, np.roll(positions, -1)[self.rank :: self.world_size]])
+        return own.copy()
+
+    # A loader with these two methods counts as resumable for Lightning. The order is derived, so nothing is stored.
     def state_dict(self) -> dict[str, Any]:
         return {}
 

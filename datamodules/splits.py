@@ -1,4 +1,4 @@
-"""Samples before they are loaded, and which of them go where: classes kept, splits taken, classes drawn evenly."""
+"""Samples before they are loaded; stratified and grouped splits; balanced sampling."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 from conf.errors import UserError, nearest
 
-# What the splits of a source may be called.
+# Names that a source may give its splits.
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 SPLIT_WORDS = {word: name for name, words in SPLIT_NAMES.items() for word in words}
 
@@ -16,23 +16,24 @@ class Samples(NamedTuple):
     """The samples of one split of a source."""
 
     items: Any
-    """What they are loaded from, indexable and with a length: paths, PIL images, rows of an array"""
+    """An indexable with a length: paths, PIL images, rows of an array"""
     labels: np.ndarray
     """int64 `[N]`"""
     files: Sequence[str]
-    """Names for people"""
+    """A name for each, for people"""
     groups: np.ndarray | None = None
-    """`[N]`: samples of equal value must not be parted, as images of one patient"""
+    """`[N]`: samples of one group, such as images of one patient, stay in one split"""
 
     def take(self, index: np.ndarray) -> "Samples":
         """The samples at some positions."""
         positions = index.tolist()
-        items, files = ([part[i] for i in positions] for part in (self.items, self.files))
+        items = [self.items[i] for i in positions]
+        files = [self.files[i] for i in positions]
         return Samples(items, self.labels[index], files, None if self.groups is None else self.groups[index])
 
 
 def by_split(whole: Samples, names: np.ndarray) -> dict[str, Samples]:
-    """The samples of each split that there is, by its name for each sample, str `[N]`."""
+    """Samples by split, from the split's name of each sample, str `[N]`."""
     positions = {name: np.flatnonzero(names == name) for name in SPLIT_NAMES}
     return {name: whole.take(index) for name, index in positions.items() if len(index)}
 
@@ -43,20 +44,20 @@ def keep_classes(
     """The samples of the classes `kept`, labelled by their position in it.
 
     Raises:
-        UserError: there is no class of that name, or it stands there twice.
+        UserError: a name is unknown or listed twice.
     """
     new = np.full(len(class_names), -1)
     for position, name in enumerate(kept):
         if name not in class_names:
             raise UserError(f"datamodule.classes: there is no class '{name}'; {nearest(name, class_names)}")
         if new[class_names.index(name)] >= 0:
-            raise UserError(f"datamodule.classes: '{name}' stands there twice; name it once")
+            raise UserError(f"datamodule.classes: '{name}' is listed twice; list it once")
         new[class_names.index(name)] = position
-    found = {}
+    remaining = {}
     for split, samples in splits.items():
         labels = new[samples.labels]
-        found[split] = samples._replace(labels=labels).take(np.flatnonzero(labels >= 0))
-    return found, list(kept)
+        remaining[split] = samples._replace(labels=labels).take(np.flatnonzero(labels >= 0))
+    return remaining, list(kept)
 
 
 def take_split(
@@ -65,10 +66,10 @@ def take_split(
     """Takes `fraction` of each class, as nearly as groups allow.
 
     Returns:
-        The positions that are kept and those that are taken, both ascending.
+        The positions that are kept and those that are taken, both in ascending order.
 
     Raises:
-        UserError: a class, or the groups, are too few to be parted.
+        UserError: a class has too few samples, or there are too few groups.
     """
     generator = np.random.default_rng(seed)
     taken = np.zeros(len(labels), bool)
@@ -78,7 +79,7 @@ def take_split(
         for name, members in zip(class_names, of_class, strict=True):
             if len(members) < 2:
                 raise UserError(
-                    f"class {name}: too few sound samples ({len(members)}) to split; add some, or name the splits"
+                    f"class {name}: too few samples ({len(members)}) to split; add some, or name the splits"
                 )
             count = min(max(1, round(len(members) * fraction)), len(members) - 1)
             taken[generator.permutation(members)[:count]] = True
@@ -86,21 +87,21 @@ def take_split(
         taken = _take_groups(labels, groups, fraction, generator, len(class_names))
         if missing := set(labels.tolist()) - set(labels[~taken].tolist()):
             name = class_names[min(missing)]
-            raise UserError(f"class {name}: all of it is in groups that are needed elsewhere; add groups to it")
+            raise UserError(f"class {name}: all its groups would leave the training split; add groups to it")
     return np.flatnonzero(~taken), np.flatnonzero(taken)
 
 
 def _take_groups(
     labels: np.ndarray, groups: np.ndarray, fraction: float, generator: np.random.Generator, num_classes: int
 ) -> np.ndarray:
-    """Goes through the groups in random order and takes each that brings the classes nearer to their wanted counts.
-    Groups that hold all of a class stay: it must be learned."""
+    """Takes groups in random order, each if it brings the class counts closer to the wanted ones. A group that holds
+    all training samples of a class is kept."""
     names, member = np.unique(groups, return_inverse=True)
     if len(names) < 2:
-        raise UserError("group: there is only one, which cannot be parted; name the splits instead")
+        raise UserError("group: there is only one, which cannot be split; name the splits instead")
     left = np.bincount(labels, minlength=num_classes).tolist()
     missing = [count * fraction for count in left]
-    # The classes of each group and their counts. Most groups hold few of many classes.
+    # The classes of each group and their counts, sparse: most groups hold few of many classes.
     pairs, counts = np.unique(member * num_classes + labels, return_counts=True)
     held: list[list[tuple[int, int]]] = [[] for _ in names]
     for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
@@ -120,8 +121,8 @@ def _take_groups(
 
 
 def balanced_order(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """As many positions as there are samples, in random order, with the same number of each class but for one. A class
-    with fewer members goes through all of them before it repeats one; of a larger one some wait for another epoch."""
+    """N positions in random order with equal class counts, plus or minus one. Small classes repeat samples, each only
+    after all others of its class; of large classes some samples are left to later epochs."""
     present = generator.permutation(np.unique(labels))
     drawn = []
     for i, label in enumerate(present):

@@ -1,4 +1,4 @@
-"""A classification dataset of torchvision by its name: CIFAR10, MNIST, SVHN, Flowers102, …"""
+"""Classification datasets of torchvision by name: CIFAR10, MNIST, Flowers102, …"""
 
 import inspect
 from collections import Counter
@@ -16,7 +16,7 @@ from conf.files import file_lock, make_output
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.splits import Samples
 
-# The words that torchvision's constructors use for their splits.
+# How torchvision's constructors call their splits.
 SPLIT_WORDS = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}
 
 
@@ -37,12 +37,12 @@ class _Items:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class TorchvisionDataModule(ImageDataModule):
-    """Official splits are kept.
+    """A dataset of torchvision, with its official splits.
 
     Args:
         dataset: the name of a class in `torchvision.datasets` whose samples are (image, class).
-        root: where its files lie.
-        download: fetches them first, if they are not there.
+        root: the folder of its files.
+        download: downloads them if they are missing.
     """
 
     dataset: str
@@ -50,7 +50,7 @@ class TorchvisionDataModule(ImageDataModule):
     download: bool
 
     def prepare_data(self) -> None:
-        """Downloads what is not there yet, one process after another: torchrun starts all ranks at once."""
+        """Downloads missing files, one process at a time: torchrun starts all ranks at once."""
         if self.download:
             make_output(Path(self.root), "datamodule.root")
             with file_lock(Path(self.root) / ".download.lock"):
@@ -61,27 +61,27 @@ class TorchvisionDataModule(ImageDataModule):
         for name, dataset in self._official_splits(download=False).items():
             labels = _labels(dataset)
             if labels is None:
-                raise UserError(f"datamodule.dataset: {self.dataset} has not one class an image; choose another")
+                raise UserError(f"datamodule.dataset: {self.dataset} does not have one class per image; choose another")
             files = [f"{self.dataset}/{name}/{i:05d}" for i in range(len(dataset))]
             splits[name] = Samples(_Items(dataset), labels, files)
             names = names or getattr(dataset, "classes", None)
         count = 1 + max(int(samples.labels.max()) for samples in splits.values())
-        # Imagenette gives a class several names, and ImageNet two classes the same first one.
+        # Imagenette's classes have several names, and two classes of ImageNet share their first name.
         firsts = [str(name[0] if isinstance(name, tuple) else name) for name in names or range(count)]
         twice = {name for name, times in Counter(firsts).items() if times > 1}
         return splits, [f"{name} {label}" if name in twice else name for label, name in enumerate(firsts)]
 
     def _official_splits(self, download: bool) -> dict[str, Any]:
-        """The dataset's splits by our names for them."""
-        found = getattr(torchvision.datasets, self.dataset, None)
-        if not inspect.isclass(found):
+        """The dataset's splits as train, val and test."""
+        member = getattr(torchvision.datasets, self.dataset, None)
+        if not inspect.isclass(member):
             hint = nearest(self.dataset, torchvision.datasets.__all__)
             raise UserError(f"datamodule.dataset: torchvision has no {self.dataset}; {hint}")
-        constructor: Any = found
+        constructor: Any = member
         parameters = inspect.signature(constructor).parameters
-        needed = {name for name, each in parameters.items() if each.default is each.empty}
+        needed = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
         if needed - {"root", "split", "kwargs"}:
-            problem = f"{self.dataset} is no set of labelled images that Litmus can read"
+            problem = f"{self.dataset} is not a dataset of labelled images"
             raise UserError(f"datamodule.dataset: {problem}; choose another, or use an image folder")
         options: dict[str, Any] = {"download": True} if download else {}
         try:
@@ -94,7 +94,7 @@ class TorchvisionDataModule(ImageDataModule):
             for name, words in SPLIT_WORDS.items():
                 for word in words:
                     if name not in splits and "split" in parameters:
-                        with suppress(ValueError):  # torchvision's answer to a word that it does not know
+                        with suppress(ValueError):  # torchvision does not know the word
                             splits[name] = constructor(self.root, split=word, **options)
         except (RuntimeError, OSError) as error:
             problem = str(error).splitlines()[0].rstrip(".")
@@ -106,13 +106,13 @@ class TorchvisionDataModule(ImageDataModule):
 
 
 def _labels(dataset: Any) -> np.ndarray | None:
-    """int64 `[N]`, from the table that most datasets hold; else sample by sample. None: they are no classes."""
+    """int64 `[N]`, from the attribute that most datasets have, else sample by sample. None: they are not classes."""
     tables = (getattr(dataset, attribute, None) for attribute in ("targets", "labels", "_labels"))
-    found = next((table for table in tables if table is not None), None)
-    if found is None:
-        found = [dataset[i][1] for i in range(len(dataset))]
+    targets = next((table for table in tables if table is not None), None)
+    if targets is None:
+        targets = [dataset[i][1] for i in range(len(dataset))]
     try:
-        labels = np.asarray(found, np.int64)
+        labels = np.asarray(targets, np.int64)
     except (TypeError, ValueError):  # boxes, words, images
         return None
     return labels if labels.ndim == 1 else None

@@ -113,6 +113,15 @@ def process() -> Command:
     return process
 
 
+def error_line(code: object, stderr: str) -> str:
+    """The one line of a refused command, without `error: `."""
+    assert code == 2
+    assert stderr.startswith("error: ") and stderr.count("\n") == 1 and stderr.endswith("\n"), stderr
+    line = stderr.removeprefix("error: ").removesuffix("\n")
+    assert not line.endswith(("choose from ", "; ", ": ")), "there is a fix"
+    return line
+
+
 def inputs_of(datamodule: DataModule, split: str) -> torch.Tensor:
     """The stored samples of a split, in order."""
     return torch.cat([inputs for inputs, _ in datamodule.batches(split)])

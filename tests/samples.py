@@ -1,7 +1,6 @@
 """Images, data modules, networks and evaluations for tests."""
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,8 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
-from torch import Tensor
 
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.image_folder import ImageFolderDataModule
@@ -19,51 +16,6 @@ from lit_modules.evaluation.evaluation import Evaluation
 from lit_modules.evaluation.predictions import Predictions
 from lit_modules.networks.cnn import CNN
 from tests.conftest import PLAIN
-
-EDGES = (0.0, 0.2, 0.5, 0.8, 1 - 2**-24)
-
-
-def numbers(samples: int, draws: int) -> Tensor:
-    """Uniform numbers from NumPy, including both ends of the range."""
-    drawn = torch.from_numpy(np.random.default_rng(1).random((samples, draws), np.float32))
-    drawn[0], drawn[1] = EDGES[0], EDGES[-1]
-    return drawn
-
-
-FIELD = 64
-
-SIDE = 32
-
-
-@cache
-def photographs() -> list[Image.Image]:
-    """64 different images of 32×32: crops of two photographs.
-
-    Crops with little detail are left out, since a compressed copy of one is not recognizable.
-    """
-    fields = []
-    for photograph in load_sample_images().images:
-        height, width = (side // FIELD for side in photograph.shape[:2])
-        for number in range(height * width):
-            y, x = number // width * FIELD, number % width * FIELD
-            field = Image.fromarray(photograph[y : y + FIELD, x : x + FIELD]).resize((SIDE, SIDE))
-            if np.std(np.diff(np.asarray(field.convert("L")).astype(float))) > 4:
-                fields.append(field)
-    return fields
-
-
-# NumPy operations on [H, W] that undo each EXIF orientation; EXIF 2.32, tag 0x0112.
-UPRIGHT = {
-    1: lambda a: a,
-    2: np.fliplr,
-    3: lambda a: np.rot90(a, 2),
-    4: np.flipud,
-    5: np.transpose,
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(a, 2).T,
-    8: lambda a: np.rot90(a, 1),
-}
-
 
 CLASSES = ["ant", "bee", "cat"]
 

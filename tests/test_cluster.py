@@ -156,7 +156,7 @@ def test_job_killed_before_its_first_checkpoint_starts_over(
 ) -> None:
     with run_folder.claim(tmp_path / "run", configure(*TINY)):
         pass
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(UserError, match="already contains a run"):
         run(*TINY)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert (run(*TINY) / "summary.json").is_file()
@@ -165,5 +165,5 @@ def test_job_killed_before_its_first_checkpoint_starts_over(
 def test_ranks_with_different_checkpoints_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     rank = SimpleNamespace(world_size=2, global_rank=1, global_step=0, strategy=SimpleNamespace(broadcast=lambda _: 7))
     monkeypatch.setattr(LitClassifier, "trainer", rank)
-    with pytest.raises(UserError, match=r"^logs_dir: rank 1 begins at step 0, the first one at 7; "):
+    with pytest.raises(UserError, match=r"^logs_dir: rank 1 starts at step 0, rank 0 at step 7; "):
         LitClassifier.on_train_start(LitClassifier.__new__(LitClassifier))

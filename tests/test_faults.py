@@ -3,7 +3,6 @@
 import os
 import pickle
 import random
-import re
 import resource
 import shutil
 import signal
@@ -63,7 +62,7 @@ def test_run_that_diverges_late_keeps_its_checkpoints(
     before = load(folder, "last.ckpt")
     step = LitClassifier.training_step
     monkeypatch.setattr(LitClassifier, "training_step", lambda *arguments: step(*arguments) * float("nan"))
-    with pytest.raises(UserError, match=r"epoch=000\.ckpt is sound"):
+    with pytest.raises(UserError, match=r"epoch=000\.ckpt is valid"):
         run(f"run={folder}", "trainer.max_epochs=3", "callbacks.mid_epoch_checkpoint.every_n_steps=1")
     assert_same(before["state_dict"], load(folder, "last.ckpt")["state_dict"])
 
@@ -121,11 +120,11 @@ def test_damaged_checkpoint_is_skipped_and_named(
 
     run(f"run={damaged}")
 
-    assert re.search(rf"(passed over|skipped) {damaged}/checkpoints/last.ckpt", capsys.readouterr().err)
+    assert f"skipped {damaged}/checkpoints/last.ckpt" in capsys.readouterr().err
     assert_same_runs(damaged, three_epochs)
     for checkpoint in (damaged / "checkpoints").glob("epoch=*.ckpt"):
         damage(checkpoint, how)
-    with pytest.raises(UserError, match=r"no (readable )?checkpoint"):
+    with pytest.raises(UserError, match="no readable checkpoint"):
         run(f"run={damaged}")
     assert not (tmp_path / "sprung").exists()
 
@@ -152,7 +151,7 @@ def test_moved_run_resumes_and_keeps_its_best_score(run: Callable[..., Path]) ->
 def test_folder_of_another_run_is_rejected(run: Callable[..., Path]) -> None:
     folder = run(*TINY)
     written = (folder / "config.yaml").read_text()
-    with pytest.raises(UserError, match=r"^run_dir: .* holds a run already; go on with it by run="):
+    with pytest.raises(UserError, match=r"^run_dir: .* already contains a run; resume it with run="):
         run(*TINY, "seed=5", f"run_dir={folder}")
     assert (folder / "config.yaml").read_text() == written
 

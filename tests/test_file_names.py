@@ -51,7 +51,7 @@ def test_every_task_accepts_a_name_that_is_not_utf_8(
 
     run(*choices, *source, "task=inspect", f"output={tmp_path / 'inspected'}")
     inspection = json.loads((tmp_path / "inspected" / "inspection.json").read_text(encoding="utf-8"))
-    assert inspection["damaged"] == [{"file": f"train/dark/{NAME}", "reason": "not an image that Pillow reads"}]
+    assert inspection["unreadable"] == [{"file": f"train/dark/{NAME}", "reason": "not an image that Pillow reads"}]
     console.flush()
     shown = console.buffer.getvalue()  # type: ignore[attr-defined]
     assert b"train/dark/??.png" in shown and b"test/light/??.png" in shown

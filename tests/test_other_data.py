@@ -78,7 +78,7 @@ def test_unknown_class_is_named(run: Callable[..., Path], trained_run: Path, tmp
 def test_training_on_a_test_split_alone_is_rejected(run: Callable[..., Path], tmp_path: Path) -> None:
     for name in ("dark", "light"):
         write_images(tmp_path / "other" / "test" / name, 3, level=190)
-    with pytest.raises(UserError, match=r"^datamodule.root: holds no training split, only one to test on; "):
+    with pytest.raises(UserError, match=r"^datamodule.root: holds no training split, only a test split; "):
         run(*CHOICES, f"datamodule.root={tmp_path / 'other'}")
 
 
@@ -87,5 +87,5 @@ def test_samples_of_another_shape_are_rejected(run: Callable[..., Path], tmp_pat
         inputs = np.random.default_rng(0).random((60, 3, length), np.float32)
         np.savez(tmp_path / f"{name}.npz", inputs=inputs, labels=np.arange(60) % 2)
     folder = run("datamodule=arrays", f"datamodule.root={tmp_path / 'one.npz'}", *TINY)
-    with pytest.raises(UserError, match=r"^datamodule.root: samples of 3×21, where the run learned from 3×20; "):
+    with pytest.raises(UserError, match=r"^datamodule.root: samples of 3×21, but the run was trained on 3×20; "):
         run(f"run={folder}", "task=test", f"datamodule.root={tmp_path / 'other.npz'}")

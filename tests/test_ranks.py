@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 from datamodules.loader import BatchLoader
 from datamodules.storage.inputs import InMemory, Split
 from lit_modules.evaluation.scores import Scores
-from lit_modules.optim.losses import shares
+from lit_modules.optim.losses import loss_denominator
 from tests.conftest import TINY, Command
 
 SIZES = range(1, 18)
@@ -29,7 +29,7 @@ def split_of(samples: int) -> Split:
 
 
 def score(samples: int, rank: int, world_size: int) -> dict[str, list[float]]:
-    scores = Scores(CLASSES, partial(shares, torch.nn.CrossEntropyLoss()))
+    scores = Scores(CLASSES, partial(loss_denominator, torch.nn.CrossEntropyLoss()))
     for batch in BatchLoader(split_of(samples), 4, rank=rank, world_size=world_size):
         if len(batch.labels):
             loss = torch.nn.functional.cross_entropy(batch.inputs, batch.labels)
@@ -63,7 +63,7 @@ def summary(folder: Path) -> dict[str, float]:
 
 
 def test_two_ranks_train_as_one_in_one_folder(command: Command, process: Command, tmp_path: Path) -> None:
-    # 1151 samples in batches of 100: the last one has 51, so that the ranks' shares differ.
+    # 1151 samples in batches of 100: the last one has 51, so that the ranks' shards differ.
     choices = [*TINY, "trainer.max_epochs=2", "datamodule.batch_size=100", "lit_module.net.norm=none"]
     choices += ["callbacks=[default,ema]", "callbacks.ema.decay=0.5"]  # it copies the module
     one = command(*choices, f"run_dir={tmp_path / 'one'}")

@@ -1,1 +1,1 @@
-"""Random changes and mixtures of a batch of images, drawn from (seed, epoch, sample)."""
+"""Batched augmentations, Mixup and CutMix, with random numbers from (seed, epoch, sample)."""

@@ -1,7 +1,7 @@
-"""Random changes of a batch of images, on its device, drawn from (seed, epoch, sample) and from nothing else.
+"""Augmentation of image batches on their device, reproducible from (seed, epoch, sample).
 
-An augmentation is a pure function of images and uniform numbers: it states how many numbers it needs an image
-(`draws`) and gets them as `[N, draws]`. So its outcome does not depend on batch size, workers, ranks, or the past.
+An augmentation is a pure function of images and uniform random numbers: it declares how many numbers it needs per image
+(`draws`) and receives them as `[N, draws]`. Its result does not depend on batch size, workers, ranks or earlier calls.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +12,12 @@ from torch import Tensor
 
 
 class Augmentation(Protocol):
-    """Float images `[N, C, H, W]` in [0, 1] and uniform numbers `[N, draws]` in [0, 1) → images of that shape.
+    """Changes images by uniform random numbers.
 
-    One whose numbers are not drawn anew each epoch has a method `numbers(index, seed, epoch)` that gives them."""
+    Float images `[N, C, H, W]` in [0, 1], uniform numbers `[N, draws]` in [0, 1) → images of the same shape.
+
+    An optional method `numbers(index, seed, epoch)` returns the numbers `[N, draws]` in place of `uniform`.
+    """
 
     draws: int
 
@@ -22,20 +25,27 @@ class Augmentation(Protocol):
 
 
 def augment(images: Tensor, index: Tensor, seed: int, epoch: int, augmentations: Sequence[Augmentation]) -> Tensor:
-    """Applies the augmentations one after another to images `[N, C, H, W]` with positions `index` `[N]`."""
+    """Applies the augmentations in order.
+
+    Args:
+        images: float `[N, C, H, W]` in [0, 1].
+        index: positions of the samples in the dataset, int64 `[N]`.
+    """
     draws = [augmentation.draws for augmentation in augmentations]
     parts = uniform(index, seed, epoch, sum(draws)).split(draws, dim=1)
     for augmentation, part in zip(augmentations, parts, strict=True):
-        own = getattr(augmentation, "numbers", None)
-        images = augmentation(images, own(index, seed, epoch) if own else part)
+        if hasattr(augmentation, "numbers"):
+            part = augmentation.numbers(index, seed, epoch)
+        images = augmentation(images, part)
     return images
 
 
 def uniform(index: Tensor, seed: int, epoch: int, draws: int) -> Tensor:
-    """Uniform numbers for each sample: a hash of (seed, epoch, index, draw), float32 `[N, draws]` in [0, 1).
+    """Counter-based uniform random numbers, float32 `[N, draws]` in [0, 1).
 
-    Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014): each input is added to the state
-    and mixed. Integer operations only, so that CPU and CUDA give the same bits.
+    Each is a hash of (seed, epoch, index, draw): SplitMix64 of Steele, Lea and Flood, "Fast splittable pseudorandom
+    number generators" (2014): each input is added to the state, which is then mixed. Integer operations only, so that
+    CPU and CUDA give the same bits.
     """
     state = _mix(_mix(torch.tensor(seed)) + epoch)
     state = _mix(_mix(index + state)[:, None] + torch.arange(draws, device=index.device))
@@ -43,7 +53,7 @@ def uniform(index: Tensor, seed: int, epoch: int, draws: int) -> Tensor:
 
 
 def _mix(state: Tensor) -> Tensor:
-    """The finaliser of splitmix64 on int64, whose products wrap; `>>` is arithmetic, hence the masks."""
+    """Finalizer of SplitMix64 on int64; the masks make `>>` a logical shift."""
     state = state + (0x9E3779B97F4A7C15 - 2**64)
     state = (state ^ ((state >> 30) & (2**34 - 1))) * (0xBF58476D1CE4E5B9 - 2**64)
     state = (state ^ ((state >> 27) & (2**37 - 1))) * (0x94D049BB133111EB - 2**64)
@@ -51,10 +61,13 @@ def _mix(state: Tensor) -> Tensor:
 
 
 class PerSample:
-    """Any transform of images `[C, H, W]`, such as those of `torchvision.transforms.v2`, one image at a time.
+    """Applies a transform of single images to each image.
 
-    It draws from torch's global generator, so that one is seeded for each image and put back afterwards. Slower
-    than the batched classes above, and on CUDA it waits for the device.
+    It uses torch's global generator, which is seeded for each image and restored afterwards. Slower than the batched
+    augmentations; synchronizes on CUDA.
+
+    Args:
+        transform: of images `[C, H, W]`, such as one of `torchvision.transforms.v2`.
     """
 
     draws = 1
@@ -63,14 +76,14 @@ class PerSample:
         self.transform = transform
 
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
-        changed = []
+        outputs = []
         with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
             for image, seed in zip(images, (uniform[:, 0] * 2**24).long().tolist(), strict=True):
                 torch.manual_seed(seed)
-                changed.append(self.transform(image))
-        return torch.stack(changed) if changed else images
+                outputs.append(self.transform(image))
+        return torch.stack(outputs) if outputs else images
 
 
 def as_augmentation(transform: Any) -> Augmentation:
-    """An augmentation as it is; any other transform of one image wrapped in `PerSample`."""
+    """Wraps a transform of single images in `PerSample`; returns an augmentation unchanged."""
     return transform if hasattr(transform, "draws") else PerSample(transform)

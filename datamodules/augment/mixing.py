@@ -1,26 +1,30 @@
-"""Mixtures of two images, in parts or in boxes, and of their classes.
+"""Mixup and CutMix, and the soft targets of mixed images.
 
-A mixing, like an augmentation, is a pure function of images and uniform numbers (`draws` an image), on any device.
+A mixing, like an augmentation, is a pure function of images and uniform numbers (`draws` per image), on any device.
 """
 
 import math
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from scipy.special import betaincinv
 from torch import Tensor
 
-from conf.errors import UserError
 from datamodules.augment.transforms import box
 
-# An interpolated distribution function is off by at most one part in so many.
+# Cells of the quantile table: the error of an interpolated number is at most 1 / CELLS in probability.
 CELLS = 2**14
+Alpha = Annotated[float, Interval(gt=0, lt=math.inf)]
 
 
 class Mixing(Protocol):
-    """Float images and their partners `[N, C, *spatial]`, and uniform numbers `[N, draws]` in [0, 1) → mixtures
-    `[N, C, *spatial]`, and the share `[N]` in [0, 1] that the first image has in each."""
+    """Mixes each image with its partner.
+
+    Float images and partners `[N, C, *spatial]`, uniform numbers `[N, draws]` in [0, 1) → mixed images, lambda.
+    Lambda `[N]` in [0, 1] is the weight of the first image in each mixed image `[N, C, *spatial]`.
+    """
 
     draws: int
 
@@ -28,56 +32,60 @@ class Mixing(Protocol):
 
 
 class Mixup:
-    """The weighted mean of two images; weights from Beta(alpha, alpha). Zhang et al., arXiv:1710.09412."""
+    """Mixup: weighted mean of two images, lambda from Beta(alpha, alpha). Zhang et al., arXiv:1710.09412."""
 
     draws = 1
 
-    def __init__(self, alpha: float) -> None:
+    def __init__(self, alpha: Alpha) -> None:
         self.beta = Beta(alpha)
 
     def __call__(self, images: Tensor, partners: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        share = self.beta(uniform[:, 0])
-        return torch.lerp(partners, images, share.view(-1, *[1] * (images.ndim - 1))), share
+        lam = self.beta(uniform[:, 0])
+        return torch.lerp(partners, images, lam.view(-1, *[1] * (images.ndim - 1))), lam
 
 
 class CutMix:
-    """A box of the partner pasted over an image of one to three axes. Yun et al., arXiv:1905.04899.
+    """CutMix: pastes a box of the partner into the image. Yun et al., arXiv:1905.04899.
 
-    Before it is clipped at the border, the box has a part of the image from Beta(alpha, alpha) and its proportions.
-    The share is what the image keeps, to the pixel.
+    Images have one to three spatial axes. The box has the aspect ratio of the image. The fraction of the image that it
+    covers, before clipping at the border, is from Beta(alpha, alpha). Lambda is the exact fraction of pixels that the
+    image keeps.
     """
 
-    draws = 4  # the part, and a centre on each of at most three axes
+    draws = 4  # the size, and the centre along each of at most three axes
 
-    def __init__(self, alpha: float) -> None:
+    def __init__(self, alpha: Alpha) -> None:
         self.beta = Beta(alpha)
 
     def __call__(self, images: Tensor, partners: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         shape = images.shape[2:]
-        part = self.beta(uniform[:, 0]) ** (1 / len(shape))  # of each axis
-        inside = box(uniform[:, 1:], shape, [(part * length).long() for length in shape])  # [N, 1, *spatial]
-        return torch.where(inside, partners, images), 1 - inside.flatten(1).sum(1) / math.prod(shape)
+        ratio = self.beta(uniform[:, 0]) ** (1 / len(shape))  # along each axis
+        inside = box(uniform[:, 1:], shape, [(ratio * length).long() for length in shape])  # [N, 1, *spatial]
+        lam = 1 - inside.flatten(1).sum(1) / math.prod(shape)
+        return torch.where(inside, partners, images), lam
 
 
 class Beta:
-    """Beta(alpha, alpha) from a uniform number, by a table of the inverse of its distribution function."""
+    """Samples Beta(alpha, alpha) from uniform numbers, by a table of its quantile function."""
 
-    def __init__(self, alpha: float) -> None:
-        if not 0 < alpha < math.inf:
-            raise UserError(f"alpha: must be a number above 0, not {alpha}; leave the mixing out instead")
+    def __init__(self, alpha: Alpha) -> None:
         quantiles = betaincinv(alpha, alpha, np.linspace(0, 1, CELLS + 1))
         self.table = torch.from_numpy(quantiles.astype(np.float32))
 
     def __call__(self, uniform: Tensor) -> Tensor:
-        """Uniform numbers in [0, 1), of any shape → numbers in [0, 1] of that shape."""
+        """Uniform numbers in [0, 1) of any shape → quantiles in [0, 1] of that shape."""
         self.table = self.table.to(uniform.device, non_blocking=True)
         position = uniform * CELLS
         cell = position.long()
         return torch.lerp(self.table[cell], self.table[cell + 1], position - cell)
 
 
-def soft_targets(labels: Tensor, partner_labels: Tensor, share: Tensor, num_classes: int) -> Tensor:
-    """The classes of mixtures: float32 `[N, num_classes]`, from int64 `[N]` twice and the first's share `[N]`."""
+def soft_targets(labels: Tensor, partner_labels: Tensor, lam: Tensor, num_classes: int) -> Tensor:
+    """Class probabilities of mixed images.
+
+    Labels of images and of partners, int64 `[N]`, lambda `[N]` → float32 `[N, num_classes]`.
+    """
     classes = torch.arange(num_classes, device=labels.device)
-    first, second = ((each[:, None] == classes).float() for each in (labels, partner_labels))
-    return torch.lerp(second, first, share[:, None])
+    one_hot = (labels[:, None] == classes).float()
+    partner_one_hot = (partner_labels[:, None] == classes).float()
+    return torch.lerp(partner_one_hot, one_hot, lam[:, None])

@@ -1,4 +1,4 @@
-"""What a collection of samples is made of, and what is wrong with it: told before anything is learned from it."""
+"""Inspects a dataset before training: counts, sizes, unreadable files and duplicates."""
 
 import hashlib
 import json
@@ -11,75 +11,78 @@ from typing import Any
 import numpy as np
 
 from conf.files import make_output, write_text
-from datamodules.datamodule import DataModule, Found
+from datamodules.datamodule import DataModule, Inspected
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.inspection.duplicates import (
     FREQUENCIES,
-    LEAST,
-    candidates,
-    connected,
-    hashes,
-    likeness,
-    same,
+    MIN_SIMILARITY,
+    candidate_pairs,
+    connected_groups,
+    group_equal,
+    perceptual_hashes,
+    similarity,
     spectrum,
 )
 from datamodules.inspection.report import draw_sheet, print_report
 from datamodules.storage.cache import CachedImages
 from datamodules.storage.decode import ImageSpec, decode_all, digests
-from datamodules.storage.image_header import Header, headers
+from datamodules.storage.image_header import ImageHeader, read_headers
 from datamodules.storage.memory import free_memory
 from datamodules.storage.worker_pool import Workers, chunks, cores, progress
 
 Report = dict[str, Any]
 
-# Bytes of samples that are looked at together.
-TOGETHER = 2**22
+# Bytes of samples read at once.
+BATCH_BYTES = 2**22
 # Images whose decoding is timed.
-TIMED = 500
-COMMONEST = 5
+NUM_TIMED = 500
+# Image sizes listed.
+NUM_SIZES = 5
 
 
 def inspect(datamodule: DataModule, output: Path) -> None:
-    """Writes `inspection.json` and, of images, `contact_sheet.png` into the folder `output`, and prints the first.
+    """Writes `inspection.json`, for images `contact_sheet.png` too, and prints the report.
 
     Args:
         datamodule: after `setup("inspect")`.
+        output: the folder to write to.
 
     Raises:
         UserError: the folder cannot be written.
     """
     make_output(output)
-    found = datamodule.found
-    report = _content(datamodule, found)
+    data = datamodule.inspected
+    report = _samples_report(datamodule, data)
     if isinstance(datamodule, ImageDataModule):
-        report |= _files(datamodule, found)
-    report["damaged"] = [{"file": found.files[i], "reason": found.loaded.bad[i]} for i in sorted(found.loaded.bad)]
-    report["duplicates"] = _duplicates(datamodule, found)
+        report |= _files_report(datamodule, data)
+    bad = data.loaded.bad
+    report["unreadable"] = [{"file": data.files[i], "reason": bad[i]} for i in sorted(bad)]
+    report["duplicates"] = _duplicates_report(datamodule, data)
     write_text(output / "inspection.json", json.dumps(report, indent=2) + "\n")
     if isinstance(datamodule, ImageDataModule):
-        draw_sheet(found.splits, datamodule.class_names, output / "contact_sheet.png")
+        draw_sheet(data.splits, datamodule.class_names, output / "contact_sheet.png")
     print_report(report, output)
 
 
-def _content(datamodule: DataModule, found: Found) -> Report:
-    """What is counted and measured of samples as a network gets them."""
+def _samples_report(datamodule: DataModule, data: Inspected) -> Report:
+    """Counts and statistics of the decoded samples."""
     names = datamodule.class_names
     counts = {
         split: np.bincount(samples.labels.numpy(), minlength=len(names)).tolist()
-        for split, samples in found.splits.items()
+        for split, samples in data.splits.items()
     }
     train = counts["train"]
+    classes: dict[str, Report] = {}
+    for label, name in enumerate(names):
+        classes[name] = {split: split_counts[label] for split, split_counts in counts.items()}
+        # As of lit_module.class_weights=auto.
+        classes[name]["weight"] = sum(train) / (len(names) * train[label]) if train[label] else None
     largest, smallest = int(np.argmax(train)), int(np.argmin(train))
     mean, std = datamodule.mean_std
-    inputs = found.loaded.inputs
+    inputs = data.loaded.inputs
     return {
-        "splits": {split: sum(each) for split, each in counts.items()},
-        "classes": {
-            name: {split: each[label] for split, each in counts.items()}
-            # That of lit_module.class_weights=auto
-            | {"weight": sum(train) / (len(names) * train[label]) if train[label] else None}
-            for label, name in enumerate(names)
-        },
+        "splits": {split: sum(split_counts) for split, split_counts in counts.items()},
+        "classes": classes,
         "imbalance": {
             "largest": names[largest],
             "smallest": names[smallest],
@@ -87,144 +90,160 @@ def _content(datamodule: DataModule, found: Found) -> Report:
         },
         "input": {"shape": list(inputs.shape), "mean": mean, "std": std},
         "decoded": {
-            "bytes": inputs.sample_bytes * len(found.files),
+            "bytes": inputs.sample_bytes * len(data.files),
             "free_memory": free_memory(),
-            "store": str(inputs.folder) if isinstance(inputs, CachedImages) else None,
+            "cache_entry": str(inputs.folder) if isinstance(inputs, CachedImages) else None,
         },
     }
 
 
-def _files(datamodule: ImageDataModule, found: Found) -> Report:
-    """What images are before they are brought to one form, and how long that takes."""
-    items = found.items
+def _files_report(datamodule: ImageDataModule, data: Inspected) -> Report:
+    """Sizes, modes, formats and decoding time of the image files."""
+    items = data.items
     with Workers(datamodule.num_workers, items) as workers:
-        looks = progress(workers.map(headers, chunks(items)), len(items), "looking at headers", len)
-        each = [header for part in looks for header in part]
-        processes = workers.count
-    known = [header for i, header in enumerate(each) if isinstance(header, Header) and i not in found.loaded.bad]
-    sizes = Counter((header.height, header.width) for header in known)
-    timed = [items[i] for i in np.unique(np.linspace(0, len(items) - 1, TIMED).astype(int)).tolist()]
-    channels, height, width = found.loaded.inputs.shape
+        parts = progress(workers.map(read_headers, chunks(items)), len(items), "reading headers", len)
+        headers = [header for part in parts for header in part]
+        num_processes = min(workers.count, cores())
+    readable = [
+        header for i, header in enumerate(headers) if isinstance(header, ImageHeader) and i not in data.loaded.bad
+    ]
+    sizes = Counter((header.height, header.width) for header in readable).most_common(NUM_SIZES)
+    timed = [items[i] for i in np.unique(np.linspace(0, len(items) - 1, NUM_TIMED).astype(int)).tolist()]
+    channels, height, width = data.loaded.inputs.shape
     began = time.perf_counter()
     decode_all(timed, ImageSpec(channels, (height, width), datamodule.resize, datamodule.jpeg_draft))
     seconds = (time.perf_counter() - began) / len(timed)
     return {
         "sizes": {
-            "height": _spread([header.height for header in known]),
-            "width": _spread([header.width for header in known]),
-            "commonest": [
-                {"height": size[0], "width": size[1], "images": count} for size, count in sizes.most_common(COMMONEST)
-            ],
+            "height": _range_of([header.height for header in readable]),
+            "width": _range_of([header.width for header in readable]),
+            "most_common": [{"height": size[0], "width": size[1], "count": count} for size, count in sizes],
         },
-        "modes": dict(Counter(header.mode for header in known).most_common()),
-        "formats": dict(Counter(header.format or "in memory" for header in known).most_common()),
+        "modes": dict(Counter(header.mode for header in readable).most_common()),
+        "formats": dict(Counter(header.format or "in memory" for header in readable).most_common()),
         "decoding": {
             "seconds_per_image": seconds,  # on one core
-            "timed": len(timed),
-            "seconds": seconds * len(items) / min(processes, cores()),  # of all, by all processes
+            "num_timed": len(timed),
+            "total_seconds": seconds * len(items) / num_processes,
         },
     }
 
 
-def _spread(values: Sequence[int]) -> dict[str, float]:
-    return {"min": min(values), "median": float(np.median(values)), "max": max(values)} if values else {}
+def _range_of(values: Sequence[int]) -> dict[str, float]:
+    if not values:
+        return {}
+    return {"min": min(values), "median": float(np.median(values)), "max": max(values)}
 
 
-def _duplicates(datamodule: DataModule, found: Found) -> Report:
-    """Groups of the same samples, and groups of images that are nearly the same."""
-    rows = np.sort(np.concatenate([samples.rows for samples in found.splits.values()]))
-    shape = found.loaded.inputs.shape
+def _duplicates_report(datamodule: DataModule, data: Inspected) -> Report:
+    """Groups of exact and, among images of at least 16 × 16, near duplicates."""
+    rows = np.sort(np.concatenate([samples.rows for samples in data.splits.values()]))
+    shape = data.loaded.inputs.shape
     comparable = isinstance(datamodule, ImageDataModule) and min(shape[1:]) >= FREQUENCIES
-    contents, perceptual = _numbers(found, rows, comparable)
-    describe = _describer(datamodule, found)
-    exact = [rows[group].tolist() for group in same(contents)]
-    twins = {group[0]: group for group in exact}
+    sample_digests, hashes = _digests_and_hashes(data, rows, comparable)
+    describe = _describer(datamodule, data)
+    exact = [rows[group].tolist() for group in group_equal(sample_digests)]
     report: Report = {
-        "exact": [describe(group) | {"byte_identical": _byte_identical(found, group)} for group in exact],
-        "near": None,  # not looked for
-        "near_complete": None,
+        "exact": [describe(group) | {"byte_identical": _byte_identical(data, group)} for group in exact],
+        "near": None,  # not searched
+        "near_search_complete": None,
     }
     if comparable:
-        repeated = np.isin(rows, [row for group in exact for row in group[1:]])
-        pairs, values, report["near_complete"] = _near(found, rows[~repeated], perceptual[~repeated])
-        least: dict[int, float] = {}
-        groups = connected(pairs)
-        home = {row: number for number, group in enumerate(groups) for row in group}
-        for (first, _), value in zip(pairs.tolist(), values.tolist(), strict=True):
-            least[home[first]] = min(value, least.get(home[first], 1.0))
-        report["near"] = [
-            describe(sorted(each for row in group for each in twins.get(row, [row]))) | {"likeness": least[number]}
-            for number, group in enumerate(groups)
-        ]
+        # Of each group of exact duplicates, one is compared.
+        is_copy = np.isin(rows, [row for group in exact for row in group[1:]])
+        pairs, values, report["near_search_complete"] = _near_pairs(data, rows[~is_copy], hashes[~is_copy])
+        copies = {group[0]: group for group in exact}
+        report["near"] = []
+        for group, least_similar in _near_groups(pairs, values):
+            members = sorted(member for row in group for member in copies.get(row, [row]))
+            report["near"].append(describe(members) | {"similarity": least_similar})
     return report
 
 
-def _numbers(found: Found, rows: np.ndarray, comparable: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The digest of each sample and its hash, uint64 `[N]`, where these are needed."""
-    known = found.loaded.digests
-    contents = np.empty(len(rows), np.uint64) if known is None else known[rows]
-    perceptual = np.empty(len(rows) if comparable else 0, np.uint64)
-    if known is None or comparable:
-        parts = _parts(rows, found.loaded.inputs.sample_bytes)
-        samples = progress(found.loaded.inputs.read(parts), len(rows), "looking for duplicates", len)
-        done = 0
-        for part in samples:
-            here = slice(done, done + len(part))
-            if known is None:
-                contents[here] = digests(part.numpy())
-            if comparable:
-                perceptual[here] = hashes(spectrum(part.numpy()))
-            done = here.stop
-    return contents, perceptual
+def _digests_and_hashes(data: Inspected, rows: np.ndarray, comparable: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Digests and perceptual hashes of samples, uint64 `[N]` each; no hashes unless `comparable`."""
+    known = data.loaded.digests
+    sample_digests = np.empty(len(rows), np.uint64) if known is None else known[rows]
+    hashes = np.empty(len(rows) if comparable else 0, np.uint64)
+    if known is not None and not comparable:
+        return sample_digests, hashes
+    batches = data.loaded.inputs.read(_in_batches(rows, data.loaded.inputs.sample_bytes))
+    start = 0
+    for batch in progress(batches, len(rows), "hashing samples", len):
+        pixels = batch.numpy()
+        stop = start + len(pixels)
+        if known is None:
+            sample_digests[start:stop] = digests(pixels)
+        if comparable:
+            hashes[start:stop] = perceptual_hashes(spectrum(pixels))
+        start = stop
+    return sample_digests, hashes
 
 
-def _near(found: Found, rows: np.ndarray, perceptual: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Pairs of rows of images that are nearly the same, int64 `[M, 2]`, how much alike they are, `[M]`, and whether
-    these are all."""
-    positions, whole = candidates(perceptual)
+def _near_pairs(data: Inspected, rows: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Pairs of near duplicates.
+
+    Returns their rows, int64 `[M, 2]`, their similarity `[M]`, and whether the search was complete.
+    """
+    positions, complete = candidate_pairs(hashes)
     pairs = rows[positions]
-    parts = _parts(pairs, 2 * found.loaded.inputs.sample_bytes)
-    values = [np.empty(0, np.float32)]
-    for part in progress(found.loaded.inputs.read(each.ravel() for each in parts), len(pairs), "comparing", _half):
-        spectra = spectrum(part.numpy())
-        values.append(likeness(spectra[::2], spectra[1::2]))
-    found_values = np.concatenate(values)
-    return pairs[found_values >= LEAST], found_values[found_values >= LEAST], whole
+    batches = [batch.ravel() for batch in _in_batches(pairs, 2 * data.loaded.inputs.sample_bytes)]
+    similarities = [np.empty(0, np.float32)]
+    for images in progress(data.loaded.inputs.read(batches), len(pairs), "comparing images", _num_pairs):
+        spectra = spectrum(images.numpy())
+        similarities.append(similarity(spectra[::2], spectra[1::2]))
+    values = np.concatenate(similarities)
+    near = values >= MIN_SIMILARITY
+    return pairs[near], values[near], complete
 
 
-def _half(part: Any) -> int:
-    return len(part) // 2
+def _num_pairs(images: Any) -> int:
+    return len(images) // 2
 
 
-def _parts(array: np.ndarray, bytes_each: int) -> list[np.ndarray]:
-    """An array in parts that stand for some megabytes of samples each."""
-    return np.array_split(array, -(-len(array) * bytes_each // TOGETHER)) if len(array) else []
+def _near_groups(pairs: np.ndarray, values: np.ndarray) -> list[tuple[list[int], float]]:
+    """Connected groups of rows, and the least similarity of a pair in each."""
+    groups = connected_groups(pairs)
+    group_of = {row: number for number, group in enumerate(groups) for row in group}
+    least = [1.0] * len(groups)
+    for row, value in zip(pairs[:, 0].tolist(), values.tolist(), strict=True):
+        number = group_of[row]
+        least[number] = min(value, least[number])
+    return list(zip(groups, least, strict=True))
 
 
-def _describer(datamodule: DataModule, found: Found) -> Callable[[list[int]], Report]:
-    """Tells what samples of some rows are, and whether it matters that they are the same."""
-    names, order = datamodule.class_names, list(found.splits)
-    split, label = (np.zeros(len(found.files), np.int64) for _ in range(2))
-    for number, samples in enumerate(found.splits.values()):
-        split[samples.rows], label[samples.rows] = number, samples.labels.numpy()
+def _in_batches(array: np.ndarray, bytes_each: int) -> list[np.ndarray]:
+    """Splits an array into parts that refer to some megabytes of samples each."""
+    return np.array_split(array, -(-len(array) * bytes_each // BATCH_BYTES)) if len(array) else []
+
+
+def _describer(datamodule: DataModule, data: Inspected) -> Callable[[list[int]], Report]:
+    """Returns a function that describes a group of duplicates, given its rows."""
+    class_names, split_names = datamodule.class_names, list(data.splits)
+    split = np.zeros(len(data.files), np.int64)
+    label = np.zeros(len(data.files), np.int64)
+    for number, samples in enumerate(data.splits.values()):
+        split[samples.rows] = number
+        label[samples.rows] = samples.labels.numpy()
 
     def describe(rows: list[int]) -> Report:
         return {
             "across_splits": len(set(split[rows])) > 1,
             "label_conflict": len(set(label[rows])) > 1,
             "files": [
-                {"file": found.files[row], "split": order[split[row]], "class": names[label[row]]} for row in rows
+                {"file": data.files[row], "split": split_names[split[row]], "class": class_names[label[row]]}
+                for row in rows
             ],
         }
 
     return describe
 
 
-def _byte_identical(found: Found, rows: list[int]) -> list[list[str]]:
-    """Which of some files are copies of another, by name; of samples that are no files of their own, none."""
-    copies: dict[bytes, list[str]] = {}
+def _byte_identical(data: Inspected, rows: list[int]) -> list[list[str]]:
+    """Names of files with the same bytes; none for samples in memory."""
+    names: dict[bytes, list[str]] = {}
     for row in rows:
-        if isinstance(found.items[row], str):
-            content = hashlib.blake2b(Path(found.items[row]).read_bytes()).digest()
-            copies.setdefault(content, []).append(found.files[row])
-    return [files for files in copies.values() if len(files) > 1]
+        if isinstance(data.items[row], str):
+            content = hashlib.blake2b(Path(data.items[row]).read_bytes()).digest()
+            names.setdefault(content, []).append(data.files[row])
+    return [group for group in names.values() if len(group) > 1]

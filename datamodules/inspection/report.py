@@ -1,4 +1,4 @@
-"""An inspection on the console, and its contact sheet: some samples of each class and split."""
+"""Console report and contact sheet of an inspection."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,161 +13,200 @@ from rich.text import Text
 
 from datamodules.storage.inputs import Split
 
-# On the console; inspection.json holds all.
-MOST = 10
-# Of the contact sheet: classes, images of a class and split, and what follows in pixels.
-CLASSES = 200
-SAMPLES = 3
+# Rows of a table on the console; inspection.json is complete.
+MAX_ROWS = 10
+# Limits of the contact sheet, then its measures in pixels.
+MAX_CLASSES = 200
+SAMPLES_PER_SPLIT = 3
 TILE = 64
 MARGIN = 8
 HEADING = 18
+SPLIT_WIDTH = SAMPLES_PER_SPLIT * TILE + MARGIN
+STRIP_HEIGHT = TILE + HEADING + MARGIN
 
 
 def print_report(report: dict[str, Any], output: Path) -> None:
-    """Counts, what was measured, then what is wrong, of each at most ten lines."""
+    """Prints counts, statistics, unreadable files and duplicates; at most ten rows of each."""
     console = Console()
+    console.print(_samples_table(report))
+    table = Table("", Column("", overflow="fold"), title="Statistics", title_justify="left", show_header=False)
+    for name, value in _statistics(report):
+        table.add_row(name, Text(value))
+    console.print(table)
+    if report["unreadable"]:
+        title = f"{len(report['unreadable'])} unreadable files"
+        table = Table("file", "reason", title=title, title_justify="left")
+        for row in report["unreadable"][:MAX_ROWS]:
+            table.add_row(_text(row["file"]), _text(row["reason"]))
+        console.print(table)
+    for kind in ("exact", "near"):
+        if report["duplicates"][kind]:
+            console.print(_duplicates_table(kind, report["duplicates"][kind]))
+    if report["duplicates"]["near_search_complete"] is False:
+        console.print("the search for near duplicates is incomplete: too many images look alike")
+    console.print(f"{'full ' if _is_truncated(report) else ''}report → {output}", markup=False, highlight=False)
+
+
+def _samples_table(report: dict[str, Any]) -> Table:
+    """Counts by class and split; at most the ten largest and smallest classes."""
     splits = report["splits"]
-    table = Table("class", *(f"{split}" for split in splits), "weight", title="Samples", title_justify="left")
+    table = Table("class", *splits, "weight", title="Samples", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
-    by_count = sorted(report["classes"].items(), key=lambda each: -each[1]["train"])
-    few = len(by_count) <= 2 * MOST
-    for name, row in report["classes"].items() if few else by_count[:MOST]:
-        _add(table, name, [row[split] for split in splits], row["weight"])
+    by_count = sorted(report["classes"].items(), key=lambda item: -item[1]["train"])
+    few = len(by_count) <= 2 * MAX_ROWS
+    for name, row in report["classes"].items() if few else by_count[:MAX_ROWS]:
+        _add_counts(table, name, [row[split] for split in splits], row["weight"])
     if not few:
-        table.add_row(f"… {len(by_count) - 2 * MOST} more …")
-        for name, row in by_count[-MOST:]:
-            _add(table, name, [row[split] for split in splits], row["weight"])
+        table.add_row(f"… {len(by_count) - 2 * MAX_ROWS} more …")
+        for name, row in by_count[-MAX_ROWS:]:
+            _add_counts(table, name, [row[split] for split in splits], row["weight"])
     table.add_section()
-    _add(table, "all", list(splits.values()), None)
-    console.print(table)
-
-    table = Table("", Column("", overflow="fold"), title="Measured", title_justify="left", show_header=False)
-    for name, text in _facts(report):
-        table.add_row(name, Text(text))
-    console.print(table)
-
-    if damaged := report["damaged"]:
-        table = Table("damaged file", "reason", title=f"{len(damaged)} cannot be read", title_justify="left")
-        for each in damaged[:MOST]:
-            table.add_row(_text(each["file"]), _text(each["reason"]))
-        console.print(table)
-    for kind, title in (("exact", "the same, pixel for pixel"), ("near", "nearly the same")):
-        groups = report["duplicates"][kind] or []
-        groups = sorted(groups, key=lambda group: (not group["label_conflict"], not group["across_splits"]))
-        if groups:
-            across, conflicts = (sum(each[key] for each in groups) for key in ("across_splits", "label_conflict"))
-            title = f"{len(groups)} groups {title}: {across} across splits, {conflicts} of several classes"
-            table = Table("files", "", title=title, title_justify="left", show_lines=True)
-            for group in groups[:MOST]:
-                table.add_row(_names(group["files"]), _remark(group))
-            console.print(table)
-    if report["duplicates"]["near_complete"] is False:
-        console.print("too many images are alike at a glance: there may be more that are nearly the same")
-    console.print(f"{'all' if _longer(report) else 'this'} → {output}", markup=False, highlight=False)
+    _add_counts(table, "all", list(splits.values()), None)
+    return table
 
 
-def _add(table: Table, name: str, counts: list[int], weight: float | None) -> None:
+def _add_counts(table: Table, name: str, counts: list[int], weight: float | None) -> None:
     table.add_row(_text(name), *(f"{count:,}" for count in counts), "" if weight is None else f"{weight:.3g}")
 
 
+def _duplicates_table(kind: str, groups: list[dict[str, Any]]) -> Table:
+    """Groups of duplicates; label conflicts first, then those across splits."""
+    across = sum(group["across_splits"] for group in groups)
+    conflicts = sum(group["label_conflict"] for group in groups)
+    title = f"{len(groups)} groups of {kind} duplicates: {across} across splits, {conflicts} with label conflicts"
+    table = Table("files", "", title=title, title_justify="left", show_lines=True)
+    groups = sorted(groups, key=lambda group: (not group["label_conflict"], not group["across_splits"]))
+    for group in groups[:MAX_ROWS]:
+        table.add_row(_file_names(group["files"]), _remark(group))
+    return table
+
+
 def _text(names: str) -> Text:
-    """Without markup, and with a question mark for each byte that is no UTF-8."""
+    """Text without markup; bytes that are not UTF-8 become question marks."""
     return Text(names.encode("utf-8", "replace").decode())
 
 
-def _longer(report: dict[str, Any]) -> bool:
-    lists = [report["damaged"], report["duplicates"]["exact"], report["duplicates"]["near"] or []]
-    return any(len(each) > MOST for each in lists) or len(report["classes"]) > 2 * MOST
+def _is_truncated(report: dict[str, Any]) -> bool:
+    tables = [report["unreadable"], report["duplicates"]["exact"], report["duplicates"]["near"] or []]
+    return any(len(table) > MAX_ROWS for table in tables) or len(report["classes"]) > 2 * MAX_ROWS
 
 
-def _names(files: list[dict[str, str]]) -> Text:
-    more = [f"and {len(files) - 3} more"] if len(files) > 4 else []
-    shown = files[:3] if more else files
-    return _text("\n".join([f"{each['file']} ({each['split']}, {each['class']})" for each in shown] + more))
+def _file_names(files: list[dict[str, str]]) -> Text:
+    shown = files if len(files) <= 4 else files[:3]
+    lines = [f"{file['file']} ({file['split']}, {file['class']})" for file in shown]
+    if len(files) > len(shown):
+        lines.append(f"and {len(files) - len(shown)} more")
+    return _text("\n".join(lines))
 
 
 def _remark(group: dict[str, Any]) -> Text:
-    lines = [
-        Text("several classes", "bold red") if group["label_conflict"] else None,
-        Text("across splits", "yellow") if group["across_splits"] else None,
-        Text("copied files") if group.get("byte_identical") else None,
-        Text(f"likeness {group['likeness']:.3f}") if "likeness" in group else None,
-    ]
-    return Text("\n").join(line for line in lines if line)
+    lines = []
+    if group["label_conflict"]:
+        lines.append(Text("label conflict", "bold red"))
+    if group["across_splits"]:
+        lines.append(Text("across splits", "yellow"))
+    if group.get("byte_identical"):
+        lines.append(Text("identical files"))
+    if "similarity" in group:
+        lines.append(Text(f"similarity {group['similarity']:.3f}"))
+    return Text("\n").join(lines)
 
 
-def _facts(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Names and texts of what was measured."""
+def _statistics(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and values for the table of statistics."""
     imbalance, decoded = report["imbalance"], report["decoded"]
-    ratio = "no end" if imbalance["ratio"] is None else f"{imbalance['ratio']:.3g}"
+    ratio = "∞" if imbalance["ratio"] is None else f"{imbalance['ratio']:.3g}"
     yield "largest : smallest class", f"{imbalance['largest']} : {imbalance['smallest']} = {ratio}"
-    yield "a network gets", " × ".join(map(str, report["input"]["shape"]))
-    yield "mean of each channel", "  ".join(f"{value:.4f}" for value in report["input"]["mean"])
-    yield "its standard deviation", "  ".join(f"{value:.4f}" for value in report["input"]["std"])
-    yield "decoded", f"{_size(decoded['bytes'])}; {_size(decoded['free_memory'])} of memory are free"
-    yield "kept", decoded["store"] or "not on disk"
+    yield "input shape", " × ".join(map(str, report["input"]["shape"]))
+    yield "channel mean", "  ".join(f"{value:.4f}" for value in report["input"]["mean"])
+    yield "channel std", "  ".join(f"{value:.4f}" for value in report["input"]["std"])
+    yield "decoded size", f"{_size(decoded['bytes'])} ({_size(decoded['free_memory'])} of memory free)"
+    yield "cache entry", decoded["cache_entry"] or "none"
     if "decoding" not in report:
         return
     for side in ("height", "width"):
         yield side, "{min} to {max}, median {median:g}".format(**report["sizes"][side])
-    commonest = report["sizes"]["commonest"]
-    yield "commonest sizes", "  ".join(f"{each['height']}×{each['width']}: {each['images']:,}" for each in commonest)
+    most_common = report["sizes"]["most_common"]
+    yield "most common sizes", "  ".join(f"{size['height']}×{size['width']}: {size['count']:,}" for size in most_common)
     for kind in ("modes", "formats"):
         yield kind, "  ".join(f"{name}: {count:,}" for name, count in report[kind].items())
-    each, whole = (report["decoding"][key] for key in ("seconds_per_image", "seconds"))
-    yield "decoding", f"{1000 * each:.2g} ms an image and core, {whole:.3g} s for all"
+    milliseconds = 1000 * report["decoding"]["seconds_per_image"]
+    total = report["decoding"]["total_seconds"]
+    yield "decoding time", f"{milliseconds:.2g} ms per image on one core, {total:.3g} s in total"
 
 
 def _size(count: float) -> str:
-    """Bytes for people."""
+    """Bytes in MiB or GiB."""
     return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
 
 
 def draw_sheet(splits: dict[str, Split], class_names: Sequence[str], path: Path) -> None:
-    """A strip for each of the first 200 classes, in as many columns of strips as make the sheet about square; in it up
-    to three images of each split, spread evenly over those of the class."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Saves a contact sheet with up to three images per class and split.
 
-    class_names = class_names[:CLASSES]
-    part = SAMPLES * TILE + MARGIN
-    height, width = TILE + HEADING + MARGIN, len(splits) * part + 2 * MARGIN  # of a strip
-    columns = max(1, round(np.sqrt(len(class_names) * height / width)))
-    corners = [(label // columns * height + 2 * HEADING, label % columns * width) for label in range(len(class_names))]
-    size = columns * width, -(-len(class_names) // columns) * height + HEADING
-    figure = Figure(figsize=(size[0] / 100, size[1] / 100), dpi=100)
-    agg = FigureCanvasAgg(figure)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, size[0]), ylim=(size[1], 0))
-    axes.axis("off")
-    for name, (top, left) in zip(class_names, corners, strict=True):
-        axes.text(left + MARGIN, top - 4, _text(name).plain, fontsize=9, parse_math=False)
-    for number, split in enumerate(splits):
-        for _, left in corners[:columns]:
-            axes.text(left + MARGIN + number * part, HEADING - 4, split, fontsize=8, color="#777777")
-    with warnings.catch_warnings(action="ignore"):  # of letters that its font lacks
-        agg.draw()
-    sheet = np.array(agg.buffer_rgba())[:, :, :3]
+    A strip for each of the first 200 classes. The strips are arranged in columns that make the sheet roughly square;
+    images are evenly spaced over their class.
+    """
+    class_names = class_names[:MAX_CLASSES]
+    strip_width = len(splits) * SPLIT_WIDTH + 2 * MARGIN
+    num_columns = max(1, round(np.sqrt(len(class_names) * STRIP_HEIGHT / strip_width)))
+    num_rows = -(-len(class_names) // num_columns)
+    size = (num_columns * strip_width, num_rows * STRIP_HEIGHT + HEADING)
+    corners = [
+        (label // num_columns * STRIP_HEIGHT + 2 * HEADING, label % num_columns * strip_width)
+        for label in range(len(class_names))
+    ]
+    sheet = _draw_names(size, class_names, list(splits), corners, num_columns)
     for number, samples in enumerate(splits.values()):
-        labels = samples.labels.numpy()
-        members = {label: np.flatnonzero(labels == label) for label in range(len(class_names))}
-        chosen = {
-            label: rows[:: max(1, len(rows) // SAMPLES)][:SAMPLES] for label, rows in members.items() if len(rows)
-        }
+        chosen = _choose_samples(samples.labels.numpy(), len(class_names))
         for label, images in zip(chosen, samples.read(chosen.values()), strict=True):
             top, left = corners[label]
             for i, image in enumerate(images.numpy()):
                 tile = _tile(image)
-                x = left + MARGIN + number * part + i * TILE
+                x = left + MARGIN + number * SPLIT_WIDTH + i * TILE
                 sheet[top : top + tile.shape[0], x : x + tile.shape[1]] = tile
     Image.fromarray(sheet).save(path)
 
 
+def _draw_names(
+    size: tuple[int, int], classes: Sequence[str], splits: list[str], corners: list[tuple[int, int]], num_columns: int
+) -> np.ndarray:
+    """A sheet with the names of splits and classes: uint8 `[height, width, 3]`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    width, height = size
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.axis("off")
+    for name, (top, left) in zip(classes, corners, strict=True):
+        axes.text(left + MARGIN, top - 4, _text(name).plain, fontsize=9, parse_math=False)
+    for number, split in enumerate(splits):
+        for _, left in corners[:num_columns]:
+            axes.text(left + MARGIN + number * SPLIT_WIDTH, HEADING - 4, split, fontsize=8, color="#777777")
+    with warnings.catch_warnings(action="ignore"):  # about glyphs that the font lacks
+        canvas.draw()
+    return np.array(canvas.buffer_rgba())[:, :, :3]
+
+
+def _choose_samples(labels: np.ndarray, num_classes: int) -> dict[int, np.ndarray]:
+    """Up to three evenly spaced positions of each class that occurs in `labels`."""
+    chosen = {}
+    for label in range(num_classes):
+        positions = np.flatnonzero(labels == label)
+        if len(positions):
+            step = max(1, len(positions) // SAMPLES_PER_SPLIT)
+            chosen[label] = positions[::step][:SAMPLES_PER_SPLIT]
+    return chosen
+
+
 def _tile(pixels: np.ndarray) -> np.ndarray:
-    """uint8 `[C, H, W]` → `[h, w, 3]` whose longer side is that of a tile, but for a border."""
+    """Scales an image to fit a tile: uint8 `[C, H, W]` → `[h, w, 3]`."""
     height, width = pixels.shape[1:]
-    side = TILE - 2
-    size = (max(1, side * width // max(height, width)), max(1, side * height // max(height, width)))
+    longer = max(height, width)
+    side = TILE - 2  # a gap between tiles
+    size = (max(1, side * width // longer), max(1, side * height // longer))
     image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).convert("RGB")
-    small = max(height, width) <= side
-    return np.asarray(image.resize(size, Image.Resampling.NEAREST if small else Image.Resampling.BOX))
+    resampling = Image.Resampling.NEAREST if longer <= side else Image.Resampling.BOX
+    return np.asarray(image.resize(size, resampling))

@@ -1,7 +1,7 @@
-"""Decoded images on disk: made once by one process, found again by all, never believed when damaged.
+"""On-disk cache of decoded images: written once, memory-mapped, verified by digest.
 
-A store is a folder `<cache_dir>/<fingerprint>/` of pixels.npy, digests.npy and store.json. It is made under another
-name and renamed when it is whole. Stores that nobody used for 30 days are removed.
+A cache entry is a folder `<cache_dir>/<fingerprint>/` of pixels.npy, digests.npy and store.json. It is written as
+`<fingerprint>.part` and renamed when complete. Entries that were not used for 30 days are removed.
 """
 
 import hashlib
@@ -28,25 +28,28 @@ from datamodules.storage.decode import ImageSpec, decode_to, digests
 from datamodules.storage.worker_pool import CHUNK, Workers, chunks, progress
 
 FILES = ("pixels.npy", "digests.npy", "store.json")
-UNUSED_SECONDS = 30 * 24 * 3600
-# What the system maps around a byte that is read.
-MAPPED_AROUND = 64 * 1024
-# Bytes of a large store that may be mapped at once: of a random order hardly any would be read again before its end.
-MAPPED = 64 * 2**20
+MAX_UNUSED_SECONDS = 30 * 24 * 3600
+# Bytes that the kernel maps around a byte that is read.
+FAULT_AROUND = 64 * 1024
+# Resident bytes of an entry that exceeds the memory: in random order, hardly any page is read again before it is freed.
+MAX_RESIDENT = 64 * 2**20
 
 
 def fingerprint(paths: Sequence[str], options: Sequence[Any]) -> str:
-    """A name for what decoding these files by these options gives: it changes with their content as far as the file
-    system tells, with the options, and with the decoder."""
-    decoder = (PIL.__version__, *(features.version(name) for name in ("jpg", "libjpeg_turbo", "zlib", "webp")))
+    """Name of a cache entry.
+
+    A hash of the paths, sizes, mtimes and ctimes of the files, of the options and of the decoder's version.
+    """
+    libraries = [features.version(name) for name in ("jpg", "libjpeg_turbo", "zlib", "webp")]
+    decoder = (PIL.__version__, *libraries)
     digest = hashlib.blake2b(repr((1, decoder, *options)).encode(), digest_size=16)
     for path in paths:
         try:
-            found = os.stat(path)  # noqa: PTH116  # of a million files in half the time
-            stamp = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)  # the last cannot be set back
+            status = os.stat(path)  # noqa: PTH116  # half the time of Path.stat for a million files
+            stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)  # ctime cannot be set back
         except OSError as error:
             stamp = (error.errno or 0, 0, 0)
-        except ValueError:  # a zero byte, which no name holds
+        except ValueError:  # a null byte, which no file name contains
             stamp = (0, 0, 0)
         absolute = path if path[0] == "/" else os.path.abspath(path)  # noqa: PTH100
         digest.update(f"{absolute}\0{stamp}\n".encode("utf-8", "surrogateescape"))
@@ -54,96 +57,107 @@ def fingerprint(paths: Sequence[str], options: Sequence[Any]) -> str:
 
 
 class CachedImages:
-    """The samples of a store.
+    """The samples of a cache entry, read from a memory-mapped file.
 
     Args:
-        folder: the store's.
-        trusted: whether this process made it. Else each sample's digest is compared when it is first read.
-        within: bytes of memory that the mapped file may take. What was read of a larger one is soon given back.
+        folder: the cache entry.
+        trusted: written by this process. Otherwise each sample is verified by its digest at its first read.
+        within: bytes of memory that the mapped file may take; the pages of a larger one are released while reading.
+
+    Raises:
+        OSError, EOFError, ValueError, KeyError, TypeError: the cache entry is incomplete or corrupt.
     """
 
     def __init__(self, folder: Path, *, trusted: bool, within: int) -> None:
         self.folder = folder
-        facts = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-        self.bad = {int(position): reason for position, reason in facts["bad"].items()}
-        self.form = ImageSpec(facts["channels"], tuple(facts["size"]), facts["resize"], facts["jpeg_draft"])
+        metadata = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        self.bad = {int(position): reason for position, reason in metadata["bad"].items()}
+        size = tuple(metadata["size"])
+        self.spec = ImageSpec(metadata["channels"], size, metadata["resize"], metadata["jpeg_draft"])
         self.digests = np.load(folder / "digests.npy")
-        self.shape: tuple[int, ...] = (self.form.channels, *self.form.size)
-        count = len(self.digests)
+        self.shape: tuple[int, ...] = (self.spec.channels, *self.spec.size)
         self.sample_bytes = int(np.prod(self.shape))
+        count = len(self.digests)
         with open(folder / "pixels.npy", "rb") as file:
             version = np.lib.format.read_magic(file)
-            shape, _, kind = np.lib.format.read_array_header_1_0(file)
-            if version != (1, 0) or shape != (count, *self.shape) or kind != np.uint8:
-                raise ValueError("pixels.npy is not what store.json says")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            if version != (1, 0) or shape != (count, *self.shape) or dtype != np.uint8:
+                raise ValueError("pixels.npy does not match store.json")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._pixels = np.frombuffer(self._map, np.uint8, count * self.sample_bytes, file.tell()).reshape(shape)
-        self._unseen = None if trusted else np.ones(count, bool)
-        self._each = (self.sample_bytes // MAPPED_AROUND + 2) * MAPPED_AROUND  # at most
-        self._within = math.inf if len(self._map) < within else min(MAPPED, within)
-        self._mapped = 0
+        self._unverified = None if trusted else np.ones(count, bool)
+        self._max_resident = math.inf if len(self._map) < within else min(MAX_RESIDENT, within)
+        self._resident = 0
+        self._resident_per_sample = (self.sample_bytes // FAULT_AROUND + 2) * FAULT_AROUND  # an upper bound
 
     def read(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:
         """
         Raises:
-            UserError: the store is damaged; it is removed.
+            UserError: the cache entry is corrupt; it is removed.
         """
         for rows in batches:
-            found = self._pixels.take(rows, axis=0)
-            if self._unseen is not None and (new := self._unseen[rows]).any():
-                if not np.array_equal(digests(found[new]), self.digests[rows[new]]):
-                    shutil.rmtree(self.folder, ignore_errors=True)
-                    raise UserError(f"{self.folder}: damaged, and removed; start again, and it is made anew")
-                self._unseen[rows] = False
-            self._mapped += len(rows) * self._each
-            if self._mapped > self._within:
+            pixels = self._pixels.take(rows, axis=0)
+            self._verify(rows, pixels)
+            self._resident += len(rows) * self._resident_per_sample
+            if self._resident > self._max_resident:
                 self._map.madvise(mmap.MADV_DONTNEED)
-                self._mapped = 0
-            yield torch.from_numpy(found)
+                self._resident = 0
+            yield torch.from_numpy(pixels)
+
+    def _verify(self, rows: np.ndarray, pixels: np.ndarray) -> None:
+        if self._unverified is None:
+            return
+        new = self._unverified[rows]
+        if not new.any():
+            return
+        if not np.array_equal(digests(pixels[new]), self.digests[rows[new]]):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise UserError(f"{self.folder}: corrupt cache entry, now removed; start again to rebuild it")
+        self._unverified[rows] = False
 
 
 def find(cache_dir: Path, name: str, within: int) -> CachedImages | None:
-    """The store of that name; one that is not whole is no store."""
+    """The cache entry of that name; None if missing, incomplete or corrupt."""
     folder = cache_dir / name
     try:
-        found = CachedImages(folder, trusted=False, within=within)
+        entry = CachedImages(folder, trusted=False, within=within)
         os.utime(folder)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
-    return found
+    return entry
 
 
 def has_room(cache_dir: Path, size: int) -> bool:
-    """Whether so many bytes can be written there, with a tenth to spare."""
+    """Whether the folder is writable with 1.1 · `size` bytes free."""
     existing = next(folder for folder in (cache_dir, *cache_dir.absolute().parents) if folder.is_dir())
     return os.access(existing, os.W_OK) and shutil.disk_usage(existing).free > 1.1 * size
 
 
 def make(
-    cache_dir: Path, name: str, items: Sequence[Any], form: ImageSpec, workers: Workers, within: int
+    cache_dir: Path, name: str, items: Sequence[Any], spec: ImageSpec, workers: Workers, within: int
 ) -> CachedImages:
-    """Writes a store, or finds the one that another process wrote meanwhile.
+    """Writes a cache entry, unless another process did so in the meantime.
 
     Args:
         items: image files.
-        form: what they are brought to.
-        workers: who decodes and writes them.
+        spec: channels, size and resizing.
+        workers: the processes that decode and write.
 
     Raises:
         UserError: it cannot be written.
-        UnlikeError: `form` refuses an image; nothing is left.
     """
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         with file_lock(cache_dir / f"{name}.lock"):
-            if found := find(cache_dir, name, within):
-                return found
+            existing = find(cache_dir, name, within)
+            if existing:
+                return existing
             part = cache_dir / f"{name}.part"
             for leftover in (part, cache_dir / name):
                 shutil.rmtree(leftover, ignore_errors=True)
             part.mkdir()
             try:
-                _write(part, items, form, workers)
+                _write(part, items, spec, workers)
                 part.rename(cache_dir / name)
                 sync(cache_dir)
             finally:
@@ -151,26 +165,28 @@ def make(
             _remove_unused(cache_dir)
             return CachedImages(cache_dir / name, trusted=True, within=within)
     except OSError as error:
-        fix = "make room, name another folder by datamodule.cache_dir, or set datamodule.cache=off"
+        fix = "make room, choose another datamodule.cache_dir, or set datamodule.cache=off"
         raise UserError(f"datamodule.cache_dir: cannot write to {cache_dir} ({error.strerror}); {fix}") from error
 
 
-def _write(folder: Path, items: Sequence[Any], form: ImageSpec, workers: Workers) -> None:
-    bad: dict[int, str] = {}
-    found: list[np.ndarray] = []
-    with open(folder / "pixels.npy", "wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (len(items), form.channels, *form.size)}
+def _write(folder: Path, items: Sequence[Any], spec: ImageSpec, workers: Workers) -> None:
+    path = folder / "pixels.npy"
+    with open(path, "wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(items), spec.channels, *spec.size)}
         np.lib.format.write_array_header_1_0(file, header)
         start = file.tell()
-    each = CHUNK * form.channels * form.size[0] * form.size[1]
-    tasks = ((start + number * each, chunk) for number, chunk in enumerate(chunks(items)))
-    parts = workers.map(partial(decode_to, folder / "pixels.npy", form), tasks)
-    for number, part in enumerate(progress(parts, len(items), "reading images", lambda part: len(part.digests))):
-        found.append(part.digests)
+    chunk_bytes = CHUNK * spec.channels * spec.size[0] * spec.size[1]
+    tasks = ((start + number * chunk_bytes, chunk) for number, chunk in enumerate(chunks(items)))
+    decoded = workers.map(partial(decode_to, path, spec), tasks)
+    bad: dict[int, str] = {}
+    digest_parts: list[np.ndarray] = []
+    parts = progress(decoded, len(items), "decoding images", lambda part: len(part.digests))
+    for number, part in enumerate(parts):
+        digest_parts.append(part.digests)
         bad |= {number * CHUNK + position: reason for position, reason in part.bad.items()}
-    np.save(folder / "digests.npy", np.concatenate(found))
-    facts = {**form._asdict(), "bad": bad}
-    (folder / "store.json").write_text(json.dumps(facts), encoding="utf-8")
+    np.save(folder / "digests.npy", np.concatenate(digest_parts))
+    metadata = {**spec._asdict(), "bad": bad}
+    (folder / "store.json").write_text(json.dumps(metadata), encoding="utf-8")
     for name in FILES:
         sync(folder / name)
     sync(folder)
@@ -178,6 +194,6 @@ def _write(folder: Path, items: Sequence[Any], form: ImageSpec, workers: Workers
 
 def _remove_unused(cache_dir: Path) -> None:
     for lock in cache_dir.glob("*.lock"):
-        store = lock.with_suffix("")
-        if store.is_dir() and time.time() - store.stat().st_mtime > UNUSED_SECONDS:
-            shutil.rmtree(store, ignore_errors=True)
+        entry = lock.with_suffix("")
+        if entry.is_dir() and time.time() - entry.stat().st_mtime > MAX_UNUSED_SECONDS:
+            shutil.rmtree(entry, ignore_errors=True)

@@ -1,18 +1,18 @@
-"""One image file → uint8 CHW, whatever its mode. Needs no torch, so that worker processes start fast.
+"""Decodes image files to uint8 CHW arrays. Imports no torch, so that workers start fast.
 
-What each mode becomes, before it is brought to the wanted number of channels:
+Conversion by mode, before the conversion to 1 or 3 channels:
 
-| mode                        | becomes                                                             |
+| mode                        | converted to                                                        |
 |-----------------------------|---------------------------------------------------------------------|
-| L, RGB                      | itself                                                              |
+| L, RGB                      | unchanged                                                           |
 | 1                           | L: 0 or 255                                                         |
 | I;16, I (16-bit grey)       | L: value · 255 / 65535, rounded (torchvision saturates instead)     |
 | P                           | the colours of its palette; over white where it has transparency    |
 | LA, La, PA, RGBA, RGBa      | L or RGB over white (dropping alpha would show hidden pixels)       |
 | CMYK, YCbCr, HSV, LAB       | RGB as Pillow converts it                                           |
-| F (floating point)          | refused: its range is unknown                                       |
+| F (floating point)          | rejected: its range is unknown                                      |
 
-EXIF rotation is applied. Of an animation the first frame is taken.
+EXIF rotation is applied. The first frame of an animation is decoded.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from datamodules.storage.image_header import DAMAGE, EXIF_ORIENTATION, _probe, open_image, reason
+from datamodules.storage.image_header import EXIF_ORIENTATION, READ_ERRORS, open_image, reason
 
 Resize = Literal["pad", "crop", "stretch"]
 SIXTEEN_BIT_MODES = {"I", "I;16", "I;16L", "I;16B", "I;16N"}
@@ -32,130 +32,119 @@ ALPHA_MODES = {"LA": "L", "La": "L", "PA": "RGB", "RGBA": "RGB", "RGBa": "RGB"}
 
 
 class ImageSpec(NamedTuple):
-    """What an image is brought to."""
+    """Channels, size and resizing of decoded images."""
 
     channels: int
     """1 or 3"""
     size: tuple[int, int]
-    """height, width in pixels"""
-    resize: Resize | Literal["refuse"]
-    """For an image of another size: `pad` keeps all of it inside black borders, `crop` fills the size with its centre,
-    `stretch` changes its aspect ratio. Bilinear with antialiasing. `refuse` takes neither another size nor colours that
-    would be lost."""
+    """(height, width) in pixels"""
+    resize: Resize
+    """How an image of another size is resized: `pad` keeps all of it inside black borders, `crop` fills the size with
+    its centre, `stretch` changes its aspect ratio. Bilinear with antialiasing."""
     jpeg_draft: bool
-    """Whether a JPEG of at least twice that size is decoded at 1/2, 1/4 or 1/8 of its own, which is faster."""
+    """Decode a JPEG of at least twice that size at 1/2, 1/4 or 1/8 of its resolution, which is faster."""
 
 
-class UnlikeError(Exception):
-    """An image is of another form, and may not be brought to it."""
-
-
-def decode(item: str | Image.Image, form: ImageSpec) -> np.ndarray | str:
-    """The pixels as `to_array` gives them; for a damaged file the reason.
-
-    Raises:
-        UnlikeError: its header tells of what `form` refuses.
-    """
+def decode(item: str | Image.Image, spec: ImageSpec) -> np.ndarray | str:
+    """The pixels (see `to_array`), or the reason why the file is unreadable."""
     try:
         with open_image(item, whole=True) as image:
-            if form.resize == "refuse" and not _fits(image, form):
-                raise UnlikeError
-            if form.jpeg_draft:
-                image.draft("", (max(form.size), max(form.size)))  # which other formats pass over
-            return to_array(image, form)
-    except DAMAGE as error:
+            if spec.jpeg_draft:
+                image.draft("", (max(spec.size), max(spec.size)))  # ignored by other formats
+            return to_array(image, spec)
+    except READ_ERRORS as error:
         return reason(error)
 
 
 class Decoded(NamedTuple):
-    """Some images, one after another."""
+    """A batch of decoded images."""
 
     pixels: np.ndarray
-    """uint8 `[N, channels, height, width]`; black where damaged, none where they were written to a file"""
+    """uint8 `[N, channels, height, width]`, black for unreadable images; N = 0 if written to a file"""
     digests: np.ndarray
-    """See `digests`"""
+    """uint64 `[N]`, see `digests`"""
     bad: dict[int, str]
-    """The reason at the position of each damaged one"""
+    """Position of each unreadable image → the reason"""
 
 
-def decode_all(items: Sequence[str | Image.Image], form: ImageSpec, latest: float = math.inf) -> Decoded:
-    """`decode` for a worker process, to which many images are sent at once. A file changed after `latest`, in seconds
-    since 1970, counts as damaged."""
-    pixels = np.zeros((len(items), form.channels, *form.size), np.uint8)
+def decode_all(items: Sequence[str | Image.Image], spec: ImageSpec, latest: float = math.inf) -> Decoded:
+    """Decodes a batch of items.
+
+    Args:
+        latest: seconds since 1970. A file modified later counts as unreadable.
+    """
+    pixels = np.zeros((len(items), spec.channels, *spec.size), np.uint8)
     bad = {}
     for i, item in enumerate(items):
-        found = decode(item, form)
-        if isinstance(found, str):
-            bad[i] = found
+        decoded = decode(item, spec)
+        if isinstance(decoded, str):
+            bad[i] = decoded
         elif isinstance(item, str) and latest < math.inf and Path(item).stat().st_mtime > latest:
-            bad[i] = "changed while it was in use"
+            bad[i] = "the file changed during the run"
         else:
-            pixels[i] = found
+            pixels[i] = decoded
     return Decoded(pixels, digests(pixels), bad)
 
 
-def decode_to(file: Path, form: ImageSpec, task: tuple[int, Sequence[str | Image.Image]]) -> Decoded:
-    """`decode_all` for a worker process that writes the pixels into a file itself, from a byte of it on: that process
-    and the one that waits for it are spared from packing, sending and unpacking them."""
+def decode_to(file: Path, spec: ImageSpec, task: tuple[int, Sequence[str | Image.Image]]) -> Decoded:
+    """`decode_all` that writes the pixels into a file.
+
+    They need not be sent between processes then.
+
+    Args:
+        task: the offset in the file, in bytes, and the items.
+    """
     start, items = task
-    found = decode_all(items, form)
+    decoded = decode_all(items, spec)
     with open(file, "r+b") as target:
         target.seek(start)
-        target.write(found.pixels.data)
-    return found._replace(pixels=found.pixels[:0])
+        target.write(decoded.pixels.data)
+    return decoded._replace(pixels=decoded.pixels[:0])
 
 
 def digests(pixels: np.ndarray) -> np.ndarray:
-    """A number for the bytes of each sample, uint64 `[N]`: equal for equal samples, else different but by a chance of
-    2⁻⁶⁴ a pair."""
+    """64-bit BLAKE2b digest of each sample, uint64 `[N]`."""
     rows = np.ascontiguousarray(pixels).reshape(len(pixels), -1).view(np.uint8)
-    found = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)  # type: ignore[arg-type]
-    return np.frombuffer(found, np.uint64)
+    joined = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)  # type: ignore[arg-type]
+    return np.frombuffer(joined, np.uint64)
 
 
-def _fits(image: Image.Image, form: ImageSpec) -> bool:
-    try:
-        found = _probe(image)
-    except DAMAGE:  # perhaps of the header alone
-        return False
-    return (found.height, found.width) == form.size and (found.grey or form.channels == 3)
-
-
-def to_array(image: Image.Image, form: ImageSpec) -> np.ndarray:
-    """The pixels of a PIL image of any mode: uint8 `[channels, height, width]`.
+def to_array(image: Image.Image, spec: ImageSpec) -> np.ndarray:
+    """Converts a PIL image of any mode: uint8 `[channels, height, width]`.
 
     Raises:
-        OSError, ValueError, SyntaxError: the file is damaged or of a refused mode.
+        OSError, ValueError, SyntaxError: the file is corrupt or its mode is not supported.
     """
-    image.load()  # a PNG may name its rotation behind its pixels
+    image.load()  # a PNG may store its EXIF data after the pixels
     if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     image = to_grey_or_rgb(image)
-    if (image.height, image.width) != form.size:
-        wanted = (form.size[1], form.size[0])
-        if form.resize == "pad":
-            image = _pad(image, wanted)
-        elif form.resize == "crop":
-            image = ImageOps.fit(image, wanted, Image.Resampling.BILINEAR)
+    if (image.height, image.width) != spec.size:
+        width_height = (spec.size[1], spec.size[0])
+        if spec.resize == "pad":
+            image = _pad(image, width_height)
+        elif spec.resize == "crop":
+            image = ImageOps.fit(image, width_height, Image.Resampling.BILINEAR)
         else:
-            image = image.resize(wanted, Image.Resampling.BILINEAR)
-    mode = "L" if form.channels == 1 else "RGB"
+            image = image.resize(width_height, Image.Resampling.BILINEAR)
+    mode = "L" if spec.channels == 1 else "RGB"
     array = np.asarray(image if image.mode == mode else image.convert(mode))
-    return array[None] if form.channels == 1 else array.transpose(2, 0, 1)  # [H, W, C] → [C, H, W]
+    return array[None] if spec.channels == 1 else array.transpose(2, 0, 1)  # [H, W, C] → [C, H, W]
 
 
-def _pad(image: Image.Image, wanted: tuple[int, int]) -> Image.Image:
-    """All of an image in the middle of (width, height). Pillow's own leaves nothing of a very long one."""
-    scale = min(side / own for side, own in zip(wanted, image.size, strict=True))
-    inner = [max(1, round(own * scale)) for own in image.size]
-    whole = Image.new(image.mode, wanted)
-    corner = [round((side - kept) / 2) for side, kept in zip(wanted, inner, strict=True)]
-    whole.paste(image.resize((inner[0], inner[1]), Image.Resampling.BILINEAR), (corner[0], corner[1]))
-    return whole
+def _pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Fits an image into (width, height), centred. Unlike ImageOps.pad, keeps at least one pixel of each side."""
+    scale = min(size[0] / image.width, size[1] / image.height)
+    width = max(1, round(image.width * scale))
+    height = max(1, round(image.height * scale))
+    padded = Image.new(image.mode, size)
+    left_top = (round((size[0] - width) / 2), round((size[1] - height) / 2))
+    padded.paste(image.resize((width, height), Image.Resampling.BILINEAR), left_top)
+    return padded
 
 
 def to_grey_or_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as mode L or RGB, by the table above."""
+    """Converts an image to mode L or RGB by the table above."""
     mode = image.mode
     if mode in ("L", "RGB"):
         return image
@@ -169,9 +158,9 @@ def to_grey_or_rgb(image: Image.Image) -> Image.Image:
     if mode == "P" and "transparency" in image.info:
         image, mode = image.convert("RGBA"), "RGBA"
     if mode in ALPHA_MODES:
-        opaque = ALPHA_MODES[mode]
-        layer = image.convert("LA" if opaque == "L" else "RGBA")
-        white = Image.new(opaque, image.size, "white")
-        white.paste(layer.convert(opaque), mask=layer.getchannel("A"))
-        return white
+        opaque_mode = ALPHA_MODES[mode]
+        layer = image.convert("LA" if opaque_mode == "L" else "RGBA")
+        composite = Image.new(opaque_mode, image.size, "white")
+        composite.paste(layer.convert(opaque_mode), mask=layer.getchannel("A"))
+        return composite
     return image.convert("L" if mode == "1" else "RGB")

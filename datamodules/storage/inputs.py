@@ -1,4 +1,4 @@
-"""Where decoded samples are, and how batches of them are read from there."""
+"""Sources of samples: in memory, on a GPU, or decoded on demand."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,21 +13,24 @@ from conf.errors import UserError
 from datamodules.storage.decode import ImageSpec, decode_all
 from datamodules.storage.worker_pool import CHUNK, Workers, chunks, progress
 
+# Samples moved to a GPU at once.
+TRANSFER_BATCH = 1024
+
 
 class Inputs(Protocol):
-    """Samples uint8 or float32 `[*, C, *spatial]`, somewhere."""
+    """Samples of one shape, uint8 or float32, that can be read by position."""
 
     shape: tuple[int, ...]
     """(C, *spatial)"""
     sample_bytes: int
-    """What one takes"""
+    """Bytes per sample"""
 
     def read(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:
-        """Positions, int64 `[N]` a batch → their samples `[N, C, *spatial]`."""
+        """Positions of each batch, int64 `[N]` → its samples `[N, C, *spatial]`."""
 
 
 class InMemory:
-    """An array of samples."""
+    """Samples in an array `[*, C, *spatial]`."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
@@ -40,7 +43,7 @@ class InMemory:
 
 
 class OnDevice:
-    """Samples that live where the network is: a batch is not sent to it but gathered there."""
+    """Samples on the device of the network; batches need no transfer."""
 
     def __init__(self, samples: Tensor) -> None:
         self.samples = samples
@@ -53,75 +56,78 @@ class OnDevice:
 
 
 class Streamed:
-    """Images that are decoded each time they are read, some batches ahead, for nothing can hold them all.
+    """Images decoded at every read, some batches ahead.
 
     Args:
-        items, files: the images, and names of them for people.
-        form: what they are brought to.
-        num_workers: processes that decode.
-        began: seconds since 1970. A file that was changed later is refused: it is not what was looked at.
+        items: the images.
+        files: their names in error messages.
+        spec: channels, size and resizing.
+        num_workers: see `Workers`.
+        began: seconds since 1970. A file modified later is an error, because it was checked before.
     """
 
     def __init__(
-        self, items: Sequence[Any], files: Sequence[str], form: ImageSpec, num_workers: int | None, began: float
+        self, items: Sequence[Any], files: Sequence[str], spec: ImageSpec, num_workers: int | None, began: float
     ) -> None:
-        self.shape: tuple[int, ...] = (form.channels, *form.size)
+        self.shape: tuple[int, ...] = (spec.channels, *spec.size)
         self.sample_bytes = int(np.prod(self.shape))
-        self._items, self._files = items, files
-        self._decode = partial(decode_all, form=form, latest=began)
+        self._items = items
+        self._files = files
+        self._decode = partial(decode_all, spec=spec, latest=began)
         self._workers = Workers(num_workers, items)
 
     def read(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:
         """
         Raises:
-            UserError: an image cannot be read, or has changed.
+            UserError: an image is unreadable, or has changed.
         """
-        under_way: deque[np.ndarray] = deque()
+        submitted: deque[np.ndarray] = deque()
 
         def tasks() -> Iterator[list[Any]]:
             for rows in batches:
-                under_way.append(rows)
+                submitted.append(rows)
                 yield [self._items[i] for i in rows.tolist()]
 
-        for found in self._workers.map(self._decode, tasks()):
-            rows = under_way.popleft()
-            if found.bad:
-                position, reason = min(found.bad.items())
-                raise UserError(f"{self._files[rows[position]]}: {reason}; put it right, then go on by run=…")
-            yield torch.from_numpy(found.pixels)
+        for decoded in self._workers.map(self._decode, tasks()):
+            rows = submitted.popleft()
+            if decoded.bad:
+                position, reason = min(decoded.bad.items())
+                raise UserError(f"{self._files[rows[position]]}: {reason}; repair the file, then resume by run=…")
+            yield torch.from_numpy(decoded.pixels)
 
     def find_bad(self) -> dict[int, str]:
-        """Decodes everything once: the reason at the position of each image that cannot be read."""
+        """Decodes everything once: position of each unreadable image → the reason."""
         decoded = self._workers.map(self._decode, chunks(self._items))
-        found = progress(decoded, len(self._items), "checking images", lambda part: len(part.pixels))
+        parts = progress(decoded, len(self._items), "checking images", lambda part: len(part.pixels))
         bad: dict[int, str] = {}
-        for number, part in enumerate(found):
+        for number, part in enumerate(parts):
             bad |= {number * CHUNK + position: reason for position, reason in part.bad.items()}
         return bad
 
 
 class Loaded(NamedTuple):
-    """What samples became."""
+    """The samples of all splits."""
 
     inputs: Inputs
     digests: np.ndarray | None
-    """A number for the content of each, uint64 `[N]`, where it is known"""
+    """uint64 `[N]`, see `decode.digests`; None if unknown"""
     bad: dict[int, str]
-    """The reason at the position of each sample that cannot be read"""
+    """Position of each unreadable sample → the reason"""
 
 
-def collect(items: Sequence[Any], form: ImageSpec, workers: Workers) -> Loaded:
-    """Images, decoded and in memory."""
-    pixels = np.empty((len(items), form.channels, *form.size), np.uint8)
+def collect(items: Sequence[Any], spec: ImageSpec, workers: Workers) -> Loaded:
+    """Decodes images into memory."""
+    pixels = np.empty((len(items), spec.channels, *spec.size), np.uint8)
     digests = np.empty(len(items), np.uint64)
     bad: dict[int, str] = {}
     start = 0
-    decoded = workers.map(partial(decode_all, form=form), chunks(items))
-    for part in progress(decoded, len(items), "reading images", lambda part: len(part.pixels)):
-        rows = slice(start, start + len(part.pixels))
-        pixels[rows], digests[rows] = part.pixels, part.digests
+    decoded = workers.map(partial(decode_all, spec=spec), chunks(items))
+    for part in progress(decoded, len(items), "decoding images", lambda part: len(part.pixels)):
+        stop = start + len(part.pixels)
+        pixels[start:stop] = part.pixels
+        digests[start:stop] = part.digests
         bad |= {start + position: reason for position, reason in part.bad.items()}
-        start = rows.stop
+        start = stop
     return Loaded(InMemory(pixels), digests, bad)
 
 
@@ -129,27 +135,30 @@ class Split(NamedTuple):
     """The samples of one split."""
 
     inputs: Inputs
-    """Of all splits"""
+    """Those of all splits"""
     rows: np.ndarray
-    """int64 `[N]`: where in them each sample is"""
+    """int64 `[N]`: position of each sample in `inputs`"""
     labels: Tensor
     """int64 `[N]`"""
     files: Sequence[str]
     """A name for each sample"""
 
     def read(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:
-        """Positions in the split, int64 `[N]` a batch → their inputs `[N, C, *spatial]`."""
+        """Positions in the split, int64 `[N]` for each batch → inputs `[N, C, *spatial]`."""
         return self.inputs.read([self.rows[positions] for positions in batches])
 
 
-def resident(split: Split, device: torch.device, share: float) -> Split:
-    """The split, moved to a GPU if it takes no more than `share` of the memory there."""
+def resident(split: Split, device: torch.device, max_fraction: float) -> Split:
+    """Moves a split to the GPU if it is small enough.
+
+    Args:
+        max_fraction: largest size, as a fraction of the GPU's memory.
+    """
     if device.type != "cuda" or isinstance(split.inputs, OnDevice):
         return split
     size = split.inputs.sample_bytes * len(split.rows)
-    if size > share * torch.cuda.get_device_properties(device).total_memory:
+    if size > max_fraction * torch.cuda.get_device_properties(device).total_memory:
         return split
-    parts = split.inputs.read(np.array_split(split.rows, -(-len(split.rows) // 1024)))
-    return split._replace(
-        inputs=OnDevice(torch.cat([part.to(device) for part in parts])), rows=np.arange(len(split.rows))
-    )
+    batches = np.array_split(split.rows, -(-len(split.rows) // TRANSFER_BATCH))
+    samples = torch.cat([batch.to(device) for batch in split.inputs.read(batches)])
+    return split._replace(inputs=OnDevice(samples), rows=np.arange(len(split.rows)))

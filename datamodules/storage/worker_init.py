@@ -1,4 +1,4 @@
-"""How a worker process begins. Imports next to nothing, so that it begins fast."""
+"""Initializer of worker processes. Imports almost nothing, so that they start fast."""
 
 import multiprocessing
 import os
@@ -7,19 +7,19 @@ import threading
 from multiprocessing import connection
 
 
-def begin(niceness: int) -> None:
-    """Ctrl-C is the parent's to answer; and where it is killed, nobody else would tell the process.
+def init_worker(niceness: int) -> None:
+    """Ignores SIGINT, which the parent handles; exits when the parent dies.
 
     Args:
-        niceness: 19 takes only what others leave of the cores.
+        niceness: added to the niceness of the process; 19: the lowest priority.
     """
     os.nice(niceness)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def watch() -> None:
+    def exit_with_parent() -> None:
         connection.wait([parent.sentinel])
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Work shared out to processes: results come in order, and never far ahead of who takes them."""
+"""Ordered process pool with bounded prefetch."""
 
 import multiprocessing
 import os
@@ -14,40 +14,46 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from conf.errors import UserError
-from datamodules.storage.worker_init import begin
+from datamodules.storage.worker_init import init_worker
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Below this many files starting processes costs more than they save.
-FEWEST_FOR_PROCESSES = 2000
-# Files that are sent to a process at once.
+# Fewer files are decoded faster than processes start.
+MIN_FILES_FOR_PROCESSES = 2000
+# Files sent to a process at once.
 CHUNK = 128
 
 
 def cores() -> int:
-    """Those that this process may use, where the system tells."""
+    """Number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Workers(AbstractContextManager["Workers"]):
-    """Processes that are started when they are first needed. Their start method is spawn: a fork of a process with
-    torch's threads may hang. They end with the process that started them, however that ends.
+    """Worker processes, started at the first `map`.
+
+    They exit with their parent, even if it is killed. The start method is spawn, because a fork of a process with
+    torch's threads may deadlock.
 
     Args:
-        num_workers: null: one a core; 0 or 1: a thread instead.
-        items: what the work is on. A thread serves for few of them, and for what lies in memory.
-        niceness: of the processes: 19 leaves the cores to whoever wants them.
+        num_workers: number of processes; None: one per core; 0 or 1: a thread instead.
+        items: the items to work on. Fewer than 2,000, or items in memory, are processed by a thread.
+        niceness: added to that of the processes; 19: the lowest priority.
     """
 
     def __init__(self, num_workers: int | None, items: Sequence[Any], niceness: int = 0) -> None:
-        many = len(items) >= FEWEST_FOR_PROCESSES and isinstance(items[0], str)
-        self.count = max(1, cores() if num_workers is None else num_workers) if many else 1
+        if num_workers is None:
+            num_workers = cores()
+        use_processes = len(items) >= MIN_FILES_FOR_PROCESSES and isinstance(items[0], str)
+        self.count = max(1, num_workers) if use_processes else 1
         self._niceness = niceness
         self._pool: Executor | None = None
 
     def map(self, work: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
-        """The results in the order of the tasks, of which at most three a process are under way.
+        """Results in the order of the tasks.
+
+        At most three tasks per process are submitted ahead.
 
         Raises:
             UserError: a process was killed.
@@ -57,23 +63,23 @@ class Workers(AbstractContextManager["Workers"]):
                 self._pool = ThreadPoolExecutor(1)
             else:
                 spawn = multiprocessing.get_context("spawn")
-                self._pool = ProcessPoolExecutor(self.count, spawn, begin, (self._niceness,))
-        ahead: deque[Future[R]] = deque()
+                self._pool = ProcessPoolExecutor(self.count, spawn, init_worker, (self._niceness,))
+        pending: deque[Future[R]] = deque()
         try:
             for task in tasks:
-                with _empty_main():
-                    ahead.append(self._pool.submit(work, task))
-                if len(ahead) > 3 * self.count:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+                with _hidden_main():
+                    pending.append(self._pool.submit(work, task))
+                if len(pending) > 3 * self.count:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         except BrokenProcessPool as error:
-            raise UserError("datamodule.num_workers: a process was killed, perhaps for memory; use fewer") from error
+            raise UserError("datamodule.num_workers: a worker was killed, perhaps out of memory; use fewer") from error
         finally:
-            wait([future for future in ahead if not future.cancel()])  # what they write may be written anew
+            wait([future for future in pending if not future.cancel()])  # before the caller rewrites their output file
 
     def close(self) -> None:
-        """Ends the processes; what is under way is finished, what waits is dropped."""
+        """Stops the processes; running tasks finish, waiting ones are cancelled."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
@@ -83,28 +89,35 @@ class Workers(AbstractContextManager["Workers"]):
 
 
 def chunks(items: Sequence[T]) -> Iterator[list[T]]:
-    """The items in their order, 128 at a time."""
+    """Consecutive lists of 128 items."""
     for start in range(0, len(items), CHUNK):
         yield [items[i] for i in range(start, min(start + CHUNK, len(items)))]
 
 
-def progress(found: Iterable[R], total: int, description: str, size: Callable[[R], int]) -> Iterator[R]:
-    """Passes results on; on a terminal, a bar shows how many samples they hold and the time that is left."""
+def progress(results: Iterable[R], total: int, description: str, size: Callable[[R], int]) -> Iterator[R]:
+    """Yields the results; on a terminal, shows a progress bar.
+
+    Args:
+        total: samples in all results together.
+        size: number of samples in a result.
+    """
     with tqdm(
         desc=description, total=total, delay=1, leave=False, disable=not sys.stderr.isatty(), unit=" samples"
     ) as bar:
-        for each in found:
-            yield each
-            bar.update(size(each))
+        for result in results:
+            yield result
+            bar.update(size(result))
 
 
 @contextmanager
-def _empty_main() -> Iterator[None]:
-    """Processes that are spawned import the program that started them, which takes longer than all they need; and they
-    are spawned as the first work is handed in."""
-    program = sys.modules["__main__"]
+def _hidden_main() -> Iterator[None]:
+    """Hides `__main__`, which spawned processes would import, and torch with it.
+
+    `submit` may spawn processes.
+    """
+    main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield
     finally:
-        sys.modules["__main__"] = program
+        sys.modules["__main__"] = main

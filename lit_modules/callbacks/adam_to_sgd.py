@@ -1,4 +1,4 @@
-"""AdamToSGD: where validation accuracy jumps about under Adam, the run goes on with SGD."""
+"""AdamToSGD: switches to SGD when validation accuracy oscillates under Adam."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,21 +16,22 @@ from lit_modules.optim.schedulers import check_transferable, transfer_schedule
 
 
 class AdamToSGD(Callback):
-    """Changes from Adam to SGD once, at the end of the epoch in which val/acc is seen to jump about.
+    """Switches from Adam to SGD once, at the end of an epoch, when val/acc oscillates.
 
-    A jump is an epoch whose accuracy is above both of its neighbours, or below both, by `min_jump` or more. A steady
-    rise has no such turning point; values in no order at all have one at two of three inner places (Bienaymé 1874; the
-    turning-point test of Kendall, "Time-Series", 1973). The change comes when half of the inner places of the last
-    `window` epochs are jumps.
+    A jump is an epoch whose accuracy is above both neighbors, or below both, by at least `min_jump`. A monotone
+    sequence has none; in a random sequence two of three inner values are turning points (Bienaymé 1874; the
+    turning-point test of Kendall, "Time-Series", 1973). The switch happens when at least half of the inner values of
+    the last `window` epochs are jumps.
 
-    The schedule keeps its course, on the new base rates. The decision rests on the score alone, which all ranks share.
+    The learning-rate schedule continues with the new base rates. The decision depends only on the metric, which is
+    equal on all ranks.
 
     Args:
-        window: validated epochs that are looked at.
+        window: number of most recent validated epochs to consider.
         min_jump: smallest change of accuracy that counts.
-        lr_scale: length of SGD's steps over Adam's, see `rate_ratio`; parameter groups keep their proportions.
-            At 1, which SWATS takes, they are still those under which the accuracy jumped.
-        momentum, weight_decay: SGD's.
+        lr_scale: step length of SGD divided by that of Adam, see `rate_ratio`; 1, as in SWATS, keeps the step length
+            under which the accuracy oscillated. Parameter groups keep their relative rates.
+        momentum, weight_decay: of SGD.
     """
 
     needs_whole_network = True
@@ -56,7 +57,7 @@ class AdamToSGD(Callback):
         return {"scores": self.scores, "chosen_lr": self.chosen_lr}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Called before the optimizer is built, whose saved state is SGD's if the change has been."""
+        """Restores the choice of the optimizer before it is built and loads its state."""
         assert isinstance(pl_module, LitClassifier)
         state = checkpoint["callbacks"][self.state_key]
         self.scores, self.chosen_lr = state["scores"], state["chosen_lr"]
@@ -70,59 +71,66 @@ class AdamToSGD(Callback):
         (optimizer,) = trainer.optimizers
         if not isinstance(optimizer, Adam | NAdam | RAdam):
             name = type(optimizer).__name__
-            raise UserError(f"lit_module.optimizer: adam_to_sgd changes from Adam, AdamW, NAdam or RAdam, not {name}")
-        self._build(pl_module, lr=1.0)  # refuses options that are Adam's own
+            problem = f"adam_to_sgd requires Adam, AdamW, NAdam or RAdam, not {name}"
+            raise UserError(f"lit_module.optimizer: {problem}; choose one of them")
+        self._build(pl_module, lr=1.0)  # raises UserError for group options that only Adam has
         for config in trainer.lr_scheduler_configs:
             check_transferable(config.scheduler)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before the epoch's checkpoint is written, which Lightning leaves to the last callback."""
+        """Runs before the checkpoint of the epoch is saved, because Lightning calls checkpoint callbacks last."""
         assert isinstance(pl_module, LitClassifier)
         if self.chosen_lr is None and pl_module.latest_val:
             self.scores = [*self.scores, pl_module.latest_val["val/acc"]][-self.window :]
-            found = jumps(self.scores, self.min_jump)
-            if len(self.scores) == self.window and found >= (self.window - 2) / 2:
-                self._change(trainer, pl_module, found)
+            num_jumps = jumps(self.scores, self.min_jump)
+            if len(self.scores) == self.window and num_jumps >= (self.window - 2) / 2:
+                self._switch(trainer, pl_module, num_jumps)
         row = {"adam_to_sgd/jumps": jumps(self.scores, self.min_jump), "adam_to_sgd/sgd": self.chosen_lr is not None}
         for logger in trainer.loggers:
             logger.log_metrics({name: float(value) for name, value in row.items()}, trainer.current_epoch)
 
-    def _change(self, trainer: Trainer, pl_module: LitClassifier, found: int) -> None:
+    def _switch(self, trainer: Trainer, pl_module: LitClassifier, num_jumps: int) -> None:
         (adam,) = trainer.optimizers
         old_lr = adam.defaults["lr"]
         self.chosen_lr = old_lr * rate_ratio(adam) * (1 - self.momentum) * self.lr_scale
         sgd = self._build(pl_module, self.chosen_lr)
-        transfer_schedule(
-            adam, sgd, self.chosen_lr / old_lr, [config.scheduler for config in trainer.lr_scheduler_configs]
-        )
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        transfer_schedule(adam, sgd, self.chosen_lr / old_lr, schedulers)
         trainer.strategy.optimizers = [sgd]
-        pl_module.freezing.hold(trainer.current_epoch, trainer.world_size)
+        pl_module.freezing.apply(trainer.current_epoch, trainer.world_size)
         if trainer.is_global_zero:
-            name, epochs = type(adam).__name__, f"{found} of {self.window} epochs"
-            tqdm.write(f"val/acc jumped in {epochs}: from {name} to SGD, lr {old_lr:.2g} → {self.chosen_lr:.2g}")
+            name = type(adam).__name__
+            tqdm.write(
+                f"val/acc oscillates ({num_jumps} of {self.window} epochs): switching from {name} to SGD, "
+                f"lr {old_lr:.2g} → {self.chosen_lr:.2g}"
+            )
 
     def _build(self, pl_module: LitClassifier, lr: float) -> Optimizer:
-        pl_module.freezing.release()
+        pl_module.freezing.reset()
         return build_optimizer(pl_module.net, partial(self.sgd, lr=lr), pl_module.param_groups, pl_module.layer_decay)
 
 
 def jumps(scores: list[float], min_jump: float) -> int:
-    """How many inner scores are above both neighbours, or below both, by `min_jump` or more."""
-    steps = [after - before for before, after in pairwise(scores)]
-    return sum(one * other < 0 and min(abs(one), abs(other)) >= min_jump for one, other in pairwise(steps))
+    """The number of inner scores above both neighbors, or below both, by at least `min_jump`."""
+    changes = [after - before for before, after in pairwise(scores)]
+    return sum(
+        change * next_change < 0 and min(abs(change), abs(next_change)) >= min_jump
+        for change, next_change in pairwise(changes)
+    )
 
 
 def rate_ratio(adam: Optimizer) -> float:
-    """SGD's rate without momentum as a multiple of Adam's: that at which SGD's step, projected on Adam's, is Adam's.
+    """The learning rate of SGD without momentum divided by Adam's, for equal step lengths.
 
-    Keskar and Socher, arXiv:1712.07628 (SWATS), section 3, with Adam's running mean of the gradient where they take
-    each step's gradient and average afterwards. Both are in the optimizer's state, so that no training step costs more.
+    At this rate, the projection of SGD's step onto Adam's step equals Adam's step. Keskar and Socher, arXiv:1712.07628
+    (SWATS), section 3, but with Adam's running mean of the gradient instead of an average over steps, so that training
+    steps need no additional work.
     """
     squares, products = 0.0, 0.0
     for group in adam.param_groups:
         beta1, beta2 = group["betas"]
         for parameter in group["params"]:
-            if state := adam.state.get(parameter):  # none where there has been no gradient
+            if state := adam.state.get(parameter):  # none if the parameter never had a gradient
                 mean = state["exp_avg"].double() / (1 - beta1 ** float(state["step"]))
                 square = state["exp_avg_sq"].double() / (1 - beta2 ** float(state["step"]))
                 step = mean / (square.sqrt() + group["eps"])

@@ -1,4 +1,4 @@
-"""Compile: has torch.compile make one program of the network's many small operations."""
+"""Compile: compiles the network with torch.compile."""
 
 from typing import Literal
 
@@ -8,11 +8,13 @@ from lit_modules.classifier import LitClassifier
 
 
 class Compile(Callback):
-    """In place, so that checkpoints are those of a network that is not compiled. Worth its while on a GPU and in long
-    runs: it takes a C++ compiler and up to a minute, and on a CPU a small convolutional network gets slower by it.
+    """Compiles the network in place, so that checkpoint keys do not change.
+
+    Useful for long runs on a GPU: compilation needs a C++ compiler and up to a minute. On a CPU, small convolutional
+    networks become slower.
 
     Args:
-        mode: of torch.compile. Not those with CUDA graphs, whose logits are overwritten by those of the next step.
+        mode: of torch.compile; modes with CUDA graphs are excluded, because each step overwrites the previous logits.
     """
 
     def __init__(self, mode: Literal["default", "max-autotune-no-cudagraphs"]) -> None:

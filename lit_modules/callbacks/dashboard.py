@@ -1,4 +1,4 @@
-"""Dashboard: what the network gets, what it is made of and how it moves, in TensorBoard."""
+"""Dashboard: inputs, weights, gradients and feature maps in TensorBoard."""
 
 from pathlib import Path
 from typing import Any
@@ -13,34 +13,37 @@ from lit_modules.callbacks.plot_budget import PlotBudget
 from lit_modules.classifier import LitClassifier
 from lit_modules.evaluation.figures import png
 from lit_modules.evaluation.image_grid import feature_map_grid, filter_grid, grid
+from lit_modules.evaluation.markdown import markdown_table
 from lit_modules.evaluation.predictions import evenly_spaced
 from lit_modules.loggers.tensorboard import TensorBoard, tensorboard_of
 
 SAMPLES = 32
-# Of larger weights every n-th value goes into the histogram.
-MOST_VALUES = 100_000
+# Histograms of larger tensors use every n-th value.
+MAX_VALUES = 100_000
 
 
 class Dashboard(Callback):
-    """Draws, as often as `PlotBudget` allows: a sample of the network's inputs, augmented in training and plain in
-    validation; the first layer's filters; feature maps; histograms of weights, and of the gradients of the epoch's
-    last step. Once: the network's table and the config. Each epoch: the norm of that last gradient, before clipping.
+    """Logs the state of the network.
+
+    At the start: a table of the layers, and the config. Every epoch: the gradient norm of the last step, before
+    clipping. In epochs within the `PlotBudget`: a sample of the inputs (augmented in training, plain in validation),
+    the filters of the first layer, feature maps, and histograms of weights and of the gradients of the last step.
 
     Args:
         every_n_epochs, max_overhead: see `PlotBudget`.
     """
 
     def __init__(self, every_n_epochs: int, max_overhead: float | None) -> None:
-        self.pace = PlotBudget(every_n_epochs, max_overhead)
+        self.budget = PlotBudget(every_n_epochs, max_overhead)
         self._board: TensorBoard | None = None
         self._epoch = -1
         self._due = False  # whether to draw in this epoch
         self._samples: dict[str, list[tuple[Tensor, Tensor]]] = {}  # inputs and labels, by split
-        self._size = 0  # of the first batch of validation
+        self._size = 0  # of the first validation batch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LitClassifier)
-        self.pace.start()
+        self.budget.start()
         self._epoch = -1
         self._board = tensorboard_of(trainer) if trainer.is_global_zero else None
         if self._board and trainer.global_step == 0:
@@ -51,8 +54,8 @@ class Dashboard(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._epoch == trainer.current_epoch:
             return
-        self._epoch = trainer.current_epoch  # its first batch in this process, perhaps in its middle
-        self._due = self.pace.due(trainer) and self._board is not None
+        self._epoch = trainer.current_epoch  # may be resumed within the epoch
+        self._due = self.budget.due(trainer) and self._board is not None
         if self._due:
             self._samples = {"train": [(batch.inputs[:SAMPLES].clone(), batch.labels[:SAMPLES].clone())], "val": []}
 
@@ -64,7 +67,7 @@ class Dashboard(Callback):
         if not self._samples["val"]:
             assert isinstance(pl_module, LitClassifier)
             self._size = len(batch.labels)
-            with self.pace.spending():
+            with self.budget.spending():
                 if figure := feature_map_grid(pl_module, pl_module.net, batch.inputs[:1]):
                     self._draw(trainer, "network/feature_maps", figure)
         kept = evenly_spaced(SAMPLES, batch_idx, self._size, int(trainer.num_val_batches[dataloader_idx]))
@@ -74,27 +77,30 @@ class Dashboard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         if self._board and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            with self.pace.spending():
-                found = {name: value.grad for name, value in pl_module.named_parameters() if value.grad is not None}
-                norm = float(torch.nn.utils.get_total_norm(list(found.values())))
+            with self.budget.spending():
+                parameters = pl_module.named_parameters()
+                gradients = {name: value.grad for name, value in parameters if value.grad is not None}
+                norm = float(torch.nn.utils.get_total_norm(list(gradients.values())))
                 self._board.log_metrics({"gradient_norm": norm}, step=trainer.current_epoch)
                 if self._due:
-                    self._draw_histograms(trainer, "gradients", found)
+                    self._draw_histograms(trainer, "gradients", gradients)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LitClassifier)
         if self._due:
-            with self.pace.spending():
+            with self.budget.spending():
                 self._draw_histograms(trainer, "weights", dict(pl_module.named_parameters()))
                 if figure := filter_grid(pl_module.net):
                     self._draw(trainer, "network/filters", figure)
                 for split, stage in (("train", "training"), ("val", "validation")):
                     if self._samples[split]:
-                        self._draw_inputs(trainer, pl_module, split, f"What the network gets in {stage}")
-        self._due = False  # the best epoch's validation, after training, draws nothing
+                        self._draw_inputs(trainer, pl_module, split, f"Network inputs in {stage}")
+        self._due = False  # validation of the best epoch after training is not drawn
 
     def _draw_inputs(self, trainer: Trainer, module: LitClassifier, split: str, title: str) -> None:
-        inputs, labels = (torch.cat(parts)[:SAMPLES] for parts in zip(*self._samples[split], strict=True))
+        samples = self._samples[split]
+        inputs = torch.cat([batch_inputs for batch_inputs, _ in samples])[:SAMPLES]
+        labels = torch.cat([batch_labels for _, batch_labels in samples])[:SAMPLES]
         captions = [module.class_names[label] for label in labels.tolist()]
         self._draw(trainer, f"inputs/{split}", grid(list(inputs.float().cpu().numpy()), captions, title))
 
@@ -106,17 +112,17 @@ class Dashboard(Callback):
         assert self._board
         for name, tensor in tensors.items():
             values = tensor.detach().flatten()
-            values = values[:: -(-len(values) // MOST_VALUES)].float()
-            finite = values[values.isfinite()]  # 16-mixed passes over steps whose gradients are not
+            values = values[:: -(-len(values) // MAX_VALUES)].float()
+            finite = values[values.isfinite()]  # 16-mixed skips steps with non-finite gradients
             if len(finite):
                 self._board.log_histogram(f"{group}/{name}", finite.cpu().numpy(), trainer.current_epoch)
 
 
 def _network_table(module: LitClassifier) -> str:
-    """Markdown of what ModelSummary prints."""
-    lines = ["| layer | type | output | parameters |", "|---|---|---|--:|"]
+    """The table of ModelSummary in Markdown."""
+    rows = []
     for layer in describe(module, module.input_shape):
         frozen = " frozen" if layer.trainable < layer.parameters else ""
         shape = "×".join(map(str, layer.output_shape))
-        lines.append(f"| {layer.name} | {layer.kind} | {shape} | {layer.parameters:,}{frozen} |")
-    return "\n".join(lines)
+        rows.append((layer.name, layer.kind, shape, f"{layer.parameters:,}{frozen}"))
+    return markdown_table(("layer", "type", "output", "parameters"), rows)

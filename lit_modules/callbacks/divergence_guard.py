@@ -1,4 +1,4 @@
-"""DivergenceGuard: a loss that is not a number ends the run before it reaches the weights."""
+"""DivergenceGuard: stops the run at a NaN or infinite loss."""
 
 import math
 from pathlib import Path
@@ -13,22 +13,24 @@ from conf.errors import UserError
 
 
 class DivergenceGuard(Callback):
-    """Stops at a NaN or infinite loss. On a CPU that is before the backward pass. On a GPU, where looking at the loss
-    would wait for the device in every step, it is at the latest before the next checkpoint or the epoch's end, so
-    that no checkpoint ever holds such weights."""
+    """Stops the run at a NaN or infinite loss, so that no checkpoint contains non-finite weights.
+
+    On a CPU, the run stops before the backward pass. On a GPU, where reading the loss would synchronize each step, it
+    stops before the next checkpoint or at the end of the epoch.
+    """
 
     def __init__(self) -> None:
         self._finite: Tensor | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finite = torch.ones((), dtype=torch.bool, device=pl_module.device)
-        self._alone = trainer.world_size == 1
+        self._single_process = trainer.world_size == 1
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         assert self._finite is not None
         if loss.is_cpu:
             finite = math.isfinite(loss.item())
-            if not (finite and self._alone):
+            if not (finite and self._single_process):
                 self._check(trainer, finite)
         else:
             self._finite &= loss.detach().isfinite()
@@ -40,22 +42,22 @@ class DivergenceGuard(Callback):
         self._check_weights(trainer, pl_module)
 
     def _check_weights(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A finite loss may have had gradients that were not."""
+        """Also checks the weights, because a finite loss may have non-finite gradients."""
         if self._finite is not None:
             for parameter in pl_module.parameters():
-                own = parameter.to_local() if isinstance(parameter, DTensor) else parameter  # of a shared out one
-                self._finite &= own.detach().isfinite().all()
+                local = parameter.to_local() if isinstance(parameter, DTensor) else parameter  # the shard of this rank
+                self._finite &= local.detach().isfinite().all()
             self._check(trainer, bool(self._finite))
 
     def _check(self, trainer: Trainer, finite: bool) -> None:
         if trainer.strategy.reduce_boolean_decision(finite, all=True):
             return
         if not trainer.is_global_zero:
-            raise SystemExit(0)  # all ranks stop here, and the first one says why
+            raise SystemExit(0)  # rank 0 reports the error
         folder = Path(trainer.default_root_dir)
         last = folder / "checkpoints" / "last.ckpt"
-        again = f"; {last.resolve()} is sound: go on by run={folder}" if last.exists() else ""
+        resume = f"; {last.resolve()} is valid, resume with run={folder}" if last.exists() else ""
         raise UserError(
             f"lit_module.optimizer.lr: loss or weights are no longer finite at epoch {trainer.current_epoch + 1}, step "
-            f"{trainer.global_step + 1}; lower it or set trainer.gradient_clip_val{again}"
+            f"{trainer.global_step + 1}; lower it or set trainer.gradient_clip_val{resume}"
         )

@@ -1,4 +1,4 @@
-"""EarlyStopping: Lightning's, which a resumed run remembers."""
+"""EarlyStopping: stays stopped when the run is resumed."""
 
 from typing import Any
 
@@ -6,8 +6,11 @@ from pytorch_lightning import LightningModule, Trainer, callbacks
 
 
 class EarlyStopping(callbacks.EarlyStopping):
-    """Ends a run whose `monitor` has not improved for `patience` validated epochs. Resumed, for its test was cut off,
-    such a run trains no further; only with more patience does it go on."""
+    """Stops a run whose `monitor` has not improved for `patience` validated epochs.
+
+    A stopped run that is resumed, for example because its test was interrupted, does not train further unless
+    `patience` is increased.
+    """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict | {"patience": self.patience})

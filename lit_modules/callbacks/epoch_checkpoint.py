@@ -1,4 +1,4 @@
-"""EpochCheckpoint: a checkpoint each epoch, links to the best and the last, and the best weights as a plain file."""
+"""EpochCheckpoint: a checkpoint per epoch, links to the best and last, and the best weights."""
 
 import os
 from functools import cached_property
@@ -16,15 +16,15 @@ from lit_modules.classifier import LitClassifier
 
 
 class EpochCheckpoint(ModelCheckpoint):
-    """Writes `epoch=NNN.ckpt`, with `last.ckpt` and `best.ckpt` as links beside them.
+    """Writes `epoch=NNN.ckpt` and links to them, `last.ckpt` and `best.ckpt`.
 
     Args:
         dirpath: folder of the checkpoints.
-        weights_file: gets the state_dict of the best epoch, on the CPU: `torch.load(file, weights_only=True)`.
-        monitor: the score by which the best is chosen; of equal ones the latest, for it has trained longer.
-        mode: whether its maximum or minimum is best.
-        save_top_k: how many of the best epochs are kept; -1: all of them.
-        every_n_epochs: epochs between two checkpoints.
+        weights_file: file for the state_dict of the best epoch, for `torch.load(file, weights_only=True)`.
+        monitor: metric that determines the best epoch; of equal epochs, the latest is best.
+        mode: whether the maximum or the minimum is best.
+        save_top_k: number of best epochs to keep; -1: all.
+        every_n_epochs: epochs between checkpoints.
     """
 
     def __init__(
@@ -45,19 +45,19 @@ class EpochCheckpoint(ModelCheckpoint):
             save_top_k=save_top_k,
             save_last="link",
             every_n_epochs=every_n_epochs,
-            save_on_train_epoch_end=True,  # validation is over by then, so one file holds all of the epoch
+            save_on_train_epoch_end=True,  # after validation, so that the file contains its metrics
             enable_version_counter=False,
         )
         self.weights_file = Path(weights_file)
 
     @cached_property
     def state_key(self) -> str:
-        """Lightning asks for it before every hook."""
+        """Cached, because Lightning reads it before every hook."""
         return super().state_key
 
     @property
     def last(self) -> Path:
-        """The latest checkpoint: a link, or a file if that epoch is not kept otherwise."""
+        """The latest checkpoint: a link, or a file if that epoch is not among those kept."""
         return Path(str(self.dirpath)) / "last.ckpt"
 
     @property
@@ -66,14 +66,14 @@ class EpochCheckpoint(ModelCheckpoint):
         return Path(str(self.dirpath)) / "best.ckpt"
 
     def state_dict(self) -> dict[str, Any]:
-        """Called while a checkpoint is written, when its own score is known."""
-        for path, score in self.best_k_models.items():  # in the order of epochs
+        """Sets the best epoch to the latest of equal ones; called after the score of this epoch is known."""
+        for path, score in self.best_k_models.items():  # ordered by epoch
             if score == self.best_model_score:
                 self.best_model_path = path
         return super().state_dict()
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
-        """Of the best few, an equal one is kept instead of the oldest."""
+        """Also keeps an epoch equal to the worst of the best, which it replaces."""
         return super().check_monitor_top_k(trainer, current) or (
             current is not None and bool(current == self.kth_value)
         )
@@ -81,23 +81,23 @@ class EpochCheckpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LitClassifier)
         if str(self.monitor).startswith("val/") and not pl_module.latest_val:
-            trainer.save_checkpoint(self.last)  # an epoch without validation is none of the best
+            trainer.save_checkpoint(self.last)  # an epoch without validation is never best
             return
         super().on_train_epoch_end(trainer, pl_module)
         if self._last_global_step_saved != trainer.global_step:
-            # Not among the best, so Lightning kept no file of this epoch; but it is where a resumed run goes on.
+            # Not among the best, so Lightning saved no checkpoint; a resumed run starts from this one.
             trainer.save_checkpoint(self.last)
         if trainer.is_global_zero:
             self._publish_best()
-        trainer.strategy.barrier("best checkpoint")  # which every rank may read from here on
+        trainer.strategy.barrier("best checkpoint")  # any rank may read it afterwards
 
-    # Lightning's would find out, at every step, that none is to be saved.
+    # Lightning's hook decides at every step whether to save; this callback saves at the end of epochs only.
     on_train_batch_end = Callback.on_train_batch_end
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.save_top_k == 0 or 0 < (trainer.max_epochs or 0) < (self.every_n_epochs or 1):
-            raise UserError("callbacks.checkpoint: would keep no epoch; lower every_n_epochs or set save_top_k=-1")
-        if trainer.is_global_zero:  # for a run that was killed between an epoch's checkpoint and its link
+            raise UserError("callbacks.checkpoint: would save no checkpoint; lower every_n_epochs or set save_top_k=-1")
+        if trainer.is_global_zero:  # if the run was killed between saving a checkpoint and its link
             self._publish_best()
 
     def _publish_best(self) -> None:
@@ -113,14 +113,14 @@ class EpochCheckpoint(ModelCheckpoint):
         os.replace(temporary, self.best)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The folder may have been moved or renamed since: what it held is found under its new name."""
+        """Replaces the saved folder, which may have been moved, by the current one."""
         folder = Path(str(self.dirpath))
 
-        def here(path: str) -> str:
+        def relocate(path: str) -> str:
             return str(folder / Path(path).name) if path else path
 
-        moved = dict(state_dict, dirpath=self.dirpath)
+        state = dict(state_dict, dirpath=self.dirpath)
         for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
-            moved[key] = here(state_dict[key])
-        moved["best_k_models"] = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict(moved)
+            state[key] = relocate(state_dict[key])
+        state["best_k_models"] = {relocate(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(state)

@@ -1,17 +1,19 @@
-"""FastEpochLoop: replaces Lightning's loop over an epoch's batches, for trainer=fast."""
+"""FastEpochLoop: replaces Lightning's training epoch loop, for trainer=fast."""
 
 from importlib.metadata import version
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-# The loop uses private parts of Lightning, so it runs with the releases that its tests have passed with.
+# Releases that the loop was tested with; it uses private parts of Lightning.
 TESTED = ("2.6.",)
 
 
 class FastEpochLoop(Callback):
-    """Installs `lit_modules.trainer.fast_epoch_loop.EpochLoop`; keeps Lightning's own loop, and says so, where the
-    installed Lightning was not tested."""
+    """Installs `lit_modules.trainer.fast_epoch_loop.EpochLoop`.
+
+    With an untested release of Lightning, it prints a notice and keeps Lightning's loop.
+    """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -24,5 +26,5 @@ class FastEpochLoop(Callback):
         from lit_modules.trainer.fast_epoch_loop import EpochLoop
 
         loop = EpochLoop(trainer, trainer.min_steps, trainer.max_steps)
-        loop.val_loop = trainer.fit_loop.epoch_loop.val_loop  # which has its data already
+        loop.val_loop = trainer.fit_loop.epoch_loop.val_loop  # already has its dataloaders
         trainer.fit_loop.epoch_loop = loop

@@ -1,4 +1,4 @@
-"""MidEpochCheckpoint: saves within an epoch, by the clock, by the step, or because the process is told to stop."""
+"""MidEpochCheckpoint: saves within an epoch by time, by step, or on a signal."""
 
 import signal
 import time
@@ -15,17 +15,18 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class MidEpochCheckpoint(Checkpoint):
-    """Writes `last.ckpt` between two optimizer steps. On SIGTERM or SIGINT, whichever rank gets it, all ranks finish
-    their step, save, and exit with 143 or 130; a second signal ends the process at once.
+    """Writes `last.ckpt` after an optimizer step.
 
-    A subclass of Lightning's Checkpoint, for those run after all other callbacks: an average of the weights must
-    have taken in the step that is saved. At an epoch's last step nothing is saved, for that epoch's own checkpoint,
-    with its scores, is about to be written.
+    On SIGTERM or SIGINT to any rank, all ranks finish their step and save; rank 0 exits with 143 or 130, the others
+    with 0. A second signal terminates the process immediately.
+
+    Lightning calls subclasses of Checkpoint after all other callbacks, so averaged weights include the saved step. At
+    the last step of an epoch nothing is saved, because the checkpoint of the epoch follows.
 
     Args:
         file: the checkpoint.
-        every_n_steps: batches between two of them; null: none.
-        every_n_minutes: likewise; by the clock of the first rank.
+        every_n_steps: batches between checkpoints; null: never.
+        every_n_minutes: minutes between checkpoints, by the clock of rank 0; null: never.
     """
 
     def __init__(self, file: str, every_n_steps: int | None, every_n_minutes: float | None) -> None:
@@ -37,20 +38,20 @@ class MidEpochCheckpoint(Checkpoint):
         self._group: Any = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning puts the handlers back that it found before it set its own.
+        # Lightning restores the previous handlers at the end of fit.
         for number in SIGNALS:
             signal.signal(number, self._receive)
         self._saved = time.monotonic()
-        if trainer.world_size > 1:  # on the CPU, so that a GPU need not be waited for
+        if trainer.world_size > 1:  # on the CPU, to avoid synchronizing with the GPU
             self._group = dist.new_group(backend="gloo", timeout=trainer.strategy._timeout)  # type: ignore[attr-defined]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or not stepped:
+        is_optimizer_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or not is_optimizer_step:
             return
-        number, due = self._agree(trainer, batch_idx)
+        number, due = self._reduce_over_ranks(trainer, batch_idx)
         if number or due:
             trainer.save_checkpoint(self.file)
             self._saved = time.monotonic()
@@ -58,16 +59,19 @@ class MidEpochCheckpoint(Checkpoint):
             self._stop(trainer, number)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A signal that came during validation: the epoch before has been saved since."""
-        if trainer.current_epoch > 0 and (number := self._agree(trainer, 0)[0]):
+        """Stops after a signal during validation; the checkpoint of that epoch has been saved."""
+        if trainer.current_epoch == 0:
+            return
+        number, _ = self._reduce_over_ranks(trainer, 0)
+        if number:
             self._stop(trainer, number)
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         self._signal = number
         signal.signal(number, signal.SIG_DFL)
 
-    def _agree(self, trainer: Trainer, batch_idx: int) -> tuple[int, bool]:
-        """The signal that any rank got, and whether a checkpoint is due: the same on all ranks."""
+    def _reduce_over_ranks(self, trainer: Trainer, batch_idx: int) -> tuple[int, bool]:
+        """The signal received by any rank, or 0, and whether a checkpoint is due; equal on all ranks."""
         due = bool(self.every_n_steps and (batch_idx + 1) % self.every_n_steps == 0)
         if self.every_n_minutes and time.monotonic() - self._saved > 60 * self.every_n_minutes:
             due |= trainer.is_global_zero
@@ -79,10 +83,9 @@ class MidEpochCheckpoint(Checkpoint):
 
     def _stop(self, trainer: Trainer, number: int) -> None:
         if trainer.is_global_zero:
-            name, folder = signal.Signals(number).name, self.file.parent.parent
-            print(
-                f"stopped by {name} at step {trainer.global_step}; go on with: python train.py run={folder}", flush=True
-            )
+            name = signal.Signals(number).name
+            command = f"python train.py run={self.file.parent.parent}"
+            print(f"stopped by {name} at step {trainer.global_step}; resume with: {command}", flush=True)
             raise SystemExit(128 + number)
-        # All ranks stop here. Lightning kills the first one if another ends with an error before it.
+        # Not an error code, because Lightning kills rank 0 if another rank fails before it exits.
         raise SystemExit(0)

@@ -1,4 +1,4 @@
-"""ModelSummary: what the network is made of, printed when training starts."""
+"""ModelSummary: prints a table of the layers when training starts."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from lit_modules.classifier import LitClassifier
 
 
 class Layer(NamedTuple):
-    """A module without children of its own."""
+    """A module without children."""
 
     name: str
     kind: str
@@ -23,7 +23,7 @@ class Layer(NamedTuple):
 
 
 class ModelSummary(Callback):
-    """Each layer's output shape, the shape of every parameter, and the counts."""
+    """Prints the output shape, parameter shapes and parameter count of each layer."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LitClassifier)
@@ -47,9 +47,9 @@ class ModelSummary(Callback):
 
 
 def describe(module: nn.Module, input_shape: tuple[int, ...]) -> list[Layer]:
-    """The layers in the order in which one sample of `input_shape` passes them. Changes nothing in the module.
+    """The layers in the order of a forward pass of one sample. Does not change the module.
 
-    A layer that is used several times stands once, with its last output; its parameters count once.
+    A layer that is called several times is listed and counted once, with its last output shape.
     """
     outputs: dict[str, tuple[int, ...]] = {}
     leaves = {name: child for name, child in module.named_modules() if not any(child.children())}

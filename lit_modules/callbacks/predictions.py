@@ -1,5 +1,6 @@
-"""CollectPredictions: the predictions of a split, what they are worth, and the figures of it in TensorBoard."""
+"""CollectPredictions: evaluates the predictions of a split and logs figures to TensorBoard."""
 
+import math
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -8,29 +9,32 @@ from torch import Tensor
 
 from lit_modules.callbacks.plot_budget import PlotBudget
 from lit_modules.classifier import LitClassifier
+from lit_modules.evaluation.drawing import draw
 from lit_modules.evaluation.evaluation import Evaluation
 from lit_modules.evaluation.predictions import Collector
 from lit_modules.loggers.tensorboard import tensorboard_of
 
 
 class CollectPredictions(Callback):
-    """In training, draws what the validation split shows. Outside of it, in `trainer.validate` and `trainer.test`,
-    also logs `ece`, `auc` and `ap` for the run's summary, and leaves the whole in `LitClassifier.evaluations`.
+    """Draws figures of the validation split during training, and of the test split.
+
+    In `trainer.validate` and `trainer.test`, it also logs `ece`, `auc` and `ap`, and stores the `Evaluation` in
+    `LitClassifier.evaluations`.
 
     Args:
-        every_n_epochs, max_overhead: see `PlotBudget`. An epoch that is left out collects nothing.
+        every_n_epochs, max_overhead: see `PlotBudget`; skipped epochs collect no predictions.
     """
 
     def __init__(self, every_n_epochs: int, max_overhead: float | None) -> None:
-        self.pace = PlotBudget(every_n_epochs, max_overhead)
+        self.budget = PlotBudget(every_n_epochs, max_overhead)
         self._collector: Collector | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.pace.start()
+        self.budget.start()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         fitting = trainer.state.fn == TrainerFn.FITTING
-        if not trainer.sanity_checking and (not fitting or self.pace.due(trainer)):
+        if not trainer.sanity_checking and (not fitting or self.budget.due(trainer)):
             self._collector = Collector()
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,21 +62,22 @@ class CollectPredictions(Callback):
         self._finish(trainer, pl_module, "test")
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
-        collector, self._collector = self._collector, None
+        collector = self._collector
+        self._collector = None
         if collector is None:
             return
         assert isinstance(pl_module, LitClassifier)
-        with self.pace.spending():
+        with self.budget.spending():
             predictions = collector.gather()
             if predictions is None:
                 return
             evaluation = Evaluation(pl_module.class_names, pl_module.files[split], predictions)
-            scores = {f"{split}/{name}": value for name, value in evaluation.scores.items() if value == value}
+            scores = {f"{split}/{name}": value for name, value in evaluation.scores.items() if not math.isnan(value)}
             if trainer.state.fn != TrainerFn.FITTING:
                 pl_module.evaluations[split] = evaluation
                 pl_module.log_dict(scores, logger=False, rank_zero_only=True)
             board = tensorboard_of(trainer)
-            if board and trainer.state.fn != TrainerFn.VALIDATING:  # the best epoch's again, for the report alone
+            if board and trainer.state.fn != TrainerFn.VALIDATING:  # validating the best epoch again is for the report
                 board.log_metrics(scores, step=trainer.current_epoch)
-                for name, image in evaluation.images.items():
+                for name, image in draw(evaluation).items():
                     board.log_image(f"{split}/{name}", image, trainer.current_epoch)

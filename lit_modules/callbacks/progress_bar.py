@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, and none elsewhere."""
+"""ProgressBar: shown on terminals only."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar, redrawn by the clock instead of by the step, which would cost more than a small step."""
+    """Redraws Lightning's bar by time instead of by step, which would take longer than a small step."""
 
     SECONDS = 0.1
 
@@ -18,7 +18,7 @@ class ProgressBar(TQDMProgressBar):
         self._drawn = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, *arguments: Any) -> None:
-        """Counts epochs from 1, as the lines above the bar do."""
+        """Counts epochs from 1, like the epoch lines above the bar."""
         super().on_train_epoch_start(trainer, *arguments)
         self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}")
 

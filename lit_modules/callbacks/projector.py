@@ -1,4 +1,4 @@
-"""Projector: what the last layer gets of each test sample, as points in TensorBoard's projector."""
+"""Projector: inputs of the last linear layer in TensorBoard's embedding projector."""
 
 from typing import Any
 
@@ -13,27 +13,30 @@ from lit_modules.loggers.tensorboard import tensorboard_of
 
 
 class Projector(Callback):
-    """Args:
-    samples: of the test split, from all over the first rank's share of it.
+    """Logs the features of test samples as an embedding.
+
+    Args:
+        samples: number of samples, evenly spaced over the test samples of rank 0.
     """
 
     def __init__(self, samples: int) -> None:
         if samples < 1:
             raise UserError(f"samples: must be 1 or more, not {samples}; leave the callback out instead")
         self.samples = samples
-        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._samples: list[tuple[Tensor, Tensor, Tensor]] = []
         self._features = torch.empty(0)
-        self._size = 0  # of the first batch
+        self._size = 0  # of the first test batch
         self._handle: Any = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LitClassifier)
         layers = [layer for layer in pl_module.net.modules() if isinstance(layer, nn.Linear)]
         if layers and trainer.is_global_zero and tensorboard_of(trainer):
-            self._kept, self._size = [], 0
-            self._handle = layers[-1].register_forward_pre_hook(self._keep)
+            self._samples = []
+            self._size = 0
+            self._handle = layers[-1].register_forward_pre_hook(self._record)
 
-    def _keep(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _record(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._features = inputs[0].detach().float()
 
     def on_test_batch_end(
@@ -47,8 +50,8 @@ class Projector(Callback):
     ) -> None:
         if self._handle:
             self._size = self._size or len(batch.labels)
-            kept = evenly_spaced(self.samples, batch_idx, self._size, int(trainer.num_test_batches[dataloader_idx]))
-            self._kept.append((self._features[kept], batch.labels[kept], batch.inputs[kept]))
+            rows = evenly_spaced(self.samples, batch_idx, self._size, int(trainer.num_test_batches[dataloader_idx]))
+            self._samples.append((self._features[rows], batch.labels[rows], batch.inputs[rows]))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LitClassifier)
@@ -57,7 +60,9 @@ class Projector(Callback):
             return
         self._handle.remove()
         self._handle = None
-        features, labels, inputs = (torch.cat(parts)[: self.samples].cpu() for parts in zip(*self._kept, strict=True))
+        features = torch.cat([sample[0] for sample in self._samples])[: self.samples].cpu()
+        labels = torch.cat([sample[1] for sample in self._samples])[: self.samples].cpu()
+        inputs = torch.cat([sample[2] for sample in self._samples])[: self.samples].cpu()
         names = [pl_module.class_names[label] for label in labels.tolist()]
         images = inputs.float().expand(-1, 3, -1, -1) if inputs.ndim == 4 and inputs.shape[1] in (1, 3) else None
         board.log_embedding("test", features.flatten(1), names, images, trainer.current_epoch)

@@ -1,4 +1,4 @@
-"""Throughput: images a second, and how much of the time training waits for data."""
+"""Throughput: images per second and the fraction of time spent waiting for data."""
 
 import time
 from typing import Any
@@ -9,16 +9,18 @@ from lit_modules.classifier import LitClassifier
 
 
 class Throughput(Callback):
-    """Adds `images_per_second`, over all ranks, and `data_wait`, a share of the time, to each epoch's row. Validation
-    is not in it. By the host's clock, which waits for no device: on a GPU, waiting is the time in which the host had no
-    batch to hand over."""
+    """Adds `images_per_second` over all ranks and `data_wait` to the metrics of each epoch.
+
+    Validation is excluded. Times are measured on the host without synchronizing the device, so `data_wait` is the
+    fraction of the training time in which the host waited for the next batch.
+    """
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = self._latest = time.perf_counter()
         self._waited = 0.0
         self._samples = 0
 
-    on_train_start = on_train_epoch_start  # for a run resumed within an epoch, whose start is not called again
+    on_train_start = on_train_epoch_start  # a run resumed within an epoch does not start it again
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._waited += time.perf_counter() - self._latest
@@ -32,5 +34,5 @@ class Throughput(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LitClassifier)
         seconds = self._latest - self._began
-        if seconds:  # an epoch resumed after its last batch has none
+        if seconds:  # zero if the epoch was resumed after its last batch
             pl_module.speed = {"images_per_second": self._samples / seconds, "data_wait": self._waited / seconds}

@@ -1,4 +1,4 @@
-"""Whitening: a first convolution that makes the patches of images uncorrelated, each direction of equal variance."""
+"""Whitening: initializes the first convolution to whiten image patches."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from lit_modules.classifier import LitClassifier
 
 @torch.no_grad()
 def second_moments(inputs: Tensor, kernel_size: tuple[int, ...]) -> Tensor:
-    """The mean of p·pᵀ over all patches p of images `[N, C, H, W]`: float32 `[D, D]`, D = C · kernel's pixels."""
+    """The mean of p·pᵀ over all patches p of images `[N, C, H, W]`: float32 `[D, D]`, D = C · kernel height · width."""
     height, width = kernel_size
     patches = inputs.float().unfold(2, height, 1).unfold(3, width, 1)  # [N, C, H', W', height, width]
     patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)  # [N · H' · W', D]
@@ -21,13 +21,14 @@ def second_moments(inputs: Tensor, kernel_size: tuple[int, ...]) -> Tensor:
 
 @torch.no_grad()
 def whiten_(conv: nn.Conv2d, moments: Tensor, eps: float) -> None:
-    """Sets the weights, in place, to the eigenvectors of the patches' second moments, each divided by
-    √(eigenvalue + eps), and to their opposites. Jordan, arXiv:2404.00498, section 3.2.
+    """Sets the weights to the scaled eigenvectors of the second moments and their negatives, in place.
+
+    Each eigenvector is divided by √(eigenvalue + eps). Jordan, arXiv:2404.00498, section 3.2.
 
     Args:
-        conv: with 2·D output channels.
+        conv: convolution with 2·D output channels.
         moments: see `second_moments`.
-        eps: keeps directions in which patches hardly vary from being blown up.
+        eps: limits the scale of directions with little variance.
     """
     values, vectors = torch.linalg.eigh(moments)  # vectors in columns
     directions = (vectors / (values + eps).sqrt()).T.unflatten(1, conv.weight.shape[1:])  # [D, C, height, width]
@@ -35,10 +36,10 @@ def whiten_(conv: nn.Conv2d, moments: Tensor, eps: float) -> None:
 
 
 class Whitening(Callback):
-    """All ranks see the moments of the whole batch. A run that is resumed has its weights already.
+    """Whitens with the first batch of training, over all ranks; a resumed run loads its weights.
 
     Args:
-        layer: the name of the convolution in the network; freeze its weight to keep it.
+        layer: name of the convolution in the network; freeze its weight to keep it whitened.
         eps: see `whiten_`.
     """
 
@@ -50,12 +51,9 @@ class Whitening(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         conv = dict(self._net(pl_module).named_modules()).get(self.layer)
-        wanted = 2 * conv.weight[0].numel() if isinstance(conv, nn.Conv2d) else 0
-        if not isinstance(conv, nn.Conv2d) or conv.out_channels != wanted:
-            raise UserError(
-                f"callbacks.whitening.layer: {self.layer} is no first convolution with two channels for each number of "
-                "a patch; choose lit_module/net=speedrun"
-            )
+        if not isinstance(conv, nn.Conv2d) or conv.out_channels != 2 * conv.weight[0].numel():
+            problem = f"{self.layer} is not a 2-D convolution with 2 · (values per patch) output channels"
+            raise UserError(f"callbacks.whitening.layer: {problem}; choose lit_module/net=speedrun")
         self._conv = conv
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -1,61 +1,65 @@
-"""Whether probabilities can be believed: calibration, and the curves of a class against the rest."""
+"""Calibration error, and one-vs-rest ROC and precision-recall curves."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-BINS = 15  # of confidence, as in Guo et al.
+BINS = 15  # number of confidence bins, as in Guo et al.
 
 
 class Calibration(NamedTuple):
-    """Predictions in bins of equal width of their confidence, which is the probability of the predicted class."""
+    """Statistics of equal-width confidence bins; confidence is the probability of the predicted class."""
 
     counts: np.ndarray
     """int64 `[15]`"""
     confidence: np.ndarray
-    """float64 `[15]`: mean over the bin's samples; NaN where there are none"""
+    """float64 `[15]`: mean over the samples of the bin; NaN for an empty bin"""
     accuracy: np.ndarray
-    """float64 `[15]`: likewise"""
+    """float64 `[15]`: mean over the samples of the bin; NaN for an empty bin"""
     error: float
     """Expected calibration error: the mean of |accuracy - confidence|, weighted by count"""
 
 
 class Curve(NamedTuple):
-    """One class against the rest, at each threshold of its probability; NaN where a side has no samples."""
+    """One-vs-rest curves of a class; NaN without positive or without negative samples."""
 
     thresholds: np.ndarray
-    """descending: a sample counts as positive from its threshold on"""
+    """descending; a sample is positive if its probability is >= the threshold"""
     recall: np.ndarray
-    """share of the positives found: the y of ROC, the x of precision and recall"""
-    false_alarms: np.ndarray
-    """share of the negatives taken for positives: the x of ROC"""
+    """true positive rate"""
+    fpr: np.ndarray
+    """false positive rate"""
     precision: np.ndarray
     auc: float
-    """area under ROC"""
+    """area under the ROC curve"""
     ap: float
     """average precision"""
 
 
-def calibrate(confidence: np.ndarray, right: np.ndarray) -> Calibration:
-    """Guo et al., "On calibration of modern neural networks", arXiv:1706.04599, section 2. A bin holds its upper edge.
+def calibrate(confidence: np.ndarray, correct: np.ndarray) -> Calibration:
+    """Expected calibration error and its bins, which include their upper edge.
+
+    Source: Guo et al., "On calibration of modern neural networks", arXiv:1706.04599, section 2.
 
     Args:
         confidence: float `[N]` in [0, 1].
-        right: bool `[N]`.
+        correct: bool `[N]`.
     """
     edges = np.linspace(0, 1, BINS + 1)
     bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, BINS - 1)
     counts = np.bincount(bins, minlength=BINS)
     with np.errstate(invalid="ignore"):
         means = np.bincount(bins, confidence, BINS) / counts
-        accuracy = np.bincount(bins, right, BINS) / counts
+        accuracy = np.bincount(bins, correct, BINS) / counts
     error = np.nansum(counts * np.abs(accuracy - means)) / len(confidence)
     return Calibration(counts, means, accuracy, float(error))
 
 
 def curve(probability: np.ndarray, positive: np.ndarray) -> Curve:
-    """All thresholds from one sort. The area is by trapezoids; average precision is the sum of precision times the
-    increase of recall, without interpolation, as scikit-learn defines both.
+    """ROC and precision-recall curves at all distinct thresholds, from one sort.
+
+    As in scikit-learn, AUC uses the trapezoidal rule, and average precision is the sum of precision times the increase
+    of recall, without interpolation.
 
     Args:
         probability: float `[N]`.
@@ -63,22 +67,23 @@ def curve(probability: np.ndarray, positive: np.ndarray) -> Curve:
     """
     order = np.argsort(-probability, kind="stable")
     descending = probability[order]
-    last = np.flatnonzero(np.diff(descending, append=-1.0))  # of each run of equal ones, which no threshold parts
-    found = positive[order].cumsum()[last]
-    wrong = last + 1 - found
+    last = np.flatnonzero(np.diff(descending, append=-1.0))  # last index of each run of tied probabilities
+    tp = positive[order].cumsum()[last]
+    fp = last + 1 - tp
     with np.errstate(invalid="ignore"):
-        recall = np.append(0, found) / positive.sum()
-        false_alarms = np.append(0, wrong) / (~positive).sum()
-    precision = np.append(1.0, found / (last + 1))
-    area = float(np.trapezoid(recall, false_alarms))
-    average = float(np.sum(np.diff(recall) * precision[1:]))
-    return Curve(np.append(np.inf, descending[last]), recall, false_alarms, precision, area, average)
+        recall = np.append(0, tp) / positive.sum()
+        fpr = np.append(0, fp) / (~positive).sum()
+    precision = np.append(1.0, tp / (last + 1))
+    auc = float(np.trapezoid(recall, fpr))
+    ap = float(np.sum(np.diff(recall) * precision[1:]))
+    return Curve(np.append(np.inf, descending[last]), recall, fpr, precision, auc, ap)
 
 
 def thin(full: Curve) -> Curve:
-    """At most some 400 of a curve's points, evenly by recall and by false alarms; its areas as they were."""
+    """Keeps at most about 400 points, evenly spaced in recall and FPR; AUC and AP are unchanged."""
     even = np.linspace(0, 1, 200)
-    kept = np.concatenate([np.searchsorted(side, even) for side in (full.recall, full.false_alarms)])
+    kept = np.concatenate([np.searchsorted(full.recall, even), np.searchsorted(full.fpr, even)])
     kept = np.unique(np.append(kept.clip(max=len(full.recall) - 1), 0))
-    thresholds, recall, false_alarms, precision = (values[kept] for values in full[:4])
-    return Curve(thresholds, recall, false_alarms, precision, full.auc, full.ap)
+    return full._replace(
+        thresholds=full.thresholds[kept], recall=full.recall[kept], fpr=full.fpr[kept], precision=full.precision[kept]
+    )

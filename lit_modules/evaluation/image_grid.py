@@ -1,4 +1,4 @@
-"""Grids of what goes through a network: images, series and volumes, filters, feature maps."""
+"""Grids of images, series, volumes, filters and feature maps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,16 +11,19 @@ from torch import Tensor, nn
 
 from lit_modules.evaluation.figures import COLORS, drawable, short, styled
 
-CAPTION = 0.17  # inches of a line
+CAPTION = 0.17  # height of a caption line in inches
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-LAYERS = 4
-MAPS = 8
+MAX_LAYERS = 4
+MAX_MAPS = 8
 
 
 @styled
 def grid(samples: Sequence[np.ndarray], captions: Sequence[str], title: str, columns: int = 8) -> Figure:
-    """Samples `[C, *spatial]` in rows, a caption below each. Series are drawn as lines, one a channel; of a volume the
-    middle slice; of channels other than 1 or 3 the first. What leaves [0, 1] is scaled into it."""
+    """Draws samples `[C, *spatial]` in rows with a caption below each.
+
+    A series is drawn as one line per channel, a volume as its middle slice, and an image with neither 1 nor 3 channels
+    as its first channel. Values outside [0, 1] are rescaled into it.
+    """
     columns = min(columns, max(len(samples), 5))
     rows = max(1, -(-len(samples) // columns))
     lines = max((caption.count("\n") + 1 for caption in captions if caption), default=0)
@@ -47,7 +50,7 @@ def grid(samples: Sequence[np.ndarray], captions: Sequence[str], title: str, col
 
 
 def _tile(axes: Any, sample: np.ndarray, x: float, y: float, side: float) -> None:
-    """One sample in the square whose upper left corner is (x, y)."""
+    """Draws one sample in the square whose upper left corner is (x, y)."""
     low, high = min(0.0, float(sample.min())), max(1.0, float(sample.max()))
     sample = (sample - low) / (high - low)
     if sample.ndim == 2:  # [C, L]
@@ -58,25 +61,30 @@ def _tile(axes: Any, sample: np.ndarray, x: float, y: float, side: float) -> Non
         sample = sample[:, sample.shape[1] // 2]
     height, width = np.array(sample.shape[1:]) * side / max(sample.shape[1:])
     pixels = np.moveaxis(sample, 0, -1) if len(sample) == 3 else sample[0]
-    # Not by imshow, which for each of them looks for the limits of the whole.
+    # Not imshow, which updates the limits of the axes for every image.
     image = AxesImage(axes, cmap="gray", extent=(x, x + width, y - height, y), interpolation="nearest")
     image.set(data=pixels, clim=(0, 1))
     axes.add_image(image)
 
 
 def filter_grid(net: nn.Module) -> Figure | None:
-    """The weights of the first convolution, at most 64 of them; None if there is none."""
+    """The first 64 filters of the first convolution; None without a convolution."""
     first = next((layer for layer in net.modules() if isinstance(layer, CONVOLUTIONS)), None)
     if first is None:
         return None
-    filters = [_stretch(each) for each in first.weight.detach()[:64].float().cpu().numpy()]
-    title = "Filters of the first convolution, each from its lowest to its highest weight"
+    filters = [_min_max_scale(weights) for weights in first.weight.detach()[:64].float().cpu().numpy()]
+    title = "Filters of the first convolution, each scaled to [min, max]"
     return grid(filters, [str(i) for i in range(len(filters))], title, columns=16)
 
 
 def feature_map_grid(module: nn.Module, net: nn.Module, sample: Tensor) -> Figure | None:
-    """What up to four convolutions of `net`, from the first to the last, make of one sample `[1, C, *spatial]` that
-    passes `module`, which is to be in evaluation mode; None if there is none. Changes nothing in them."""
+    """Outputs of up to four convolutions of `net`, evenly spaced by depth; None without a convolution.
+
+    Args:
+        module: in eval mode; its forward runs `net`. It is not modified.
+        net: the network whose convolutions are shown.
+        sample: `[1, C, *spatial]`.
+    """
     layers = [(name, layer) for name, layer in net.named_modules() if isinstance(layer, CONVOLUTIONS)]
     if not layers:
         return None
@@ -85,25 +93,25 @@ def feature_map_grid(module: nn.Module, net: nn.Module, sample: Tensor) -> Figur
     def keep(name: str) -> Any:
         return lambda _layer, _inputs, output: maps.update({name: output[0].float().cpu().numpy()})
 
-    chosen = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, LAYERS).astype(int))]
+    chosen = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, MAX_LAYERS).astype(int))]
     handles = [layer.register_forward_hook(keep(name)) for name, layer in chosen]
     try:
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # compiled code passes hooks by
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # compiled code skips hooks
             module(sample)
     finally:
         for handle in handles:
             handle.remove()
     tiles, captions = [sample[0].float().cpu().numpy()], ["input"]
     for name, channels in maps.items():
-        missing = -len(tiles) % MAPS
-        tiles += [np.ones((1, *[1] * (channels.ndim - 1)))] * missing  # white, to the end of the row
+        missing = -len(tiles) % MAX_MAPS
+        tiles += [np.ones((1, *[1] * (channels.ndim - 1)))] * missing  # white tiles fill the row
         captions += [""] * missing
-        tiles += [_stretch(channel[None]) for channel in channels[:MAPS]]
-        captions += [f"{name} {i}" for i in range(len(channels[:MAPS]))]
-    return grid(tiles, captions, "Feature maps of the first channels, each from its lowest to its highest value", MAPS)
+        tiles += [_min_max_scale(channel[None]) for channel in channels[:MAX_MAPS]]
+        captions += [f"{name} {i}" for i in range(len(channels[:MAX_MAPS]))]
+    return grid(tiles, captions, "Feature maps of the first channels, each scaled to [min, max]", MAX_MAPS)
 
 
-def _stretch(sample: np.ndarray) -> np.ndarray:
-    """Its values from the lowest to the highest, in [0, 1]."""
+def _min_max_scale(sample: np.ndarray) -> np.ndarray:
+    """Scales values to [0, 1]."""
     low, high = sample.min(), sample.max()
     return (sample - low) / max(high - low, 1e-12)

@@ -1,4 +1,4 @@
-"""Predictions: what the network said of every sample of a split, collected from all batches and ranks."""
+"""Predictions for every sample of a split, gathered from all batches and ranks."""
 
 from typing import Any, NamedTuple
 
@@ -7,58 +7,58 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# So many of the worst mistakes are kept with their inputs.
-MISTAKES = 24
+# Number of the worst mistakes whose inputs are kept.
+MAX_MISTAKES = 24
 
 
 class Predictions(NamedTuple):
-    """A split's samples in the order of their index, each once."""
+    """The samples of a split sorted by index, each once."""
 
-    index: np.ndarray  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    index: np.ndarray  # type: ignore[assignment]  # hides tuple.index, which is unused
     """int64 `[N]`: positions in the split"""
     true: np.ndarray
     """int64 `[N]`"""
     predicted: np.ndarray
-    """int64 `[N]`: the class of the highest logit"""
+    """int64 `[N]`: argmax of the logits"""
     probabilities: np.ndarray
     """float32 `[N, num_classes]`"""
     mistakes: np.ndarray
-    """int64 `[M]`, M ≤ 24: rows of the wrong predictions with the highest probability, the worst first"""
+    """int64 `[M]`, M ≤ 24: rows of the most confident wrong predictions, worst first"""
     mistaken_inputs: np.ndarray
-    """float32 `[M, C, *spatial]`: their inputs as the network got them"""
+    """float32 `[M, C, *spatial]`: inputs of the mistakes as passed to the classifier"""
 
 
 class Collector:
-    """Takes batches of one pass over a split. What it keeps stays on the device, and no batch waits for it."""
+    """Accumulates the batches of one pass over a split, on the device and without synchronizing."""
 
     def __init__(self) -> None:
         self._rows: list[tuple[Tensor, ...]] = []
         self._worst: tuple[Tensor, ...] = ()
 
     def add(self, batch: Any, logits: Tensor) -> None:
-        """Adds a batch `(inputs, labels, index, …)`, which may be empty, and its logits `[N, num_classes]`."""
+        """Adds a batch `(inputs, labels, index, …)`, possibly empty, and its logits `[N, num_classes]`."""
         logits = logits.detach().float()
         probabilities = logits.softmax(1)
         predicted = logits.argmax(1)
         self._rows.append((batch.index, batch.labels, predicted, probabilities))
-        # Of a right prediction -1: so the worst are kept without asking the device whether there are any.
-        wrongness = torch.where(predicted == batch.labels, -1.0, probabilities.amax(1))
-        worst = _highest((wrongness, batch.index, batch.inputs.float()))
+        # -1 marks correct predictions: filtering them here would synchronize with the device.
+        error_confidence = torch.where(predicted == batch.labels, -1.0, probabilities.amax(1))
+        worst = _highest((error_confidence, batch.index, batch.inputs.float()))
         if self._worst:
             worst = _highest(tuple(torch.cat(parts) for parts in zip(self._worst, worst, strict=True)))
         self._worst = worst
 
     def gather(self) -> Predictions | None:
-        """All ranks' predictions, on the first rank; None on the others. Every rank must call this."""
+        """Gathers the predictions of all ranks on rank 0; returns None on the others. A collective call."""
         rows = _gather(tuple(torch.cat(parts) for parts in zip(*self._rows, strict=True)))
         worst = _gather(self._worst)
         if rows is None or worst is None:
             return None
         index, true, predicted, probabilities = rows
         order = index.argsort()
-        wrongness, mistakes, inputs = worst
-        kept = np.lexsort((mistakes, -wrongness))  # of equal ones the first of the split
-        kept = kept[wrongness[kept] >= 0][:MISTAKES]
+        error_confidence, mistakes, inputs = worst
+        kept = np.lexsort((mistakes, -error_confidence))  # ties: the lowest index first
+        kept = kept[error_confidence[kept] >= 0][:MAX_MISTAKES]
         return Predictions(
             index[order],
             true[order],
@@ -70,20 +70,22 @@ class Collector:
 
 
 def evenly_spaced(wanted: int, batch_idx: int, batch_size: int, num_batches: int) -> slice:
-    """Which rows of a batch to keep, so that about `wanted` of all come from all over a split, whose samples may be
-    in the order of their classes."""
+    """Rows of a batch to keep, so that about `wanted` samples are evenly spaced over the split.
+
+    The split may be sorted by class.
+    """
     stride = max(1, num_batches * batch_size // wanted)
     return slice(-batch_idx * batch_size % stride, None, stride)
 
 
 def _highest(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The rows in which the first part is highest, at most 24."""
-    kept = parts[0].topk(min(MISTAKES, len(parts[0]))).indices
+    """The at most 24 rows with the largest values in the first tensor."""
+    kept = parts[0].topk(min(MAX_MISTAKES, len(parts[0]))).indices
     return tuple(part[kept] for part in parts)
 
 
 def _gather(parts: tuple[Tensor, ...]) -> list[np.ndarray] | None:
-    """The rows of all ranks, one rank after another, on the first rank. Each may have another number of them."""
+    """Concatenates the rows of all ranks on rank 0; the number of rows may differ by rank."""
     if not dist.is_initialized():
         return [part.cpu().numpy() for part in parts]
     counts = [torch.zeros((), dtype=torch.int64, device=parts[0].device) for _ in range(dist.get_world_size())]
@@ -95,6 +97,6 @@ def _gather(parts: tuple[Tensor, ...]) -> list[np.ndarray] | None:
         received = [torch.empty_like(padded) for _ in counts] if dist.get_rank() == 0 else None
         dist.gather(padded, received)
         if received is not None:
-            whole = torch.cat([rows[:count] for rows, count in zip(received, counts, strict=True)])
-            gathered.append(whole.cpu().numpy())
+            merged = torch.cat([rows[:count] for rows, count in zip(received, counts, strict=True)])
+            gathered.append(merged.cpu().numpy())
     return gathered or None

@@ -1,119 +1,146 @@
-"""The scores of one split over one epoch: counts are exact on any number of batches and ranks."""
+"""Metrics of one split over one epoch, independent of batch size and number of ranks."""
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import Metric
 
-# Sums of floats depend on the order of addition, sums of integers do not. Loss and probability are added as multiples
-# of 2⁻²⁴, so that ranks and batches may come in any order; a batch's mean loss itself is a float, rounded as such.
+# Float sums depend on the order of addition, integer sums do not. Losses and probabilities are therefore accumulated as
+# integer multiples of 2⁻²⁴, in any order of batches and ranks. Only the mean loss of each batch is a rounded float.
 UNIT = 2**24
-# A batch with a larger sum than this has diverged; the loss of its epoch is infinite.
+# A batch whose scaled loss sum exceeds this has diverged; the loss of the epoch is then infinite.
 LARGEST = 2.0**52
-# So many batches are counted at once: a dozen small operations for each would be felt beside a small network's step.
-TOGETHER = 32
-SMALL = 2**18  # logits; of a batch with more, they would take memory
+# Batches per update: the dozen small kernels of an update are noticeable beside one step of a small network.
+FLUSH_EVERY = 32
+# Logits per batch; larger batches are not buffered, to limit memory.
+MAX_BUFFERED = 2**18
+# Names of states in checkpoints of earlier versions.
+OLD_STATE_NAMES = {"shares": "denominators"}
 
 
 class Scores(Metric):
-    """Loss, accuracy, macro F1 and likelihood. Only `add` runs in a step; it waits for no device.
+    """Loss, accuracy, macro F1 and mean likelihood.
 
-    Accuracy is micro-averaged. F1 is the mean over the classes that occur among the labels or the predictions, as
-    scikit-learn computes it. Likelihood is the mean probability that the true class was given.
+    Accuracy is micro-averaged. F1 is averaged over the classes that occur among the labels or the predictions, as in
+    scikit-learn. Likelihood is the mean predicted probability of the true class.
+
+    `buffer` is meant for the training loop: it does not synchronize with the device, and `compute` includes all
+    buffered batches. `update` counts batches immediately.
 
     Args:
         num_classes: number of logits.
-        share: tells from the targets of a batch what its mean loss was divided by, a scalar.
+        denominator: maps the targets of a batch to the divisor of its mean loss, a scalar.
     """
 
     full_state_update = False
     confusion: Tensor
     likelihood_sum: Tensor
     loss_sum: Tensor
-    shares: Tensor
+    denominators: Tensor
     overflows: Tensor
 
-    def __init__(self, num_classes: int, share: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, num_classes: int, denominator: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.share = share
-        self._taken: list[tuple[Tensor, ...]] = []
+        self.denominator = denominator
+        self._pending: list[tuple[Tensor, ...]] = []
         counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # [true, predicted]
         self.add_state("confusion", counts, dist_reduce_fx="sum")
         self.add_state("likelihood_sum", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("loss_sum", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("shares", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("denominators", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("overflows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def add(self, logits: Tensor, labels: Tensor, loss: Tensor, targets: Tensor) -> None:
-        """Takes a batch, to be counted together with others if it is small, which changes no bit.
+    def buffer(self, logits: Tensor, labels: Tensor, loss: Tensor, targets: Tensor) -> None:
+        """Buffers a batch; the result equals that of `update` bit for bit.
 
         Args:
             logits: float `[N, num_classes]`
             labels: int64 `[N]`
-            loss: their mean loss, a scalar.
-            targets: what the loss was told of.
+            loss: mean loss of the batch, a scalar.
+            targets: targets passed to the loss.
         """
-        self._taken.append((logits, labels, loss, targets))
-        if len(self._taken) == TOGETHER or logits.numel() > SMALL:
-            self.count()
+        self._pending.append((logits, labels, loss, targets))
+        if len(self._pending) == FLUSH_EVERY or logits.numel() > MAX_BUFFERED:
+            self.flush()
 
-    def count(self) -> None:
-        """Counts what `add` took; must come before `compute`."""
-        if self._taken:
-            logits, labels, loss, targets = zip(*self._taken, strict=True)
-            self._taken.clear()
-            shares = torch.stack([self.share(each) for each in targets])
-            self.update(torch.cat(logits), torch.cat(labels), torch.stack(loss), shares)
+    def flush(self) -> None:
+        """Updates the states with all buffered batches."""
+        if not self._pending:
+            return
+        logits, labels, losses, targets = zip(*self._pending, strict=True)
+        self._pending.clear()
+        denominators = torch.stack([self.denominator(batch_targets) for batch_targets in targets])
+        self.update(torch.cat(logits), torch.cat(labels), torch.stack(losses), denominators)
 
-    def update(self, logits: Tensor, labels: Tensor, loss: Tensor, share: Tensor) -> None:
-        """Counts B batches of N samples in all.
+    def update(self, logits: Tensor, labels: Tensor, losses: Tensor, denominators: Tensor) -> None:
+        """Counts B batches with N samples in total.
 
         Args:
             logits: float `[N, num_classes]`
             labels: int64 `[N]`
-            loss: the mean loss of each batch, `[B]`
-            share: what that mean was divided by, `[B]`: the number of samples, or the sum of their weights.
+            losses: mean loss of each batch, `[B]`
+            denominators: divisor of each mean, `[B]`: the number of samples, or the sum of their class weights.
         """
         probabilities = logits.float().softmax(1)
         likelihood = probabilities.gather(1, labels[:, None])[:, 0].nan_to_num(0.0)  # [N]
         cells = labels * self.num_classes + logits.argmax(1)
         self.confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
         self.likelihood_sum.index_add_(0, labels, (likelihood * UNIT).round().long())
-        total = loss.float() * share * UNIT
-        counts = total.abs() < LARGEST  # false for NaN too
-        self.loss_sum += torch.where(counts, total, 0).round().long().sum()
-        self.shares += (share * UNIT).round().long().sum()
-        self.overflows += (~counts).sum()
+        loss_sums = losses.float() * denominators * UNIT
+        in_range = loss_sums.abs() < LARGEST  # False for NaN too
+        self.loss_sum += torch.where(in_range, loss_sums, 0).round().long().sum()
+        self.denominators += (denominators * UNIT).round().long().sum()
+        self.overflows += (~in_range).sum()
 
     def merged_state(self) -> dict[str, Tensor]:
-        """The sums over all ranks, on the CPU; every rank must call this at the same time."""
-        self.count()
+        """The states summed over all ranks, on the CPU. Collective: all ranks must call it."""
+        self.flush()
         state: dict[str, Tensor] = {name: getattr(self, name).clone() for name in self._defaults}
         if dist.is_initialized():
             for value in state.values():
                 dist.all_reduce(value)
         return {name: value.cpu() for name, value in state.items()}
 
-    def add_state_of(self, state: dict[str, Tensor]) -> None:
-        """Adds what `merged_state` gave, on one rank alone."""
+    def add_merged_state(self, state: dict[str, Tensor]) -> None:
+        """Adds the result of `merged_state`; to be called on one rank only."""
         for name, value in state.items():
-            getattr(self, name).add_(value.to(self.device))
+            getattr(self, OLD_STATE_NAMES.get(name, name)).add_(value.to(self.device))
         self._update_count = 1
 
     def compute(self) -> dict[str, Tensor]:
-        """`loss`, `acc`, `f1`, `likelihood`: float64 scalars; `likelihood_per_class`: float64 `[num_classes]`, NaN for
-        a class without samples. All on the CPU."""
+        """The metrics, on the CPU: `loss`, `acc`, `f1` and `likelihood` are float64 scalars; `likelihood_per_class` is
+        float64 `[num_classes]`, NaN for classes without samples."""
         confusion = self.confusion.cpu().double()
-        true, predicted, hits = confusion.sum(1), confusion.sum(0), confusion.diagonal()
+        true = confusion.sum(1)
+        predicted = confusion.sum(0)
+        hits = confusion.diagonal()
         occurs = true + predicted > 0
         likelihood = self.likelihood_sum.cpu().double() / UNIT
+        loss = self.loss_sum.cpu().double() / self.denominators.cpu()
         return {
-            "loss": self.loss_sum.cpu().double() / self.shares.cpu() if not self.overflows else torch.tensor(torch.inf),
+            "loss": loss if not self.overflows else torch.tensor(torch.inf),
             "acc": hits.sum() / true.sum(),
             "f1": (2 * hits / (true + predicted))[occurs].mean(),
             "likelihood": likelihood.sum() / true.sum(),
             "likelihood_per_class": likelihood / true,
         }
+
+    def reset(self) -> None:
+        self._pending.clear()
+        super().reset()
+
+    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        """Flushes before torchmetrics reduces the states over ranks and calls `compute`."""
+        reduce_and_compute = super()._wrap_compute(compute)
+
+        @functools.wraps(compute)
+        def flush_and_compute(*args: Any, **kwargs: Any) -> Any:
+            self.flush()
+            return reduce_and_compute(*args, **kwargs)
+
+        return flush_and_compute

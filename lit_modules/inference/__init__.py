@@ -1,1 +1,1 @@
-"""A trained network in use: predict, export, temperature scaling."""
+"""Inference with trained networks: prediction, export, temperature scaling."""

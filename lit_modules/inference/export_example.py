@@ -1,4 +1,4 @@
-"""The few lines that use an export without Litmus, written beside it as a program."""
+"""Generates the example program that is written next to an export."""
 
 from typing import Any
 
@@ -33,27 +33,28 @@ FIT = {
 
 
 def example(file_format: str, contract: dict[str, Any]) -> str:
-    """A Python program that prints the class probabilities of the sample named on its command line."""
-    resize, (channels, *size) = contract["resize"], contract["inputs"]["shape"][1:]
+    """Source code of a program that prints the class probabilities of one sample."""
+    resize = contract["resize"]
+    channels, *size = contract["inputs"]["shape"][1:]
+    dtype = contract["inputs"]["dtype"]
     if resize:
         height, width = size
         mode = "L" if channels == 1 else "RGB"
-        scale = " / numpy.float32(255)" if contract["inputs"]["dtype"] == "float32" else ""
-        what, imports = "an image of 8 bits a channel, without transparency", "from PIL import Image, ImageOps\n"
+        scale = " / numpy.float32(255)" if dtype == "float32" else ""
+        sample, imports = "an 8-bit image without transparency", "from PIL import Image, ImageOps\n"
         read = f"""\
 image = Image.open(sys.argv[1]).convert("{mode}")
 image = {FIT[resize].format(height=height, width=width)}
 inputs = numpy.asarray(image).reshape(1, {height}, {width}, {channels}).transpose(0, 3, 1, 2){scale}
 """
     else:
-        kind = contract["inputs"]["dtype"]
-        what, imports = f"one sample {[channels, *size]} of {'uint8' if kind == 'uint8' else 'numbers'} as .npy", ""
+        sample, imports = f"one sample {[channels, *size]} of {'uint8' if dtype == 'uint8' else 'numbers'} as .npy", ""
         read = "inputs = numpy.load(sys.argv[1])[None]\n"
-        if kind == "float32":
+        if dtype == "float32":
             read += """\
 inputs = inputs / numpy.float32(255) if inputs.dtype == numpy.uint8 else inputs.astype("float32")
 """
-    return f'''"""Class probabilities of {what}: python example_{file_format}.py FILE"""
+    return f'''"""Class probabilities of {sample}: python example_{file_format}.py FILE"""
 
 import json
 import sys

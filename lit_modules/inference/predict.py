@@ -1,11 +1,10 @@
-"""Class probabilities of any number of images: a row each in a table, a line each in JSON; the first ones drawn."""
+"""Predicts images: probabilities as CSV and JSON Lines, and a contact sheet."""
 
 import csv
 import json
 import os
 import sys
 from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,73 +16,79 @@ from tqdm import tqdm
 from conf.files import make_output
 from lit_modules.inference.predictor import Predictor
 
-SHEET = 64  # images
-# How a file's name keeps bytes that are no UTF-8: as they are, and in JSON by its own escape, such as \udcff.
-ERRORS = {"csv": "surrogateescape", "jsonl": "backslashreplace"}
+MAX_SHEET_IMAGES = 64
+# Undecodable bytes of file names: kept in CSV, escaped in JSON, such as \udcff.
+ENCODING_ERRORS = {"csv": "surrogateescape", "jsonl": "backslashreplace"}
 
 
 def predict(
     predictor: Predictor, batches: Iterable[Any], total: int, class_names: list[str], flip: bool, output: Path
 ) -> int:
-    """Writes `predictions.csv`, `predictions.jsonl` and `contact_sheet.png` into the folder `output`. The first two
-    grow batch by batch, and are called `….part` until the last one.
+    """Writes `predictions.csv`, `predictions.jsonl` and `contact_sheet.png` to a folder.
+
+    The first two are written batch by batch, with the suffix `.part` until they are complete.
 
     Args:
-        predictor: on the device where it shall work.
-        batches: `(files, inputs, problems)`: inputs uint8 `[N, C, H, W]`, problems pairs of a file and its reason.
+        predictor: on the device to use.
+        batches: `(files, inputs, problems)`: inputs uint8 `[N, C, H, W]`, problems pairs of file and reason.
         total: number of files, for the progress bar.
-        flip: averages the probabilities of each image and of its mirror image.
+        class_names: indexed by label.
+        flip: averages the probabilities of each image and its horizontal flip.
+        output: created if needed.
 
     Returns:
-        How many files could not be read; they are named on stderr.
+        The number of unreadable files, which are reported on stderr.
     """
     device = predictor.white.device
     make_output(output)
-    shown: list[np.ndarray] = []
+    sheet_images: list[np.ndarray] = []
     captions: list[str] = []
-    unread = 0
-    encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make one for each line
-    with ExitStack() as stack:
-        parts = [output / f"predictions.{suffix}.part" for suffix in ERRORS]
-        table_file, lines = (
-            stack.enter_context(open(part, "w", newline="", encoding="utf-8", errors=errors))
-            for part, errors in zip(parts, ERRORS.values(), strict=True)
-        )
-        bar = stack.enter_context(tqdm(total=total, unit=" images", disable=not sys.stderr.isatty()))
-        table = csv.writer(table_file)
-        table.writerow(["file", "predicted", "probability", *(f"p/{name}" for name in class_names)])
+    num_unreadable = 0
+    csv_part, jsonl_part = output / "predictions.csv.part", output / "predictions.jsonl.part"
+    encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would create an encoder per call
+    with (
+        open(csv_part, "w", newline="", encoding="utf-8", errors=ENCODING_ERRORS["csv"]) as csv_file,
+        open(jsonl_part, "w", newline="", encoding="utf-8", errors=ENCODING_ERRORS["jsonl"]) as jsonl_file,
+        tqdm(total=total, unit=" images", disable=not sys.stderr.isatty()) as bar,
+    ):
+        writer = csv.writer(csv_file)
+        writer.writerow(["file", "predicted", "probability", *(f"p/{name}" for name in class_names)])
         for files, inputs, problems in batches:
             for file, problem in problems:
-                tqdm.write(f"passed over {file}: {problem}", file=sys.stderr)
-            unread += len(problems)
+                tqdm.write(f"skipped {file}: {problem}", file=sys.stderr)
+            num_unreadable += len(problems)
             bar.update(len(files) + len(problems))
             if not files:
                 continue
             probabilities = _probabilities(predictor, torch.from_numpy(inputs).to(device), flip)
-            best = probabilities.argmax(1).tolist()
-            for file, pixels, label, row in zip(files, inputs, best, probabilities.tolist(), strict=True):
-                name, likelihood = class_names[label], row[label]
-                table.writerow([file, name, likelihood, *row])
-                found = {"file": file, "predicted": name, "probability": likelihood}
+            labels = probabilities.argmax(1).tolist()
+            for file, pixels, label, row in zip(files, inputs, labels, probabilities.tolist(), strict=True):
+                name, probability = class_names[label], row[label]
+                writer.writerow([file, name, probability, *row])
                 by_class = dict(zip(class_names, row, strict=True))
-                lines.write(encode(found | {"probabilities": by_class}) + "\n")
-                if len(shown) < SHEET:
-                    shown.append(pixels.copy())
-                    captions.append(f"{Path(file).name}\n{name} {likelihood:.2f}")
-    for part in parts:
+                record = {"file": file, "predicted": name, "probability": probability, "probabilities": by_class}
+                jsonl_file.write(encode(record) + "\n")
+                if len(sheet_images) < MAX_SHEET_IMAGES:
+                    sheet_images.append(pixels.copy())
+                    captions.append(f"{Path(file).name}\n{name} {probability:.2f}")
+    for part in (csv_part, jsonl_part):
         os.replace(part, part.with_suffix(""))
-    if shown:
-        from lit_modules.evaluation.figures import png
-        from lit_modules.evaluation.image_grid import grid
+    if sheet_images:
+        _write_contact_sheet(output / "contact_sheet.png", sheet_images, captions, total)
+    return num_unreadable
 
-        samples = [pixels.astype(np.float32) / 255 for pixels in shown]
-        sheet = grid(samples, captions, f"The first {len(shown)} of {total} images, and what they were taken for")
-        (output / "contact_sheet.png").write_bytes(png(sheet))
-    return unread
+
+def _write_contact_sheet(path: Path, images: list[np.ndarray], captions: list[str], total: int) -> None:
+    from lit_modules.evaluation.figures import png
+    from lit_modules.evaluation.image_grid import grid
+
+    samples = [pixels.astype(np.float32) / 255 for pixels in images]
+    figure = grid(samples, captions, f"First {len(images)} of {total} images: file, predicted class, probability")
+    path.write_bytes(png(figure))
 
 
 def _probabilities(predictor: Predictor, inputs: Tensor, flip: bool) -> Tensor:
-    """float32 `[N, num_classes]` on the CPU"""
+    """Probabilities on the CPU, float32 `[N, num_classes]`."""
     probabilities = predictor(inputs)
     if flip:
         probabilities = (probabilities + predictor(inputs.flip(-1))) / 2

@@ -1,4 +1,4 @@
-"""Predictor: all that a trained network is to whoever uses it, in one module: images → class probabilities."""
+"""Predictor: normalization, network, temperature and softmax as one module."""
 
 import torch
 from torch import Tensor, nn
@@ -7,11 +7,11 @@ from lit_modules.classifier import LitClassifier
 
 
 class Predictor(nn.Module):
-    """A classifier's normalisation and network, in evaluation, then a temperature and softmax.
+    """Maps inputs to class probabilities, in eval mode.
 
     Args:
-        classifier: whose layers these are; not copied.
-        temperature: what the logits are divided by; 1 leaves them alone. See `calibration`.
+        classifier: its modules are shared, not copied.
+        temperature: divisor of the logits; 1 for none. See `inference.temperature`.
     """
 
     white: Tensor
@@ -26,8 +26,12 @@ class Predictor(nn.Module):
         self.eval()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """uint8 in 0 … 255, or float32 as the classifier takes it, `[N, C, *spatial]` → float32 `[N, num_classes]`"""
+        """Inputs `[N, C, *spatial]` → probabilities, float32 `[N, num_classes]`.
+
+        Args:
+            inputs: uint8 in [0, 255], or float32 as for the classifier.
+        """
         if inputs.dtype == torch.uint8:
-            inputs = inputs.to(torch.float32) / self.white  # a tensor: CUDA divides by a number less exactly
+            inputs = inputs.to(torch.float32) / self.white  # a tensor: CUDA divides by scalars less exactly
         logits = self.net(self.normalize(inputs)).float()
         return (logits / self.temperature).softmax(1)

@@ -1,1 +1,1 @@
-"""TensorBoard, and one CSV row an epoch."""
+"""Loggers: TensorBoard, and metrics.csv with one row per epoch."""

@@ -1,4 +1,4 @@
-"""EpochCSVLogger: one row an epoch in metrics.csv, one line an epoch on the console."""
+"""EpochCSVLogger: one row per epoch in metrics.csv and one console line per epoch."""
 
 import sys
 from argparse import Namespace
@@ -13,11 +13,13 @@ from conf.files import read_rows, write_table
 
 
 class EpochCSVLogger(Logger):
-    """A Lightning logger, for loggers are told of an epoch's scores when all of them are there.
+    """Writes the scores of each epoch to metrics.csv and to the console.
+
+    A logger rather than a callback, since Lightning calls loggers after all scores of the epoch are computed.
 
     Args:
-        save_dir: metrics.csv is written there. A resumed run goes on in it: each epoch stands once.
-        max_epochs: for the console.
+        save_dir: folder of metrics.csv. On resume, rows from the current epoch on are replaced.
+        max_epochs: shown on the console.
     """
 
     def __init__(self, save_dir: str, max_epochs: int | None) -> None:
@@ -35,11 +37,11 @@ class EpochCSVLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """A table of epochs has no place for them."""
+        """Does nothing: metrics.csv contains no hyperparameters."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Scores of an epoch (`step`)."""
+        """Writes the scores of an epoch, which is `step`; ignores metrics without `train/loss`."""
         scores = {name: value for name, value in metrics.items() if "_likelihood/" not in name}
         if "train/loss" not in scores:
             return
@@ -52,7 +54,7 @@ class EpochCSVLogger(Logger):
 
 
 def _print(line: str) -> None:
-    """A line above the progress bar, at once also where the output is a file or a pipe."""
+    """Prints a line above the progress bar, and flushes it."""
     tqdm.write(line)
     sys.stdout.flush()
 

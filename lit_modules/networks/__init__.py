@@ -1,1 +1,1 @@
-"""Networks: plain `nn.Module`s built from (input_shape, num_classes) and the choices of their config file."""
+"""Networks: `nn.Module`s built from `input_shape`, `num_classes` and config options."""

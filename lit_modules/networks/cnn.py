@@ -1,4 +1,4 @@
-"""A convolutional network of equal blocks for series (1-D), images (2-D), volumes and video (3-D)."""
+"""CNN: a convolutional network for series (1-D), images (2-D), volumes and video (3-D)."""
 
 import math
 from collections import OrderedDict
@@ -11,30 +11,34 @@ from torch import Tensor, nn
 
 from conf.errors import UserError, nearest
 
-# Channels last in memory: the same shapes and values, and convolutions that are faster on CPU and GPU.
+# Channels-last formats make convolutions faster on CPU and GPU.
 MEMORY_FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d}
-NOT_BY_ELEMENT = {"GLU", "MultiheadAttention", "Softmax", "Softmax2d", "Softmin", "LogSoftmax"}
+# Activations that are not applied element by element.
+NOT_ELEMENTWISE = {"GLU", "MultiheadAttention", "Softmax", "Softmax2d", "Softmin", "LogSoftmax"}
 
 
 class CNN(nn.Module):
-    """blocks → pooling or flattening → fully connected head, each an `nn.Sequential`.
+    """blocks → global pooling or flattening → fully connected head, each an `nn.Sequential`.
 
-    A block is conv → norm → pool → activation → dropout. Pooling comes before the activation: for max pooling and a
-    monotone activation the numbers are the same, from fewer operations. The number of dimensions is that of the input.
+    A block is conv → norm → pool → activation → dropout. Pooling before the activation takes fewer operations, with the
+    same result for max pooling and monotone activations. `input_shape` determines the number of dimensions.
 
     Args:
         input_shape: (C, *spatial) of a sample.
         num_classes: number of logits.
-        channels: output channels of each block, so its length is the number of blocks.
-        kernel_size: odd; every convolution keeps the size.
-        pool: size and stride of each block's pooling, one number for all or one a block; 1 pools nothing.
+        channels: output channels of each block; its length is the number of blocks.
+        kernel_size: odd; convolutions preserve the spatial size.
+        pool: size and stride of pooling, one number for all blocks or one per block; 1: no pooling.
         pool_type: max or avg.
         norm: batch, instance, or none.
         activation: the name of a class in `torch.nn`, such as ReLU, Tanh, GELU or SiLU.
         dropout: probability that a channel is zeroed after a block.
-        head_dropout: probability that a feature is zeroed within the head.
-        global_pool: avg or max over what is left of space; none flattens it instead.
-        hidden: widths of fully connected layers between the features and the logits.
+        head_dropout: probability that a feature is zeroed after a hidden layer of the head.
+        global_pool: avg or max over the remaining spatial dimensions; none: flatten them.
+        hidden: widths of the hidden layers of the head.
+
+    Raises:
+        UserError: an argument is invalid for this input.
     """
 
     def __init__(
@@ -58,28 +62,28 @@ class CNN(nn.Module):
         dimensions = spatial_dimensions(input_shape)
         pools = [pool] * len(channels) if isinstance(pool, int) else pool
         check_widths(channels, hidden)
-        _check(len(channels), kernel_size, pools)
+        check_blocks(len(channels), kernel_size, pools)
         check_probabilities(dropout=dropout, head_dropout=head_dropout)
         for stride in pools:
             size = [length // stride for length in size]
         if min(size) < 1:
             shape = "×".join(map(str, input_shape[1:]))
-            raise UserError(f"lit_module.net.pool: {pools} leaves nothing of {shape}; pool less or use fewer blocks")
+            raise UserError(f"lit_module.net.pool: {pools} reduces {shape} to nothing; pool less or use fewer blocks")
 
-        conv = of_dimension("Conv", dimensions)
-        pooling = of_dimension(f"{pool_type.title()}Pool", dimensions)
-        normalise = None if norm == "none" else of_dimension(f"{norm.title()}Norm", dimensions)
-        drop = of_dimension("Dropout", dimensions)
-        activate = activation_named(activation)
+        conv_class = layer_class("Conv", dimensions)
+        pool_class = layer_class(f"{pool_type.title()}Pool", dimensions)
+        norm_class = None if norm == "none" else layer_class(f"{norm.title()}Norm", dimensions)
+        dropout_class = layer_class("Dropout", dimensions)
+        activation_class = find_activation(activation)
 
         self.blocks = nn.Sequential()
         for out_channels, stride in zip(channels, pools, strict=True):
             block = sequential(
-                conv=conv(in_channels, out_channels, kernel_size, padding="same", bias=normalise is None),
-                norm=normalise(out_channels) if normalise else None,
-                pool=pooling(stride) if stride > 1 else None,
-                activation=activate(),
-                dropout=drop(dropout) if dropout else None,
+                conv=conv_class(in_channels, out_channels, kernel_size, padding="same", bias=norm_class is None),
+                norm=norm_class(out_channels) if norm_class else None,
+                pool=pool_class(stride) if stride > 1 else None,
+                activation=activation_class(),
+                dropout=dropout_class(dropout) if dropout else None,
             )
             self.blocks.append(block)
             in_channels = out_channels
@@ -89,10 +93,10 @@ class CNN(nn.Module):
         if global_pool == "none":
             features *= math.prod(size)
         else:
-            self.features.append(of_dimension(f"Adaptive{global_pool.title()}Pool", dimensions)(1))
-        self.features.append(nn.Flatten())  # [N, C, *spatial] → [N, features], whatever the memory format
+            self.features.append(layer_class(f"Adaptive{global_pool.title()}Pool", dimensions)(1))
+        self.features.append(nn.Flatten())  # [N, C, *spatial] → [N, features] in any memory format
 
-        self.head = fully_connected([features, *hidden, num_classes], activate, head_dropout)
+        self.head = fully_connected([features, *hidden, num_classes], activation_class, head_dropout)
 
         self.memory_format = MEMORY_FORMATS[dimensions]
         self.to(memory_format=self.memory_format)
@@ -104,19 +108,18 @@ class CNN(nn.Module):
 
 
 def sequential(**layers: nn.Module | None) -> nn.Sequential:
-    """The given layers by name, without those that are None."""
+    """An `nn.Sequential` of named layers, without those that are None."""
     return nn.Sequential(OrderedDict((name, layer) for name, layer in layers.items() if layer is not None))
 
 
-def fully_connected(widths: list[int], activate: Callable[[], nn.Module], dropout: float) -> nn.Sequential:
-    """Linear layers from each width to the next: float `[N, widths[0]]` → `[N, widths[-1]]`. Between them, activation
-    and dropout."""
+def fully_connected(widths: list[int], activation: Callable[[], nn.Module], dropout: float) -> nn.Sequential:
+    """Linear layers with activation and dropout between them: float `[N, widths[0]]` → `[N, widths[-1]]`."""
     head = nn.Sequential()
-    for features, width in pairwise(widths[:-1]):
+    for in_features, out_features in pairwise(widths[:-1]):
         head.append(
             sequential(
-                linear=nn.Linear(features, width),
-                activation=activate(),
+                linear=nn.Linear(in_features, out_features),
+                activation=activation(),
                 dropout=nn.Dropout(dropout) if dropout else None,
             )
         )
@@ -125,10 +128,11 @@ def fully_connected(widths: list[int], activate: Callable[[], nn.Module], dropou
 
 
 def spatial_dimensions(input_shape: tuple[int, ...]) -> int:
-    """1 for series, 2 for images, 3 for volumes."""
+    """The number of spatial dimensions: 1 for series, 2 for images, 3 for volumes."""
     dimensions = len(input_shape) - 1
     if dimensions not in MEMORY_FORMATS:
-        raise UserError(f"lit_module.net: samples of shape {input_shape} have no 1, 2 or 3 spatial dimensions")
+        problem = f"samples of shape {input_shape} do not have 1 to 3 spatial dimensions"
+        raise UserError(f"lit_module.net: {problem}; use samples of shape (C, *spatial)")
     return dimensions
 
 
@@ -145,19 +149,21 @@ def check_probabilities(**probabilities: float) -> None:
             raise UserError(f"lit_module.net.{key}: must be at least 0 and below 1, not {value}; try 0.2")
 
 
-def of_dimension(name: str, dimensions: int) -> Any:
+def layer_class(name: str, dimensions: int) -> Any:
+    """The class of `torch.nn` for a number of dimensions, such as Conv2d."""
     return getattr(nn, f"{name}{dimensions}d")
 
 
-def activation_named(name: str) -> type[nn.Module]:
-    known = set(nn.modules.activation.__all__) - NOT_BY_ELEMENT
-    if name not in known:
-        raise UserError(f"lit_module.net.activation: torch.nn has no activation {name}; {nearest(name, known)}")
+def find_activation(name: str) -> type[nn.Module]:
+    """The elementwise activation class of `torch.nn` with this name."""
+    names = set(nn.modules.activation.__all__) - NOT_ELEMENTWISE
+    if name not in names:
+        raise UserError(f"lit_module.net.activation: torch.nn has no activation {name}; {nearest(name, names)}")
     return getattr(nn, name)
 
 
-def _check(blocks: int, kernel_size: int, pools: list[int]) -> None:
+def check_blocks(blocks: int, kernel_size: int, pools: list[int]) -> None:
     if len(pools) != blocks or min(pools) < 1:
-        raise UserError(f"lit_module.net.pool: {pools} does not fit {blocks} blocks; give one number for all")
+        raise UserError(f"lit_module.net.pool: {pools} does not match {blocks} blocks; give one number for all")
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise UserError(f"lit_module.net.kernel_size: must be odd, not {kernel_size}; try 3")

@@ -1,4 +1,4 @@
-"""Kaiming initialisation of convolutions and linear layers, each with the gain of the activation that follows it."""
+"""Kaiming initialization with the gain of the activation that follows each layer."""
 
 import math
 from typing import Literal
@@ -16,30 +16,30 @@ RECOMMENDED_GAINS: dict[type[nn.Module], float] = {
 
 
 def kaiming_init_(module: nn.Module, mode: Literal["fan_in", "fan_out"]) -> None:
-    """Draws every conv and linear weight from N(0, gain² / fan) and zeroes the biases, in place.
+    """Draws conv and linear weights from N(0, gain² / fan) and zeroes biases, in place.
 
-    The gain belongs to the activation that comes next, in order of registration, before another such layer; it is 1
-    where there is none, as for the layer that gives the logits. He et al., arXiv:1502.01852, section 2.2.
+    The gain is that of the first activation between this layer and the next conv or linear layer, in order of
+    registration, and 1 if there is none, as after the output layer. He et al., arXiv:1502.01852, section 2.2.
 
     Args:
         module: the network.
-        mode: fan_in keeps the variance of the forward pass, fan_out that of the gradients.
+        mode: fan_in preserves the variance in the forward pass, fan_out in the backward pass.
     """
-    following = 1.0
+    next_gain = 1.0
     for layer in reversed(list(module.modules())):
         if isinstance(layer, WEIGHT_LAYERS):
             nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="linear")
             with torch.no_grad():
-                layer.weight.mul_(following)
+                layer.weight.mul_(next_gain)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-            following = 1.0
+            next_gain = 1.0
         elif type(layer).__module__ == nn.modules.activation.__name__:
-            following = gain(layer)
+            next_gain = gain(layer)
 
 
 def gain(activation: nn.Module) -> float:
-    """PyTorch's recommended gain where it has one; else 1 / √E[f(z)²] for z ~ N(0, 1), which keeps the variance."""
+    """PyTorch's recommended gain if it has one; else 1 / √E[f(z)²] for z ~ N(0, 1), which preserves the variance."""
     if isinstance(activation, nn.LeakyReLU):
         return nn.init.calculate_gain("leaky_relu", activation.negative_slope)
     if type(activation) in RECOMMENDED_GAINS:

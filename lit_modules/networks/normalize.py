@@ -1,11 +1,16 @@
-"""Normalize: the first layer."""
+"""Normalize: the first layer of a classifier."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std for each channel. A constant channel is only centred."""
+    """(x - mean) / std for each channel; constant channels are only centered.
+
+    Args:
+        mean, std: of each channel.
+        dimensions: number of spatial dimensions.
+    """
 
     mean: Tensor
     std: Tensor

@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm by name, with a head for our classes; weights random, the library's, or a file's."""
+"""Networks of torchvision and timm with a new head and optional pretrained weights."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -13,49 +13,56 @@ from lit_modules.networks.initialization import kaiming_init_
 from lit_modules.networks.weights import check_same_weights, read_weights
 
 LIBRARY = "library"
-TWO_HEADED = {"googlenet", "inception_v3"}  # in training they give two outputs
+TWO_HEADED = {"googlenet", "inception_v3"}  # return two outputs in training
 
 
 def torchvision_net(input_shape: tuple[int, ...], num_classes: int, *, name: str, weights: str | None) -> nn.Module:
-    """A classifier of torchvision, such as resnet18, convnext_tiny, vit_b_16.
+    """Builds a classifier of torchvision, such as resnet18, convnext_tiny or vit_b_16.
 
     Args:
-        input_shape: (C, H, W), C being 1 or 3.
+        input_shape: (C, H, W) with 1 or 3 channels.
         num_classes: number of logits.
-        name: of a function in `torchvision.models`.
-        weights: null: random ones, empty: likewise, for others will replace them; library: those that torchvision
-            recommends, downloaded once; else a file of them, or another run's model.pt or checkpoint.
+        name: a function in `torchvision.models`.
+        weights: null: random, with a notice; empty: random, without it, if they will be replaced; library:
+            torchvision's default weights, downloaded and cached; else a file: a state_dict, or the model.pt or a
+            checkpoint of another run.
+
+    Raises:
+        UserError: the name is unknown, the input shape is unsupported, or the weights cannot be loaded.
     """
     models = torchvision.models
-    _refuse_unknown(name, set(models.list_models(module=models)) - TWO_HEADED, "torchvision")
+    _check_name(name, set(models.list_models(module=models)) - TWO_HEADED, "torchvision")
 
-    def build(count: int) -> nn.Module:
-        return models.get_model(name, weights=None, num_classes=count)
+    def build(num_classes: int) -> nn.Module:
+        return models.get_model(name, weights=None, num_classes=num_classes)
 
     def download() -> dict[str, Tensor]:
         return dict(models.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True, weights_only=True))
 
-    return _fit(build, download, input_shape, num_classes, name, weights)
+    return _build_network(build, download, input_shape, num_classes, name, weights)
 
 
 def timm_net(input_shape: tuple[int, ...], num_classes: int, *, name: str, weights: str | None) -> nn.Module:
-    """A classifier of timm, an extra; parameters as for `torchvision_net`, `name` one of `timm.list_models()`."""
+    """Builds a classifier of timm, an optional dependency.
+
+    Arguments and errors are those of `torchvision_net`; `name` is one of `timm.list_models()`.
+    """
     try:
         import timm
     except ImportError as error:
         raise UserError('lit_module.net: timm is not installed; pip install -e ".[timm]"') from error
-    _refuse_unknown(name, timm.list_models(), "timm")
+    _check_name(name, timm.list_models(), "timm")
 
-    def build(count: int) -> nn.Module:
-        return timm.create_model(name, num_classes=count)
+    def build(num_classes: int) -> nn.Module:
+        return timm.create_model(name, num_classes=num_classes)
 
     def download() -> dict[str, Tensor]:
         return dict(timm.create_model(name, pretrained=True).state_dict())
 
-    return _fit(build, download, input_shape, num_classes, name, weights)
+    return _build_network(build, download, input_shape, num_classes, name, weights)
 
 
-def _fit(
+def _build_network(
     build: Callable[[int], nn.Module],
     download: Callable[[], dict[str, Tensor]],
     input_shape: tuple[int, ...],
@@ -63,47 +70,56 @@ def _fit(
     name: str,
     weights: str | None,
 ) -> nn.Module:
-    """The network that `build` makes for a number of classes, fitted to these images and weights."""
-    head = _head(build, input_shape, num_classes, name)
+    """Builds the network for these images and loads its weights."""
+    head = _head_keys(build, input_shape, num_classes, name)
     net = build(num_classes)
-    first, conv = next((key, layer) for key, layer in net.named_modules() if isinstance(layer, nn.Conv2d))
-    if input_shape[0] == 1:  # grey images give what they would as RGB of three equal channels
+    conv_name, conv = next((key, layer) for key, layer in net.named_modules() if isinstance(layer, nn.Conv2d))
+    if input_shape[0] == 1:  # equivalent to three equal channels
         conv.weight = nn.Parameter(conv.weight.detach().sum(1, keepdim=True))
         conv.in_channels = 1
     if weights is None:
         rank_zero_only(print)(
-            f"{name}: the first weights are random; lit_module.net.weights=library, or a file of them"
+            f"{name}: starting from random weights; for pretrained ones set lit_module.net.weights=library or a file"
         )
     if not weights:
         return net
-    theirs = _download(download) if weights == LIBRARY else _read(Path(weights))
-    kernel = theirs.get(f"{first}.weight")
+    pretrained = _download(download) if weights == LIBRARY else _read(Path(weights))
+    kernel = pretrained.get(f"{conv_name}.weight")
     if kernel is not None and kernel.shape[1] == 3 and input_shape[0] == 1:
-        theirs[f"{first}.weight"] = kernel.sum(1, keepdim=True)
-    theirs, ours = ({key: value for key, value in w.items() if key not in head} for w in (theirs, net.state_dict()))
-    check_same_weights(theirs, ours, Path(weights), "lit_module.net.weights")
-    net.load_state_dict(theirs, strict=False)
+        pretrained[f"{conv_name}.weight"] = kernel.sum(1, keepdim=True)
+    pretrained = {key: value for key, value in pretrained.items() if key not in head}
+    expected = {key: value for key, value in net.state_dict().items() if key not in head}
+    check_same_weights(pretrained, expected, Path(weights), "lit_module.net.weights")
+    net.load_state_dict(pretrained, strict=False)
     for layer in {key.rpartition(".")[0] for key in head}:
         kaiming_init_(net.get_submodule(layer), mode="fan_in")
     return net
 
 
-def _head(build: Callable[[int], nn.Module], input_shape: tuple[int, ...], num_classes: int, name: str) -> set[str]:
-    """The weights that belong to classes: those whose shape follows their number. Refuses images that do not fit.
+def _head_keys(
+    build: Callable[[int], nn.Module], input_shape: tuple[int, ...], num_classes: int, name: str
+) -> set[str]:
+    """The state_dict keys whose shape depends on the number of classes.
 
-    On torch's meta device, where nothing is computed.
+    Also checks that the network accepts the images. Runs on the meta device, which computes shapes only.
+
+    Raises:
+        UserError: the network does not accept images of this shape.
     """
     if len(input_shape) != 3 or input_shape[0] not in (1, 3):
-        raise UserError(f"lit_module.net: {name} takes images of 1 or 3 channels, not {list(input_shape)}; use cnn")
+        raise UserError(f"lit_module.net: {name} needs images of 1 or 3 channels, not {list(input_shape)}; use cnn")
     with torch.device("meta"):
-        net, other = build(num_classes).eval(), build(num_classes + 1).state_dict()
+        net = build(num_classes).eval()
+        other_state = build(num_classes + 1).state_dict()
         try:
             net(torch.zeros(1, 3, *input_shape[1:]))
         except (RuntimeError, ValueError, AssertionError) as error:
-            size, problem = "×".join(map(str, input_shape[1:])), str(error).splitlines()[0].rstrip(".")
-            fix = "try datamodule.image_size=224"
-            raise UserError(f"lit_module.net.name: {name} cannot take {size} ({problem}); {fix}") from error
-    return {key for key, value in net.state_dict().items() if value.shape != other[key].shape}
+            size = "×".join(map(str, input_shape[1:]))
+            problem = str(error).splitlines()[0].rstrip(".")
+            raise UserError(
+                f"lit_module.net.name: {name} does not accept {size} pixels ({problem}); try datamodule.image_size=224"
+            ) from error
+    return {key for key, value in net.state_dict().items() if value.shape != other_state[key].shape}
 
 
 def _download(download: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -111,23 +127,22 @@ def _download(download: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         return download()
     except (OSError, RuntimeError, ValueError) as error:
         problem = str(error).splitlines()[0].rstrip(".")
-        fix = "give a file of them, or null"
-        raise UserError(f"lit_module.net.weights: could not be downloaded ({problem}); {fix}") from error
+        raise UserError(f"lit_module.net.weights: could not be downloaded ({problem}); give a file or null") from error
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    """The network's weights in a file, under its own names: a run's have a prefix."""
-    found = read_weights(file, "lit_module.net.weights")
-    ours = {key.removeprefix("net."): value for key, value in found.items() if key.startswith("net.")}
-    return ours or found
+    """The weights of a network; those of a run lose the prefix `net.`."""
+    weights = read_weights(file, "lit_module.net.weights")
+    run_weights = {key.removeprefix("net."): value for key, value in weights.items() if key.startswith("net.")}
+    return run_weights or weights
 
 
-def _refuse_unknown(name: str, names: Collection[str], library: str) -> None:
+def _check_name(name: str, names: Collection[str], library: str) -> None:
     if name not in names:
         raise UserError(f"lit_module.net.name: {library} has no classifier {name}; {_hint(name, names)}")
 
 
 def _hint(name: str, names: Collection[str]) -> str:
-    """One close name; not all of the thousand."""
+    """The closest name, instead of the list of all names."""
     hint = nearest(name, names)
     return hint if hint.startswith("did") else "try resnet18"

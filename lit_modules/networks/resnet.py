@@ -1,4 +1,4 @@
-"""A plain residual network for series, images and volumes: a stem that pools, residual blocks of one size, a head."""
+"""ResNet: a small residual network for series, images and volumes."""
 
 import math
 from typing import Literal
@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from conf.errors import UserError
 from lit_modules.networks.cnn import (
     MEMORY_FORMATS,
-    activation_named,
     check_widths,
+    find_activation,
     fully_connected,
-    of_dimension,
+    layer_class,
     sequential,
     spatial_dimensions,
 )
@@ -20,20 +20,23 @@ from lit_modules.networks.cnn import (
 class ResNet(nn.Module):
     """stem → residual blocks → max pooling by 2 → fully connected head.
 
-    Each layer of the stem is conv 3 → max pooling by 2 → activation. A residual block adds to its input what conv 3 →
-    norm → activation make of it; He et al., arXiv:1512.03385, with one convolution a block, as in Stevens, Antiga and
-    Viehmann, "Deep Learning with PyTorch", section 8.5.3. Names are those of `CNN`, whose choices it shares.
+    Each layer of the stem is conv 3 → max pooling by 2 → activation. A residual block computes x + f(x), where f is
+    conv 3 → norm → activation: He et al., arXiv:1512.03385, with one convolution per block, as in Stevens, Antiga and
+    Viehmann, "Deep Learning with PyTorch", section 8.5.3.
 
     Args:
         input_shape: (C, *spatial) of a sample, of 1, 2 or 3 dimensions.
         num_classes: number of logits.
-        channels: output channels of each layer of the stem; the residual blocks keep the last of them.
-        blocks: residual blocks with weights of their own.
-        repeats: how many times each of them is passed, one after another, with the same weights.
+        channels: output channels of each layer of the stem; the residual blocks have the last number of channels.
+        blocks: number of residual blocks with separate weights.
+        repeats: times that each block is applied in succession, with the same weights.
         norm: batch or none, in the residual blocks.
-        norm_weight: what the scale of each norm begins with; below 1 a deep stack begins nearer to the identity.
+        norm_weight: initial scale of each norm; below 1, a deep stack starts closer to the identity.
         activation: the name of a class in `torch.nn`.
-        hidden: widths of fully connected layers between the features and the logits.
+        hidden: widths of the hidden layers of the head.
+
+    Raises:
+        UserError: an argument is invalid for this input.
     """
 
     def __init__(
@@ -60,31 +63,36 @@ class ResNet(nn.Module):
         if min(size) < 1:
             shape = "×".join(map(str, input_shape[1:]))
             raise UserError(
-                f"lit_module.net.channels: {len(channels) + 1} poolings leave nothing of {shape}; use fewer"
+                f"lit_module.net.channels: {len(channels) + 1} poolings reduce {shape} to nothing; use fewer channels"
             )
-        conv, batch_norm, pooling = (of_dimension(name, dimensions) for name in ("Conv", "BatchNorm", "MaxPool"))
-        activate = activation_named(activation)
+        conv_class = layer_class("Conv", dimensions)
+        norm_class = layer_class("BatchNorm", dimensions)
+        pool_class = layer_class("MaxPool", dimensions)
+        activation_class = find_activation(activation)
 
         self.stem = nn.Sequential()
         for width in channels:
-            self.stem.append(
-                sequential(conv=conv(in_channels, width, 3, padding="same"), pool=pooling(2), activation=activate())
+            layer = sequential(
+                conv=conv_class(in_channels, width, 3, padding="same"),
+                pool=pool_class(2),
+                activation=activation_class(),
             )
+            self.stem.append(layer)
             in_channels = width
         self.blocks = nn.ModuleList()
         for _ in range(blocks):
-            normalise = batch_norm(width) if norm == "batch" else None
-            if normalise:
-                nn.init.constant_(normalise.weight, norm_weight)
+            norm_layer = norm_class(width) if norm == "batch" else None
+            if norm_layer:
+                nn.init.constant_(norm_layer.weight, norm_weight)
             block = sequential(
-                conv=conv(width, width, 3, padding="same", bias=normalise is None),
-                norm=normalise,
-                activation=activate(),
+                conv=conv_class(width, width, 3, padding="same", bias=norm_layer is None),
+                norm=norm_layer,
+                activation=activation_class(),
             )
             self.blocks.append(block)
         self.repeats = repeats
-        self.features = nn.Sequential(pooling(2), nn.Flatten())
-        self.head = fully_connected([width * math.prod(size), *hidden, num_classes], activate, dropout=0.0)
+        self.features = nn.Sequential(pool_class(2), nn.Flatten())
+        self.head = fully_connected([width * math.prod(size), *hidden, num_classes], activation_class, dropout=0.0)
         self.memory_format = MEMORY_FORMATS[dimensions]
         self.to(memory_format=self.memory_format)
 

@@ -1,7 +1,8 @@
-"""State dicts: read without running code, matched by name and shape."""
+"""Loading and comparing state dicts."""
 
 import pickle
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,23 +11,32 @@ from conf.errors import UserError
 
 
 def read_weights(file: Path, key: str) -> dict[str, Tensor]:
-    """The tensors of a file by name: of a plain state_dict, or of a checkpoint that holds one. Runs nothing in it.
+    """The tensors of a state_dict, or of a checkpoint that contains one. Executes no code from the file.
+
+    Args:
+        file: the file.
+        key: config key of the file, for the error message.
 
     Raises:
-        UserError: it cannot be read; named by `key`, which gave the file.
+        UserError: the file cannot be read.
     """
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
-        weights = found.get("state_dict", found)
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        weights = content.get("state_dict", content)
         return {name: value for name, value in weights.items() if isinstance(value, Tensor)}
     except (OSError, RuntimeError, EOFError, ValueError, AttributeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{key}: {file} holds no weights that can be read; give a model.pt or .ckpt") from error
+        raise UserError(f"{key}: {file} has no readable weights; give a model.pt or .ckpt") from error
 
 
-def check_same_weights(theirs: dict[str, Tensor], ours: dict[str, Tensor], file: Path, key: str) -> None:
-    """Raises UserError unless what a file holds has the names and shapes of what is here."""
-    for name in sorted(ours.keys() | theirs.keys()):
-        here, there = (tuple(w[name].shape) if name in w else "missing" for w in (ours, theirs))
-        if here != there:
+def check_same_weights(weights: dict[str, Tensor], expected: dict[str, Tensor], file: Path, key: str) -> None:
+    """Raises UserError unless the weights have the expected names and shapes; `file` and `key` are for the message."""
+    for name in sorted(expected.keys() | weights.keys()):
+        shape = _shape_of(weights, name)
+        expected_shape = _shape_of(expected, name)
+        if shape != expected_shape:
             fix = "choose the same lit_module.net and classes"
-            raise UserError(f"{key}: {name} is {there} in {file}, {here} here; {fix}")
+            raise UserError(f"{key}: {name} is {shape} in {file}, {expected_shape} in this network; {fix}")
+
+
+def _shape_of(weights: dict[str, Tensor], name: str) -> tuple[int, ...] | Literal["missing"]:
+    return tuple(weights[name].shape) if name in weights else "missing"

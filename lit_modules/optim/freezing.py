@@ -1,70 +1,80 @@
-"""Freezing: which parameters do not learn, for the whole run or up to an epoch."""
+"""Freezing: keeps parameters fixed for the whole run or until an epoch."""
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 from torch.optim import Optimizer
 
 from conf.errors import UserError
-from lit_modules.optim.param_groups import matching
+from lit_modules.optim.param_groups import matching_names
 
 
 class Freezing(Callback):
-    """Sets requires_grad to False for every parameter whose name fits a pattern (`*` stands for any text).
+    """Sets requires_grad to False for every parameter whose name matches a pattern (`*` matches any text).
 
-    What is frozen depends on the epoch alone, so that a resumed run needs no more than that. Parameters that will learn
-    later are in the optimizer from the start: without a gradient, it leaves them alone.
+    The frozen parameters depend on the epoch only, so a resumed run needs no saved state. Parameters that are unfrozen
+    later are in the optimizer from the start; it skips parameters without a gradient.
 
     Args:
-        net: whose parameters; names count from it.
-        patterns: of names, such as `blocks.0.*`.
-        until: the epoch, from 0 on, in which all of them begin to learn; null: none.
+        net: module that holds the parameters; names are relative to it.
+        freeze: patterns of parameter names, such as `blocks.0.*`.
+        unfreeze_epoch: 0-based epoch from which on all of them are trained; null: never.
 
     Raises:
-        UserError: a pattern fits no parameter, or there is none to unfreeze.
+        UserError: a pattern matches no parameter, all parameters are frozen, or there are none to unfreeze.
     """
 
-    def __init__(self, net: nn.Module, patterns: list[str], until: int | None) -> None:
-        self.names = {name for pattern in patterns for name in matching(net, pattern, "lit_module.freeze")}
-        if until is not None and not self.names:
-            raise UserError("lit_module.unfreeze_epoch: nothing is frozen; name what is by lit_module.freeze")
-        if until is not None and until < 1:
-            raise UserError(f"lit_module.unfreeze_epoch: must be 1 or more, not {until}; leave it out")
+    def __init__(self, net: nn.Module, freeze: list[str], unfreeze_epoch: int | None) -> None:
+        self.names = {name for pattern in freeze for name in matching_names(net, pattern, "lit_module.freeze")}
+        if unfreeze_epoch is not None and not self.names:
+            raise UserError("lit_module.unfreeze_epoch: nothing is frozen; set lit_module.freeze")
+        if unfreeze_epoch is not None and unfreeze_epoch < 1:
+            raise UserError(f"lit_module.unfreeze_epoch: must be 1 or more, not {unfreeze_epoch}; leave it out")
         if self.names.issuperset(name for name, _ in net.named_parameters()):
             raise UserError("lit_module.freeze: leaves nothing to train; freeze less")
         self.net = net
-        self.until = until
-        self.release()
+        self.unfreeze_epoch = unfreeze_epoch
+        self.reset()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.hold(trainer.current_epoch, trainer.world_size)
+        self.apply(trainer.current_epoch, trainer.world_size)
 
-    on_train_start = on_train_epoch_start  # for a run resumed within an epoch, whose start is not called again
+    on_train_start = on_train_epoch_start  # a run resumed within an epoch does not start it again
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """On several ranks DDP waits for the gradients that it was told of at the start: they are made, and dropped."""
-        for parameter in self._held(trainer.current_epoch):
+        """Drops the gradients of frozen parameters, which DDP computes because it expects one for each parameter that
+        was trainable when it was built."""
+        for parameter in self._frozen_in(trainer.current_epoch):
             parameter.grad = None
 
     @property
-    def frozen(self) -> list[nn.Parameter]:
-        """By name, for a strategy may put other objects in their place."""
+    def parameters(self) -> list[nn.Parameter]:
+        """Looked up by name, because a strategy may replace the parameter objects."""
         return [parameter for name, parameter in self.net.named_parameters() if name in self.names]
 
-    def release(self) -> None:
-        """Lets an optimizer, or DDP, that is built now take in what learns later; `hold` comes before the next step."""
-        for parameter in self.frozen:
-            parameter.requires_grad = self.until is not None
+    def reset(self) -> None:
+        """Sets requires_grad for building an optimizer or DDP: True for parameters that are unfrozen later.
 
-    def hold(self, epoch: int, world_size: int) -> None:
-        """Freezes what is frozen in this epoch. A layer whose parameters all are is in eval mode: a frozen BatchNorm
-        keeps its statistics, too."""
-        held = {id(parameter) for parameter in self._held(epoch)}
+        `apply` must be called before the next step.
+        """
+        for parameter in self.parameters:
+            parameter.requires_grad = self.unfreeze_epoch is not None
+
+    def apply(self, epoch: int, world_size: int) -> None:
+        """Freezes or unfreezes the parameters for an epoch.
+
+        Layers whose parameters are all frozen are set to eval mode, so that a frozen BatchNorm keeps its statistics.
+        """
+        frozen_ids = {id(parameter) for parameter in self._frozen_in(epoch)}
         for layer in self.net.modules():
-            if own := list(layer.parameters(recurse=False)):
-                layer.training = any(id(parameter) not in held for parameter in own)  # not of what is in it
-        if self.until is not None and world_size == 1:
-            for parameter in self.frozen:
-                parameter.requires_grad = not held
+            own_parameters = list(layer.parameters(recurse=False))
+            if own_parameters:
+                # Not layer.train(), which would change its children as well.
+                layer.training = any(id(parameter) not in frozen_ids for parameter in own_parameters)
+        if self.unfreeze_epoch is not None and world_size == 1:
+            for parameter in self.parameters:
+                parameter.requires_grad = not frozen_ids
 
-    def _held(self, epoch: int) -> list[nn.Parameter]:
-        return self.frozen if self.until is None or epoch < self.until else []
+    def _frozen_in(self, epoch: int) -> list[nn.Parameter]:
+        if self.unfreeze_epoch is None or epoch < self.unfreeze_epoch:
+            return self.parameters
+        return []

@@ -1,1 +1,1 @@
-"""The folder of a run: restart, report, comparison, sweep, tuning."""
+"""Run folders: resume, restore, report, comparison, sweep, tuning."""

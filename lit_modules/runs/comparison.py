@@ -1,4 +1,4 @@
-"""Runs side by side: scores with intervals, spread over seeds, what differs in config, which differences are real."""
+"""Compares runs: confidence intervals, spread over seeds, differing settings, significance tests."""
 
 import csv
 import json
@@ -19,16 +19,16 @@ from lit_modules.runs import run_folder
 
 SCORES = {"acc": significance.accuracy, "f1": significance.macro_f1}
 TAGS = [f"{split}/{score}" for split in ("val", "test") for score in SCORES]
-# What tells two runs of one config apart.
-OWN = ("seed", "run", "run_dir", "logs_dir")
-# By one of these a folder that a glob finds is known for a run.
-MARKS = ("config.yaml", "metrics.csv", "checkpoints")
+# Settings that may differ between runs of one config.
+RUN_KEYS = ("seed", "run", "run_dir", "logs_dir")
+# A folder that contains one of these is a run.
+RUN_FILES = ("config.yaml", "metrics.csv", "checkpoints")
 
 Record = dict[str, Any]
 
 
 class Predictions(NamedTuple):
-    """A split's images in the order of their names, with class names."""
+    """Class names of a split's samples, sorted by file."""
 
     files: np.ndarray
     true: np.ndarray
@@ -37,7 +37,7 @@ class Predictions(NamedTuple):
 
 @dataclass
 class Run:
-    """What is left of a run on disk. `remark` says what is missing, and why."""
+    """The files of a run; `remark` describes missing or invalid ones."""
 
     name: str
     remark: str = ""
@@ -45,27 +45,27 @@ class Run:
     summary: Record = field(default_factory=dict)
     predictions: dict[str, Predictions] = field(default_factory=dict)
     config: str = ""
-    """The letter of all runs with the same settings but for the seed."""
+    """Letter shared by all runs whose settings differ only in `RUN_KEYS`."""
 
 
 def find(runs: Any) -> list[Path]:
-    """The folders of the list, or those of runs that the glob finds. A number is a name, as a sweep gives them.
+    """The listed folders, or the runs that match a glob; numbers are converted to names.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no folder.
     """
     if isinstance(runs, list | ListConfig):
         folders = [Path(str(path)) for path in runs]
     else:
-        folders = [Path(path) for path in sorted(glob(str(runs), recursive=True))]  # noqa: PTH207 (absolute ones too)
-        folders = [folder for folder in folders if any((folder / mark).exists() for mark in MARKS)]
+        folders = [Path(path) for path in sorted(glob(str(runs), recursive=True))]  # noqa: PTH207 (absolute globs too)
+        folders = [folder for folder in folders if any((folder / name).exists() for name in RUN_FILES)]
     if not folders:
-        raise UserError(f"runs: {runs} names no run's folder; give a list, or a glob such as 'logs/digits/*'")
+        raise UserError(f"runs: {runs} matches no run; give a list, or a glob such as 'logs/digits/*'")
     return folders
 
 
 def read(folder: Path, name: str) -> Run:
-    """A run's folder, whatever its state."""
+    """Reads the files of a run; errors become its remark."""
     run = Run(name)
     try:
         run.settings = saved_config.flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
@@ -78,19 +78,19 @@ def read(folder: Path, name: str) -> Run:
             run.predictions = _read_predictions(folder / "predictions.csv")
             _check_predictions(run)
         else:
-            run.remark = "no predictions.csv, so no intervals"
+            run.remark = "no predictions.csv, so no confidence intervals"
     except FileNotFoundError as error:
-        run.remark = f"no run: there is no {Path(error.filename).name}"
+        run.remark = f"not a run: {Path(error.filename).name} is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, csv.Error, UserError) as error:
         missing = " is missing" if isinstance(error, KeyError) else ""
-        run.remark = f"broken: {' '.join(str(error).split())}{missing}"
+        run.remark = f"invalid: {' '.join(str(error).split())}{missing}"
         run.summary, run.predictions = {}, {}
     return run
 
 
 def _unfinished(folder: Path, settings: Record) -> str:
-    done = len(run_folder.read_metrics(folder))
-    return f"unfinished: {done} of {settings['epochs']} epochs; go on by run={folder}"
+    epochs = len(run_folder.read_metrics(folder))
+    return f"unfinished: {epochs} of {settings['epochs']} epochs; resume it with run={folder}"
 
 
 def _read_predictions(path: Path) -> dict[str, Predictions]:
@@ -98,39 +98,40 @@ def _read_predictions(path: Path) -> dict[str, Predictions]:
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         for row in csv.DictReader(file):
             if None in row.values():
-                raise ValueError("predictions.csv ends within a row")
+                raise ValueError("predictions.csv has an incomplete row")
             rows.setdefault(row["split"], []).append((row["file"], row["true"], row["predicted"]))
-    return {split: Predictions(*np.array(sorted(found)).T) for split, found in rows.items()}
+    return {split: Predictions(*np.array(sorted(records)).T) for split, records in rows.items()}
 
 
 def _check_predictions(run: Run) -> None:
-    """A predictions.csv of another epoch than the summary's gives other scores."""
+    """Detects duplicates, and a predictions.csv that belongs to another epoch than summary.json."""
     for split, (files, true, predicted) in run.predictions.items():
         if len(np.unique(files)) < len(files):
-            raise ValueError("predictions.csv names an image twice")
+            raise ValueError("predictions.csv lists an image twice")
         if not np.isclose((true == predicted).mean(), run.summary[f"{split}/acc"], atol=1e-6):
-            raise ValueError(f"predictions.csv does not give the {split}/acc of summary.json")
+            raise ValueError(f"{split}/acc of predictions.csv and summary.json differ")
 
 
 def name_configs(runs: list[Run]) -> list[str]:
-    """Gives every run the letter of its config, and returns the settings in which configs differ."""
-    known: list[Record] = []
+    """Assigns a letter per config to every run; returns the keys in which configs differ."""
+    configs: list[Record] = []
     for run in runs:
-        settings = {key: value for key, value in run.settings.items() if key not in OWN}
+        settings = {key: value for key, value in run.settings.items() if key not in RUN_KEYS}
         if settings:
-            if settings not in known:
-                known.append(settings)
-            run.config = _letter(known.index(settings))
-    keys = sorted({key for settings in known for key in settings})
-    return [key for key in keys if any(settings.get(key) != known[0].get(key) for settings in known)]
+            if settings not in configs:
+                configs.append(settings)
+            run.config = _letter(configs.index(settings))
+    keys = sorted({key for settings in configs for key in settings})
+    return [key for key in keys if any(settings.get(key) != configs[0].get(key) for settings in configs)]
 
 
 def _letter(number: int) -> str:
+    """0 → A, 25 → Z, 26 → AA."""
     return (_letter(number // 26 - 1) if number >= 26 else "") + chr(ord("A") + number % 26)
 
 
 def run_records(runs: list[Run]) -> list[Record]:
-    """A row a run: its scores with the ends of their bootstrap intervals."""
+    """One record per run: scores with bootstrap confidence intervals."""
     records = []
     for run in runs:
         record: Record = {"run": run.name, "config": run.config, "seed": run.settings.get("seed")}
@@ -140,19 +141,19 @@ def run_records(runs: list[Run]) -> list[Record]:
             record[tag] = run.summary.get(tag)
             if split in run.predictions:
                 _, true, predicted = run.predictions[split]
-                ends = significance.interval(significance.bootstrap(SCORES[score], *_as_numbers(true, predicted)))
-                record[f"{tag}/low"], record[f"{tag}/high"] = ends
+                resampled = significance.bootstrap(SCORES[score], *_encode_labels(true, predicted))
+                record[f"{tag}/low"], record[f"{tag}/high"] = significance.interval(resampled)
         records.append(record | {"remark": run.remark})
     return records
 
 
-def _as_numbers(*names: np.ndarray) -> list[np.ndarray]:
-    """Class names → integers, the same for the same name."""
+def _encode_labels(*names: np.ndarray) -> list[np.ndarray]:
+    """Encodes class names as integers."""
     return list(np.unique(np.stack(names), return_inverse=True)[1].reshape(len(names), -1))
 
 
 def config_records(runs: list[Run], differing: list[str]) -> list[Record]:
-    """A row a config: mean and standard deviation over its finished runs, and its values of what differs."""
+    """One record per config: mean and std over its finished runs, and the differing settings."""
     records = []
     for config in dict.fromkeys(run.config for run in runs if run.config):
         members = [run for run in runs if run.config == config]
@@ -166,30 +167,34 @@ def config_records(runs: list[Run], differing: list[str]) -> list[Record]:
 
 
 def pair_records(runs: list[Run]) -> list[Record]:
-    """A row for each run after the first with test predictions, paired with that first one."""
+    """One record per run with test predictions: paired tests against the first such run."""
     tested = [run for run in runs if "test" in run.predictions]
     return [_pair(run, tested[0]) for run in tested[1:]]
 
 
 def _pair(run: Run, reference: Run) -> Record:
     record: Record = {"run": run.name, "reference": reference.name}
-    ours, theirs = run.predictions["test"], reference.predictions["test"]
-    if differing := set(ours.files) ^ set(theirs.files):
-        return record | {"remark": f"not the same test images: {len(differing)} are in one run only"}
-    if (differing_labels := (ours.true != theirs.true).sum()) > 0:
-        return record | {"remark": f"not the same classes: {differing_labels} test images are labelled otherwise"}
-    labels = _as_numbers(ours.true, ours.predicted, theirs.predicted)
-    right, reference_right = ours.predicted == ours.true, theirs.predicted == ours.true
-    only_run, only_reference = int((right & ~reference_right).sum()), int((~right & reference_right).sum())
+    files, true, predicted = run.predictions["test"]
+    reference_files, reference_true, reference_predicted = reference.predictions["test"]
+    unshared = set(files) ^ set(reference_files)
+    if unshared:
+        return record | {"remark": f"different test images: {len(unshared)} occur in only one run"}
+    num_relabelled = (true != reference_true).sum()
+    if num_relabelled:
+        return record | {"remark": f"different labels: {num_relabelled} test images have another class"}
+    labels = _encode_labels(true, predicted, reference_predicted)
+    correct, reference_correct = predicted == true, reference_predicted == true
+    only_run = int((correct & ~reference_correct).sum())
+    only_reference = int((~correct & reference_correct).sum())
     differences = significance.bootstrap(_f1_difference, *labels)
     low, high = significance.interval(differences)
     return record | {
-        "images": len(right),
+        "images": len(correct),
         "only run right": only_run,
         "only reference right": only_reference,
-        "acc/difference": (only_run - only_reference) / len(right),
+        "acc/difference": (only_run - only_reference) / len(correct),
         "acc/p (McNemar)": significance.mcnemar(only_run, only_reference),
-        "f1/difference": float(_f1_difference(*labels, np.ones((1, len(right)), np.int64))[0]),
+        "f1/difference": float(_f1_difference(*labels, np.ones((1, len(correct)), np.int64))[0]),
         "f1/difference/low": low,
         "f1/difference/high": high,
         "f1/p (bootstrap)": significance.two_sided_p(differences),
@@ -203,19 +208,23 @@ def _f1_difference(*labels_and_weights: np.ndarray) -> np.ndarray:
 
 
 def compare(runs: Any, output: Path | None) -> None:
-    """Prints the tables of the `runs`, see `find`; writes them as CSV and Markdown, and a chart, into `output`.
+    """Prints a comparison of runs, and writes it to a folder as CSV, Markdown and a chart.
 
-    Runs stand in the order of their validation F1, and the first one is what the others are paired with: test data
-    choose nothing, not even here.
+    Runs are sorted by validation F1, and the first is the reference of the paired tests, so that test data select
+    nothing.
+
+    Args:
+        runs: see `find`.
+        output: folder; None writes nothing.
     """
     from lit_modules.runs import comparison_report
 
     folders = find(runs)
     parent = os.path.commonpath([folder.absolute() for folder in folders]) if len(folders) > 1 else folders[0].parent
-    found = [read(folder, os.path.relpath(folder.absolute(), parent)) for folder in folders]
-    found.sort(key=lambda run: run.summary.get("val/f1", -1.0), reverse=True)
-    differing = name_configs(found)
-    records = run_records(found), config_records(found, differing), pair_records(found)
+    read_runs = [read(folder, os.path.relpath(folder.absolute(), parent)) for folder in folders]
+    read_runs.sort(key=lambda run: run.summary.get("val/f1", -1.0), reverse=True)
+    differing = name_configs(read_runs)
+    records = run_records(read_runs), config_records(read_runs, differing), pair_records(read_runs)
     comparison_report.show(*records, differing)
     if output:
         comparison_report.write(output, *records, differing)

@@ -1,4 +1,4 @@
-"""A comparison of runs on the console, as CSV, as Markdown, and as a chart."""
+"""Writes a comparison of runs to the console, CSV, Markdown and a chart."""
 
 import warnings
 from pathlib import Path
@@ -9,14 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from conf.files import make_output, write_durably, write_table, write_text
+from lit_modules.evaluation.markdown import markdown_table
 
 TAGS = ("val/f1", "test/f1", "test/acc")
 NOTES = {
-    "Runs": "In brackets the middle 95 % of 10,000 bootstrap resamples of the images.",
-    "Configs": "Mean ± standard deviation over runs that differ in nothing but their seed.",
-    "What differs": "By config; – where one does not have the setting.",
-    "Pairs": "Each run against the best by val/f1, on the same test images. Where nothing differs, one test in "
-    "twenty still gives p < 0.05. A pair tells of these two networks; of their configs only several seeds tell.",
+    "Runs": "Brackets: 95 % bootstrap confidence intervals (10,000 resamples of the images).",
+    "Configs": "Mean ± standard deviation over runs that differ only in the seed.",
+    "Settings": "Settings that differ between configs; – if a config lacks one.",
+    "Pairs": "Paired tests of each run against the best run by val/f1, on the same test images. Between equally good "
+    "networks, 5 % of tests give p < 0.05. A test compares two networks; comparing configs requires several seeds.",
 }
 
 Record = dict[str, Any]
@@ -24,8 +25,8 @@ Rows = list[list[str]]
 
 
 def tables(runs: list[Record], configs: list[Record], pairs: list[Record], differing: list[str]) -> dict[str, Rows]:
-    """Titles, and under each a heading and rows for people; a table without rows is left out."""
-    found: dict[str, Rows] = {
+    """Formatted tables by title, each a heading and its rows; empty tables are omitted."""
+    by_title: dict[str, Rows] = {
         "Runs": [["run", "config", "seed", *TAGS, "remark"]]
         + [
             [row["run"], row["config"], _text(row["seed"]), *(_with_interval(row, tag) for tag in TAGS), row["remark"]]
@@ -34,27 +35,27 @@ def tables(runs: list[Record], configs: list[Record], pairs: list[Record], diffe
         "Configs": [["config", "runs", *TAGS]]
         + [
             [
-                f"{row['config']}  {row['name']}" if "name" in differing else row["config"],
+                f"{row['config']} ({row['name']})" if "name" in differing else row["config"],
                 str(row["runs"]),
                 *(_with_spread(row, tag) for tag in TAGS),
             ]
             for row in configs
         ],
-        "What differs": [["setting", *(row["config"] for row in configs)]]
+        "Settings": [["setting", *(row["config"] for row in configs)]]
         + [[key, *(_text(row[key]) for row in configs)] for key in differing],
-        "Pairs": [["run", "against", "right alone", "p (McNemar)", "F1 difference", "p (bootstrap)"]]
+        "Pairs": [["run", "reference", "only correct", "p (McNemar)", "F1 difference", "p (bootstrap)"]]
         + [_pair(row) for row in pairs],
     }
-    return {title: rows for title, rows in found.items() if len(rows) > 1}
+    return {title: rows for title, rows in by_title.items() if len(rows) > 1}
 
 
 def _pair(row: Record) -> list[str]:
     if row["remark"]:
         return [row["run"], row["reference"], row["remark"], "", "", ""]
     interval = f"{row['f1/difference']:+.4f} [{row['f1/difference/low']:+.4f}, {row['f1/difference/high']:+.4f}]"
-    alone = f"{row['only run right']} : {row['only reference right']} of {row['images']}"
-    p_values = f"{row['acc/p (McNemar)']:.2g}", f"{row['f1/p (bootstrap)']:.2g}"
-    return [row["run"], row["reference"], alone, p_values[0], interval, p_values[1]]
+    only_correct = f"{row['only run right']} : {row['only reference right']} of {row['images']}"
+    mcnemar, bootstrap = f"{row['acc/p (McNemar)']:.2g}", f"{row['f1/p (bootstrap)']:.2g}"
+    return [row["run"], row["reference"], only_correct, mcnemar, interval, bootstrap]
 
 
 def _with_interval(row: Record, tag: str) -> str:
@@ -74,35 +75,33 @@ def _text(value: Any) -> str:
 
 
 def show(runs: list[Record], configs: list[Record], pairs: list[Record], differing: list[str]) -> None:
-    """Prints the tables."""
+    """Prints the tables to the console."""
     console = Console()
     for title, (heading, *rows) in tables(runs, configs, pairs, differing).items():
         table = Table(*heading, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
         for column in table.columns:
             column.overflow = "fold"
         for row in rows:
-            table.add_row(*map(Text, row))  # whose brackets are no markup
+            table.add_row(*map(Text, row))  # Text: brackets are not markup
         console.print(table)
         console.print(NOTES[title] + "\n", style="dim", highlight=False)
 
 
 def write(folder: Path, runs: list[Record], configs: list[Record], pairs: list[Record], differing: list[str]) -> None:
-    """Writes runs.csv, configs.csv and pairs.csv with all digits, report.md and scores.png."""
+    """Writes runs.csv, configs.csv, pairs.csv (full precision), report.md and scores.png."""
     make_output(folder)
     for name, records in (("runs", runs), ("configs", configs), ("pairs", pairs)):
         write_table(folder / f"{name}.csv", records)
     sections = []
     for title, rows in tables(runs, configs, pairs, differing).items():
-        heading, *body = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
-        rule = "|" + "---|" * len(rows[0])
-        sections.append("\n".join([f"## {title}", "", heading, rule, *body, "", NOTES[title], ""]))
-    write_text(folder / "report.md", "\n".join(["# Comparison of runs", "", *sections, "![scores](scores.png)", ""]))
+        sections += [f"## {title}", markdown_table(rows[0], rows[1:]), NOTES[title]]
+    write_text(folder / "report.md", "\n\n".join(["# Comparison of runs", *sections, "![scores](scores.png)"]) + "\n")
     draw(runs, folder / "scores.png")
-    print(f"comparison → {folder}")
+    print(f"comparison saved in {folder}")
 
 
 def draw(runs: list[Record], path: Path) -> None:
-    """A dot a run and score with its interval; a colour a config."""
+    """Plots scores with confidence intervals by run, colored by config."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -116,11 +115,11 @@ def draw(runs: list[Record], path: Path) -> None:
             if row[tag] is None:
                 continue
             ends = row.get(f"{tag}/low", row[tag]), row.get(f"{tag}/high", row[tag])
-            colour = f"C{configs.index(row['config']) % 10}"
-            axis.plot(ends, [position, position], color=colour, linewidth=2, alpha=0.5)
-            axis.plot(row[tag], position, "o", color=colour)
+            color = f"C{configs.index(row['config']) % 10}"
+            axis.plot(ends, [position, position], color=color, linewidth=2, alpha=0.5)
+            axis.plot(row[tag], position, "o", color=color)
         axis.set_title(tag, fontsize=10)
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(scored)), [f"{row['run']}  {row['config']}" for row in scored])
-    with warnings.catch_warnings(action="ignore"):  # of letters that its font lacks
+    with warnings.catch_warnings(action="ignore"):  # about glyphs missing from the font
         write_durably(path, lambda file: figure.savefig(file, dpi=120))

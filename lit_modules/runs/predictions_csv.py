@@ -1,4 +1,4 @@
-"""predictions.csv and confusion.csv: what a run said of each sample, for any other program."""
+"""Writes predictions.csv and confusion.csv."""
 
 import csv
 import io
@@ -11,37 +11,41 @@ from lit_modules.evaluation.evaluation import Evaluation
 
 
 def write_predictions(path: Path, evaluations: dict[str, Evaluation]) -> None:
-    """A row a sample: `split,file,true,predicted`, then `p/<class>` for each class, from which float32 is got back."""
+    """One row per sample: `split,file,true,predicted`, then `p/<class>` per class.
+
+    Probabilities have nine significant digits, which determine the float32 value.
+    """
 
     def rows() -> Iterator[Sequence[Any]]:
-        yield ["split", "file", "true", "predicted", *(f"p/{name}" for name in _names(evaluations))]
-        for split, each in evaluations.items():
-            names, (index, true, predicted, probabilities, *_) = each.class_names, each.predictions
+        yield ["split", "file", "true", "predicted", *(f"p/{name}" for name in _class_names(evaluations))]
+        for split, evaluation in evaluations.items():
+            names = evaluation.class_names
+            index, true, predicted, probabilities, *_ = evaluation.predictions
             for i, position in enumerate(index.tolist()):
-                numbers = map("{:.9g}".format, probabilities[i].tolist())
-                yield [split, each.files[position], names[true[i]], names[predicted[i]], *numbers]
+                values = map("{:.9g}".format, probabilities[i].tolist())
+                yield [split, evaluation.files[position], names[true[i]], names[predicted[i]], *values]
 
     write_durably(path, _csv(rows))
 
 
 def write_confusion(path: Path, evaluations: dict[str, Evaluation]) -> None:
-    """A row a true class: `split,true`, then how many samples of it were taken for each class."""
+    """One row per true class: `split,true`, then the number of samples per predicted class."""
 
     def rows() -> Iterator[Sequence[Any]]:
-        yield ["split", "true", *_names(evaluations)]
-        for split, each in evaluations.items():
-            for name, counts in zip(each.class_names, each.confusion.tolist(), strict=True):
+        yield ["split", "true", *_class_names(evaluations)]
+        for split, evaluation in evaluations.items():
+            for name, counts in zip(evaluation.class_names, evaluation.confusion.tolist(), strict=True):
                 yield [split, name, *counts]
 
     write_durably(path, _csv(rows))
 
 
-def _names(evaluations: dict[str, Evaluation]) -> Sequence[str]:
+def _class_names(evaluations: dict[str, Evaluation]) -> Sequence[str]:
     return next(iter(evaluations.values())).class_names
 
 
 def _csv(rows: Callable[[], Iterator[Sequence[Any]]]) -> Callable[[BinaryIO], None]:
-    """Writes row by row, so that a million of them need no memory. File names keep bytes that are no UTF-8."""
+    """Streams rows to a CSV file; undecodable bytes of file names are preserved."""
 
     def write(file: BinaryIO) -> None:
         text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")

@@ -1,9 +1,9 @@
-"""How a finished run is read without a server: report.md with its images, and a last table on the terminal."""
+"""Results of a finished run: summary.json, report.md with figures, final console output."""
 
 import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,62 +15,66 @@ from torch import nn
 
 from conf.files import write_durably
 from lit_modules.classifier import LitClassifier
+from lit_modules.evaluation.drawing import draw
 from lit_modules.evaluation.evaluation import Evaluation
 from lit_modules.evaluation.figures import history, png
-from lit_modules.loggers.tensorboard import COMPARED, flatten
+from lit_modules.evaluation.markdown import markdown_table
+from lit_modules.loggers.tensorboard import HPARAMS_SCORES, flatten
 from lit_modules.runs import run_folder
 from lit_modules.runs.predictions_csv import write_confusion, write_predictions
 
 SCORES = {
     "loss": "loss",
     "acc": "accuracy",
-    "f1": "F1, mean over classes",
-    "likelihood": "likelihood, mean probability of the true class",
-    "ece": "ECE, expected calibration error",
-    "auc": "AUC, area under ROC, mean over classes",
-    "ap": "AP, average precision, mean over classes",
+    "f1": "macro F1",
+    "likelihood": "likelihood (mean probability of the true class)",
+    "ece": "expected calibration error (ECE)",
+    "auc": "ROC AUC, macro average",
+    "ap": "average precision (AP), macro average",
 }
 CLASS_SCORES = ("precision", "recall", "f1", "likelihood", "auc", "ap")
-MOST_ROWS = 200
+MAX_ROWS = 200
 FILES = ("predictions.csv", "confusion.csv", "metrics.csv", "summary.json", "config.yaml")
-USES = {"train": "training", "val": "choosing the epoch", "test": "the test"}
+USES = {"train": "training", "val": "validation", "test": "testing"}
 FIGURES = {
     "mistakes": "Worst mistakes",
     "classes": "Classes",
-    "confusion": "Confusion",
+    "confusion": "Confusion matrix",
     "reliability": "Calibration",
-    "threshold": "Threshold",
-    "roc": "ROC",
-    "precision_recall": "Precision and recall",
+    "threshold": "Decision threshold",
+    "roc": "ROC curves",
+    "precision_recall": "Precision-recall",
 }
 
 
-def finish(folder: Path, trainer: Trainer, facts: dict[str, Any], settings: dict[str, Any], command: str) -> None:
-    """Fills the HPARAMS tab, writes what is kept of a finished run, and says where it lies.
+def finish(folder: Path, trainer: Trainer, results: dict[str, Any], settings: dict[str, Any], command: str) -> None:
+    """Logs the best scores, writes the result files of a finished run, and prints the scores.
 
     Args:
-        folder: the run's.
+        folder: of the run.
         trainer: after the test of the best epoch.
-        facts: for summary.json, which gets versions and the network's parameters too.
-        settings, command: see `write_report`.
+        results: for summary.json, which also gets package versions and parameter counts.
+        settings: see `write_report`.
+        command: see `write_report`.
     """
-    module, best_epoch = trainer.lightning_module, facts["best_epoch"]
+    module, best_epoch = trainer.lightning_module, results["best_epoch"]
     assert isinstance(module, LitClassifier)
-    best_scores = {f"val_best/{score}": facts[f"val/{score}"] for score in COMPARED if f"val/{score}" in facts}
+    available = [score for score in HPARAMS_SCORES if f"val/{score}" in results]
+    best_scores = {f"val_best/{score}": results[f"val/{score}"] for score in available}
     for logger in trainer.loggers:
         logger.log_metrics(best_scores, step=best_epoch)
-    run_folder.write_summary(folder, facts | parameter_facts(module.net))
-    places = {f"best, epoch {best_epoch + 1}": folder / "model.pt", "scores": folder / "summary.json"}
+    run_folder.write_summary(folder, results | parameter_counts(module.net))
+    files = {f"best model (epoch {best_epoch + 1})": folder / "model.pt", "scores": folder / "summary.json"}
     if module.evaluations:
         write_predictions(folder / "predictions.csv", module.evaluations)
         write_confusion(folder / "confusion.csv", module.evaluations)
         write_report(folder, module.evaluations, settings, command, trainer.strategy.root_device)
-        places |= {"predictions": folder / "predictions.csv", "report": folder / "report.md"}
-    print_scores(facts, places)
+        files |= {"predictions": folder / "predictions.csv", "report": folder / "report.md"}
+    print_scores(results, files)
 
 
-def parameter_facts(net: nn.Module) -> dict[str, Any]:
-    """Counts and shapes of a network's parameters, as summary.json has them."""
+def parameter_counts(net: nn.Module) -> dict[str, Any]:
+    """Parameter counts and shapes for summary.json."""
     parameters = dict(net.named_parameters())
     return {
         "params/total": sum(parameter.numel() for parameter in parameters.values()),
@@ -78,19 +82,19 @@ def parameter_facts(net: nn.Module) -> dict[str, Any]:
     } | {f"params/shape/{name}": list(parameter.shape) for name, parameter in parameters.items()}
 
 
-def print_scores(scores: dict[str, float], places: dict[str, Path]) -> None:
-    """The test scores and where things lie, as a table on a terminal and plain text elsewhere."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column()
-    for name in SCORES:
-        if f"test/{name}" in scores:
-            table.add_column(name, justify="right")
-    table.add_row("test", *(f"{scores[f'test/{name}']:.4f}" for name in SCORES if f"test/{name}" in scores))
+def print_scores(scores: dict[str, float], files: dict[str, Path]) -> None:
+    """Prints the test scores and the paths of the result files."""
+    names = [name for name in SCORES if f"test/{name}" in scores]
     console = Console(soft_wrap=True)
-    if len(table.columns) > 1:
+    if names:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        table.add_column()
+        for name in names:
+            table.add_column(name, justify="right")
+        table.add_row("test", *(f"{scores[f'test/{name}']:.4f}" for name in names))
         console.print(table)
-    for name, place in places.items():
-        console.print(f"{name}: {place}", highlight=False, markup=False)
+    for label, path in files.items():
+        console.print(f"{label}: {path}", highlight=False, markup=False)
 
 
 def write_report(
@@ -99,111 +103,110 @@ def write_report(
     """Writes report.md, and its images into report/.
 
     Args:
-        folder: the run's, with its summary.json and metrics.csv.
-        evaluations: of the best epoch: `test`, and `val` if there is such a split.
+        folder: of the run, with its summary.json and metrics.csv.
+        evaluations: of the best epoch: `test`, and `val` if there is a validation split.
         settings: sections of the config.
-        command: by which the run was started.
-        device: on which it trained.
+        command: that started the run.
+        device: used for training.
     """
-    facts = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     epochs = run_folder.read_metrics(folder)
+    flat_settings = flatten(settings)
     test = evaluations["test"]
-    for name, content in {"epochs": png(history(epochs, facts["best_epoch"])), **test.images}.items():
+    images = {"epochs": png(history(epochs, summary["best_epoch"])), **draw(test)}
+    for name, content in images.items():
         _write(folder / "report" / f"{name}.png", content)
-
-    flat = flatten(settings)
-    samples = [f"{facts[f'samples/{split}']:,} for {use}" for split, use in USES.items()]
-    parameters = f"{facts['params/total']:,} parameters, {facts['params/trainable']:,} of them trained"
-    run = {
-        "command": f"`{command}`",
-        "data": f"{flat['datamodule']}: {len(test.class_names):,} classes; {', '.join(samples)}",
-        "network": f"{flat['lit_module.net']}: {parameters}",
-        "optimizer": f"{flat['lit_module.optimizer']}, learning rate {flat.get('lit_module.optimizer.lr', 'default')}",
-        "training": f"{len(epochs)} epochs in {facts['seconds']:.1f} s, seed {facts['seed']}",
-        "best epoch": f"{facts['best_epoch'] + 1}, by {facts['monitor']}; all scores are its own",
-    }
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} CPU cores"
-    environment = {
-        "commit": facts["git_commit"] or "unknown",
-        "hardware": hardware,
-        "system": platform.platform(),
-        "python": platform.python_version(),
-    } | {name.removeprefix("version/"): value for name, value in facts.items() if name.startswith("version/")}
-    parts = [
-        f"# {facts['name']}: test accuracy {facts['test/acc']:.4f}",
-        _table(
-            ("", *(split for split in ("val", "test") if split in evaluations)),
-            (
-                (label, *(_number(facts.get(f"{split}/{score}")) for split in evaluations))
-                for score, label in SCORES.items()
-            ),
-        ),
-        f"Also: {', '.join(f'[{name}]({name})' for name in FILES)}.",
-        "## The run",
-        _table(("", ""), run.items()),
-        "## Epochs",
+    sections = [
+        f"# {summary['name']}: test accuracy {summary['test/acc']:.4f}",
+        _score_table(summary, [split for split in ("val", "test") if split in evaluations]),
+        f"Files: {', '.join(f'[{name}]({name})' for name in FILES)}.",
+        "## Run",
+        _run_table(summary, flat_settings, command, len(epochs), len(test.class_names)),
+        "## Training history",
         "![Loss and scores by epoch](report/epochs.png)",
-        "# The test split",
-    ]
-    for name, title in FIGURES.items():
-        if name in test.images:
-            parts += [f"## {title}", f"![{title}](report/{name}.png)"]
-        if name == "mistakes":
-            parts.append(_mistakes(test))
-        if name == "classes":
-            parts.append(_classes(test))
-    parts += [
+        "# Test split",
+        *_figure_sections(test, images),
         "# Environment",
-        _table(("", ""), environment.items()),
+        _environment_table(summary, device),
         "<details><summary>All settings</summary>\n",
-        _table(("setting", "value"), flat.items()),
+        markdown_table(("setting", "value"), flat_settings.items()),
         "</details>",
     ]
-    _write(folder / "report.md", ("\n\n".join(parts) + "\n").encode("utf-8", "replace"))
+    _write(folder / "report.md", ("\n\n".join(sections) + "\n").encode("utf-8", "replace"))
 
 
 def _write(path: Path, content: bytes) -> None:
     write_durably(path, lambda file: file.write(content))
 
 
-def _mistakes(test: Evaluation) -> str:
-    found = test.predictions
-    if not len(found.mistakes):
+def _score_table(summary: dict[str, Any], splits: Sequence[str]) -> str:
+    rows = []
+    for score, label in SCORES.items():
+        rows.append([label, *(_number(summary.get(f"{split}/{score}")) for split in splits)])
+    return markdown_table(("", *splits), rows)
+
+
+def _run_table(summary: dict[str, Any], settings: dict[str, Any], command: str, epochs: int, num_classes: int) -> str:
+    samples = ", ".join(f"{summary[f'samples/{split}']:,} for {use}" for split, use in USES.items())
+    parameters = f"{summary['params/total']:,} parameters, {summary['params/trainable']:,} trainable"
+    learning_rate = settings.get("lit_module.optimizer.lr", "default")
+    rows = {
+        "command": f"`{command}`",
+        "data": f"{settings['datamodule']}: {num_classes:,} classes; {samples}",
+        "network": f"{settings['lit_module.net']}: {parameters}",
+        "optimizer": f"{settings['lit_module.optimizer']}, learning rate {learning_rate}",
+        "training": f"{epochs} epochs in {summary['seconds']:.1f} s, seed {summary['seed']}",
+        "best epoch": f"{summary['best_epoch'] + 1}, by {summary['monitor']}; all scores are from this epoch",
+    }
+    return markdown_table(("", ""), rows.items())
+
+
+def _environment_table(summary: dict[str, Any], device: torch.device) -> str:
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} CPU cores"
+    rows = {
+        "commit": summary["git_commit"] or "unknown",
+        "hardware": hardware,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+    versions = {name.removeprefix("version/"): value for name, value in summary.items() if name.startswith("version/")}
+    return markdown_table(("", ""), (rows | versions).items())
+
+
+def _figure_sections(test: Evaluation, images: Container[str]) -> list[str]:
+    """Headings and figures of the test split; the mistakes and the classes also as tables."""
+    sections = []
+    for name, title in FIGURES.items():
+        if name in images:
+            sections += [f"## {title}", f"![{title}](report/{name}.png)"]
+        if name == "mistakes":
+            sections.append(_mistake_table(test))
+        if name == "classes":
+            sections.append(_class_table(test))
+    return sections
+
+
+def _mistake_table(test: Evaluation) -> str:
+    index, true, predicted, probabilities, mistakes, _ = test.predictions
+    if not len(mistakes):
         return "None."
-    names = test.class_names
-    rows = (
-        (
-            test.files[found.index[i]],
-            names[found.true[i]],
-            names[found.predicted[i]],
-            _number(found.probabilities[i, found.predicted[i]]),
-        )
-        for i in found.mistakes
-    )
-    return _table(("file", "true", "predicted", "probability"), rows)
+    rows = []
+    for i in mistakes:
+        labels = test.class_names[true[i]], test.class_names[predicted[i]]
+        rows.append((test.files[index[i]], *labels, _number(probabilities[i, predicted[i]])))
+    return markdown_table(("file", "true", "predicted", "probability"), rows)
 
 
-def _classes(test: Evaluation) -> str:
-    table = test.classes
+def _class_table(test: Evaluation) -> str:
+    """Scores of the classes, sorted by F1."""
     order = test.lowest_first
-    rows = (
-        (test.class_names[i], f"{int(table['samples'][i]):,}", *(_number(table[score][i]) for score in CLASS_SCORES))
-        for i in order[:MOST_ROWS]
-    )
-    part = f"The {MOST_ROWS} of {len(order):,} classes with the lowest F1.\n\n" if len(order) > MOST_ROWS else ""
-    return part + _table(("class", "samples", *CLASS_SCORES), rows)
+    rows = []
+    for i in order[:MAX_ROWS]:
+        scores = [_number(test.classes[score][i]) for score in CLASS_SCORES]
+        rows.append((test.class_names[i], f"{int(test.classes['samples'][i]):,}", *scores))
+    note = f"The {MAX_ROWS} of {len(order):,} classes with the lowest F1.\n\n" if len(order) > MAX_ROWS else ""
+    return note + markdown_table(("class", "samples", *CLASS_SCORES), rows)
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None or value != value else f"{value:.4f}"
-
-
-def _table(heading: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table in Markdown."""
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join(f"| {' | '.join(_cell(str(cell)) for cell in line)} |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    """Text that neither ends a table's cell nor is taken for HTML."""
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())

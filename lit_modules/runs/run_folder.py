@@ -1,7 +1,6 @@
-"""A run's folder, the only handle on it: its saved config, its checkpoints by name, its summary."""
+"""The folder of a run: lock, checkpoints, metrics.csv, summary.json."""
 
 import csv
-import fcntl
 import json
 import os
 import pickle
@@ -10,16 +9,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from conf.error_messages import one_line
 from conf.errors import UserError
-from conf.files import read_rows, write_text
+from conf.files import file_lock, read_rows, write_text
 from conf.saved_config import CONF, check_unchanged
 from lit_modules.runs.launcher import may_be_restarted
 
@@ -28,82 +28,90 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-
 
 @contextmanager
 def claim(folder: Path, cfg: DictConfig) -> Iterator[None]:
-    """Holds a run's folder for this process: makes it, or takes up that of an old run, and writes config.yaml.
+    """Locks a run's folder, which is created if needed, and writes config.yaml.
 
-    Interpolations are kept in config.yaml, so that an override on resume reaches everything that depends on it. A run
-    that is refused before it writes a checkpoint leaves things as they were: a new one leaves no folder.
+    config.yaml keeps interpolations, so that an override on resume also changes values that depend on it. If the user
+    is at fault and no checkpoint was written, the folder is restored, and a new one is removed.
 
     Raises:
-        UserError: the folder belongs to another run, is in use, or cannot be written.
+        UserError: the folder belongs to another run, is in use, or is not writable.
     """
     config = folder / "config.yaml"
     if config.exists() and not cfg.run and not may_be_restarted():
-        raise UserError(f"run_dir: {folder} holds a run already; go on with it by run={folder} or choose another")
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
-    before = config.read_text() if config.exists() else None
-    checkpoints = _times(folder)
+        raise UserError(f"run_dir: {folder} already contains a run; resume it with run={folder} or choose another")
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    old_config = config.read_text() if config.exists() else None
+    checkpoints = _checkpoint_times(folder)
     saved = cfg.copy()
     saved.run = None
+    lock_file = folder / ".lock"
+    held = ExitStack()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "a+")  # noqa: SIM115 (held until the run ends)
+        held.enter_context(file_lock(lock_file, timeout=0))
+    except Timeout as error:
+        raise UserError(f"run_dir: {folder} is in use by {_owner(lock_file)}; wait for it or choose another") from error
     except OSError as error:
         raise UserError(f"run_dir: cannot write to {folder} ({error.strerror}); choose another") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system drops it when this process ends, however it ends
-    except BlockingIOError as error:
-        lock.seek(0)
-        owner = lock.read().strip()
-        lock.close()
-        raise UserError(f"run_dir: {folder} is in use by {owner}; wait for it or choose another") from error
-    try:
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
+        with suppress(PermissionError):  # Windows protects a locked file
+            lock_file.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         write_text(config, OmegaConf.to_yaml(saved))
         yield
     except Exception as error:
-        if one_line(error) and _times(folder) == checkpoints:  # nothing came of it: all is left as it was
-            if before is not None:
-                write_text(config, before)
-            elif made:
+        if one_line(error) and _checkpoint_times(folder) == checkpoints:  # a user error, and nothing to keep
+            if old_config is not None:
+                write_text(config, old_config)
+            elif created:
                 shutil.rmtree(folder)
-                with suppress(OSError):  # another run may have come into one of them
-                    for parent in made[1:]:
+                with suppress(OSError):  # not empty: another run uses it
+                    for parent in created[1:]:
                         parent.rmdir()
             else:
                 config.unlink(missing_ok=True)
         raise
     finally:
-        (folder / ".lock").unlink(missing_ok=True)
-        lock.close()
+        with suppress(PermissionError):  # Windows removes it when it is released
+            lock_file.unlink(missing_ok=True)
+        held.close()
 
 
-def _times(folder: Path) -> dict[Path, int]:
-    """When each checkpoint was written."""
+def _owner(lock_file: Path) -> str:
+    """Name of the process that holds a run's folder."""
+    try:
+        return lock_file.read_text(encoding="utf-8").strip() or "another process"
+    except OSError:  # Windows protects a locked file
+        return "another process"
+
+
+def _checkpoint_times(folder: Path) -> dict[Path, int]:
+    """Modification time in ns by checkpoint."""
     return {path: path.lstat().st_mtime_ns for path in folder.glob("checkpoints/*.ckpt")}
 
 
 def resume_from(cfg: DictConfig) -> Path | None:
-    """The checkpoint that the run `cfg.run` goes on from; None for a new run. A job that is started again is not new:
-    where its folder holds a checkpoint, `cfg.run` becomes that folder."""
+    """The checkpoint from which `cfg.run` resumes; None for a new run.
+
+    Sets `cfg.run` if a launcher restarted the job and its folder contains a checkpoint.
+    """
     folder = Path(cfg.run_dir)
     if not cfg.run and may_be_restarted() and any(folder.glob("checkpoints/*.ckpt")):
         cfg.run = str(folder)
     if not cfg.run:
         return None
     check_unchanged(folder, cfg)
-    kept = {_epoch(path) for path in (folder / "checkpoints").glob("epoch=*.ckpt")}
-    if lost := kept - {int(row["epoch"]) for row in read_metrics(folder)}:
-        raise UserError(f"{folder / 'metrics.csv'}: has no row of epoch {min(lost)}; take it from a copy of the run")
+    saved_epochs = {_epoch(path) for path in (folder / "checkpoints").glob("epoch=*.ckpt")}
+    missing = saved_epochs - {int(row["epoch"]) for row in read_metrics(folder)}
+    if missing:
+        raise UserError(f"{folder / 'metrics.csv'}: has no row of epoch {min(missing)}; restore it from a backup")
     return newest_checkpoint(folder)
 
 
 def newest_checkpoint(folder: Path) -> Path:
-    """The newest checkpoint that can be read; what had to be passed over is named on stderr.
+    """The newest readable checkpoint; skipped ones are reported on stderr.
 
     Raises:
-        UserError: there is none.
+        UserError: no checkpoint is readable.
     """
     checkpoints = folder / "checkpoints"
     epochs = sorted(checkpoints.glob("epoch=*.ckpt"), key=_epoch, reverse=True)
@@ -113,41 +121,44 @@ def newest_checkpoint(folder: Path) -> Path:
         problem = why_unreadable(path)
         if problem is None:
             for line in problems:
-                print(f"passed over {line}", file=sys.stderr)
+                print(f"skipped {line}", file=sys.stderr)
             return path
         if path.is_symlink() or path.exists():
             problems.append(f"{path}: {problem}")
     tried = f" ({'; '.join(problems)})" if problems else ""
-    raise UserError(f"run: {folder} has no checkpoint that can be read{tried}; start a new run")
+    raise UserError(f"run: {folder} has no readable checkpoint{tried}; start a new run")
 
 
 def best_checkpoint(folder: Path) -> Path:
     """The checkpoint of the best epoch.
 
     Raises:
-        UserError: it is missing or cannot be read.
+        UserError: it is missing or unreadable.
     """
     path = folder / "checkpoints" / "best.ckpt"
     if problem := why_unreadable(path):
-        raise UserError(f"{path}: {problem}; resume the run by run={folder}")
+        raise UserError(f"{path}: {problem}; resume the run with run={folder}")
     return path
 
 
 def why_unreadable(path: Path) -> str | None:
-    """Why a file is no checkpoint of ours; None if it is one. Runs nothing that stands in it."""
+    """The reason why a file is not a readable Litmus checkpoint; None if it is.
+
+    Loads with `weights_only=True`, so no code in the file is executed.
+    """
     import torch
 
     if not path.is_file():
-        return "there is no such file"
+        return "does not exist"
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        return "holds code, which is never run" if "weights_only" in str(error) else "is damaged or of another kind"
-    return None if isinstance(found, dict) and "class_names" in found else "was not written by Litmus"
+        return "contains code, which is not executed" if "weights_only" in str(error) else "is damaged or no checkpoint"
+    return None if isinstance(checkpoint, dict) and "class_names" in checkpoint else "was not written by Litmus"
 
 
 def best_epoch(folder: Path) -> int:
-    """The epoch, from 0 on, of best.ckpt, which is a link, or a copy of what it led to."""
+    """The zero-based epoch of best.ckpt."""
     import torch
 
     checkpoint = torch.load(best_checkpoint(folder), map_location="cpu", weights_only=True, mmap=True)
@@ -159,10 +170,10 @@ def _epoch(checkpoint: Path) -> int:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of metrics.csv; what was not scored in an epoch is missing from its row.
+    """The rows of metrics.csv, without the columns that are empty in a row.
 
     Raises:
-        UserError: another program has changed it.
+        UserError: a row is malformed.
     """
     metrics = folder / "metrics.csv"
     try:
@@ -171,13 +182,13 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
             return rows
     except (KeyError, TypeError, ValueError, csv.Error):
         pass
-    raise UserError(f"{metrics}: is not as it was written; take it from a copy of the run")
+    raise UserError(f"{metrics}: is malformed; restore it from a backup")
 
 
-def write_summary(folder: Path, facts: dict[str, Any]) -> None:
-    """Writes summary.json: `facts`, versions, and the commit of the code."""
+def write_summary(folder: Path, metadata: dict[str, Any]) -> None:
+    """Writes summary.json: `metadata`, package versions and the git commit."""
     versions = {f"version/{package}": version(package) for package in PACKAGES}
-    summary = facts | versions | {"git_commit": _git_commit()}
+    summary = metadata | versions | {"git_commit": _git_commit()}
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 

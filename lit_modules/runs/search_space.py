@@ -1,4 +1,4 @@
-"""The space of a sweep: what Optuna draws from, and how what it drew is written as overrides or as an experiment."""
+"""Search space of a sweep: Optuna distributions, overrides and experiment files."""
 
 import itertools
 from typing import Any
@@ -11,54 +11,54 @@ from conf.errors import UserError
 from conf.saved_config import CONF
 
 
-def choices(space: DictConfig) -> dict[str, BaseDistribution]:
-    """What Optuna draws from, of `key: [value, …]` and `key: {low, high, log, step}`.
+def distributions_of(space: DictConfig) -> dict[str, BaseDistribution]:
+    """Converts `key: [value, …]` and `key: {low, high, log, step}` into Optuna distributions.
 
     Raises:
-        UserError: a key has neither.
+        UserError: an entry has another form.
     """
-    found: dict[str, BaseDistribution] = {}
+    distributions: dict[str, BaseDistribution] = {}
     plain: Any = OmegaConf.to_container(space)
     for key, values in plain.items():
         try:
             if isinstance(values, list):
-                found[key] = CategoricalDistribution([str(v) if isinstance(v, list) else v for v in values])
+                distributions[key] = CategoricalDistribution([str(v) if isinstance(v, list) else v for v in values])
             else:
-                whole = isinstance(values["low"], int) and isinstance(values["high"], int)
-                found[key] = (IntDistribution if whole else FloatDistribution)(**values)
+                integer = isinstance(values["low"], int) and isinstance(values["high"], int)
+                distributions[key] = (IntDistribution if integer else FloatDistribution)(**values)
         except (TypeError, KeyError, ValueError) as error:
             fix = "give [value, …] or {low: …, high: …}"
-            raise UserError(f"space.{key}: {values} is no choice ({error}); {fix}") from error
-    return found
+            raise UserError(f"space.{key}: {values} is not a valid choice ({error}); {fix}") from error
+    return distributions
 
 
-def ends(choice: BaseDistribution) -> list[Any]:
-    """The values to choose from, or the lowest and the highest."""
-    if isinstance(choice, CategoricalDistribution):
-        return list(choice.choices)
-    assert isinstance(choice, IntDistribution | FloatDistribution)
-    return [choice.low, choice.high]
+def extremes(distribution: BaseDistribution) -> list[Any]:
+    """All categorical values, or the bounds of a range."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    return [distribution.low, distribution.high]
 
 
 def grid(space: dict[str, BaseDistribution]) -> list[dict[str, Any]]:
-    """All combinations.
+    """All combinations of a categorical space.
 
     Raises:
-        UserError: a key has a range instead of values.
+        UserError: an entry is a range.
     """
-    for key, each in space.items():
-        if not isinstance(each, CategoricalDistribution):
+    for key, distribution in space.items():
+        if not isinstance(distribution, CategoricalDistribution):
             raise UserError(f"space.{key}: a grid needs values; give [value, …]")
-    return [dict(zip(space, values, strict=True)) for values in itertools.product(*map(ends, space.values()))]
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*map(extremes, space.values()))]
 
 
 def overrides(params: dict[str, Any]) -> list[str]:
-    """Values by key as a command line has them."""
+    """Formats parameters as command-line overrides."""
     return [f"{key}={'null' if value is None else value}" for key, value in params.items()]
 
 
 def experiment(texts: list[str]) -> str:
-    """An experiment file that says what a command line does."""
+    """Converts command-line overrides into the YAML of an experiment file."""
     defaults: list[Any] = []
     values = OmegaConf.create()
     for override in OverridesParser.create().parse_overrides(texts):

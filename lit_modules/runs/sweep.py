@@ -1,6 +1,5 @@
-"""task=sweep: an Optuna study whose trials are runs of their own, and the best of them as an experiment."""
+"""task=sweep: an Optuna study whose trials are separate runs."""
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -19,39 +18,39 @@ from optuna.trial import TrialState
 
 from conf import validation
 from conf.errors import UserError
-from conf.files import file_lock, make_output, write_text
+from conf.files import file_lock, lock_inherited, make_output, write_text
 from lit_modules.runs import run_folder
 from lit_modules.runs.launcher import may_be_restarted
-from lit_modules.runs.search_space import choices, ends, experiment, grid, overrides
+from lit_modules.runs.search_space import distributions_of, experiment, extremes, grid, overrides
 
-# Of the command line: what is the study's own, and not its trials'.
+# Keys of the study, which are not passed to its trials.
 OWN = {"task", "sweep", "run", "run_dir", "logs_dir", "space", "trials", "workers", "storage", "sampler", "pruner"}
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-SECONDS = 0.5  # between two looks at the trials
+POLL_SECONDS = 0.5
 
 
 class Running(NamedTuple):
-    """A trial that this process looks after."""
+    """A trial run by this process."""
 
     trial: optuna.Trial
     log: IO[bytes]
     process: subprocess.Popen[bytes]
     reported: set[int]
-    """Epochs that the study knows of"""
+    """epochs whose scores were reported to the study"""
 
 
 class Study:
-    """The trials of `cfg.run_dir`, which any number of processes may run together.
+    """An Optuna study in `cfg.run_dir`, which several processes may run concurrently.
 
-    A trial is the command of one run, so that it may use several devices, or run out of memory, as it likes. Its log is
-    locked while the run or the process that looks after it lives; a trial that is neither finished nor locked is gone
-    on with by whoever finds it. What is tried next is drawn from (seed, number of the trial, trials so far).
+    Each trial is a training subprocess, so it may use several devices, and running out of memory does not end the
+    study. Its log file is locked while the subprocess or its parent is alive; a trial that is unfinished and unlocked
+    is resumed by any process. The parameters of a trial depend on (seed, trial number, previous trials).
     """
 
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg = cfg
         self.folder = Path(cfg.run_dir)
-        self.space = choices(cfg.space)
+        self.space = distributions_of(cfg.space)
         self.total = cfg.trials
         if cfg.sampler is None:
             self.points = grid(self.space)
@@ -66,27 +65,30 @@ class Study:
             )
 
     def run(self) -> None:
-        """Runs trials until all are finished, those of other processes too."""
+        """Runs trials until all of them are finished, including those of other processes."""
         running: list[Running] = []
         try:
             while True:
-                running = [each for each in running if not self.advance(each)]
-                while len(running) < self.cfg.workers and (claimed := self.claim()):
+                running = [trial for trial in running if not self.advance(trial)]
+                while len(running) < self.cfg.workers:
+                    claimed = self.claim()
+                    if claimed is None:
+                        break
                     running.append(self.start(*claimed))
                 if not running and not self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                     return
-                time.sleep(SECONDS)
+                time.sleep(POLL_SECONDS)
         finally:
-            for each in running:
-                stop(each.process)
+            for trial in running:
+                stop(trial.process)
 
     def claim(self) -> tuple[optuna.Trial, IO[bytes]] | None:
-        """A trial that nobody looks after, or a new one, with its log; None if there is neither."""
+        """An abandoned trial or a new one, with its locked log file; None if there is neither."""
         with file_lock(self.folder / ".lock"):
             trials = self.study.get_trials(deepcopy=False)
-            for found in trials:
-                if found.state == TrialState.RUNNING and (log := lock(self.path(found.number, ".log"))):
-                    return optuna.Trial(self.study, found._trial_id), log
+            for unfinished in [trial for trial in trials if trial.state == TrialState.RUNNING]:
+                if log := lock_inherited(self.path(unfinished.number, ".log")):
+                    return optuna.Trial(self.study, unfinished._trial_id), log
             number = len(trials)
             if number >= self.total:
                 return None
@@ -96,20 +98,20 @@ class Study:
                 entropy = np.random.SeedSequence((self.cfg.seed, number))
                 self.study.sampler = instantiate(self.cfg.sampler)(seed=int(entropy.generate_state(1)[0]))
             trial = self.study.ask(self.space)
-            log = lock(self.path(trial.number, ".log"))
+            log = lock_inherited(self.path(trial.number, ".log"))
             assert log is not None
             return trial, log
 
     def start(self, trial: optuna.Trial, log: IO[bytes]) -> Running:
-        """The run of a trial; one that was begun before goes on."""
-        own = ["task=fit", "test=false", f"run_dir='{self.path(trial.number)}'"]
-        command = [sys.executable, sys.argv[0], *self.cfg.overrides, *overrides(trial.params), *own]
+        """Starts the training subprocess of a trial, which resumes from its checkpoint if there is one."""
+        run_overrides = ["task=fit", "test=false", f"run_dir='{self.path(trial.number)}'"]
+        command = [sys.executable, sys.argv[0], *self.cfg.overrides, *overrides(trial.params), *run_overrides]
         environment = os.environ | {"LITMUS_TRIAL": str(trial.number)}
-        known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        return Running(trial, log, subprocess.Popen(command, env=environment, stdout=log, stderr=log), set(known))
+        reported = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        return Running(trial, log, subprocess.Popen(command, env=environment, stdout=log, stderr=log), set(reported))
 
     def advance(self, running: Running) -> bool:
-        """Reports the epochs that a trial has finished since. Whether it is over: done, hopeless, or failed."""
+        """Reports newly finished epochs; True when the trial is complete, pruned or failed."""
         trial, log, process, reported = running
         ended = process.poll() is not None
         scores = self.scores(trial.number)
@@ -118,7 +120,7 @@ class Study:
             reported.add(epoch)
             if trial.should_prune():
                 stop(process)
-                return self.tell(running, TrialState.PRUNED, f"given up after epoch {epoch + 1}: {scores[epoch]:.4f}")
+                return self.tell(running, TrialState.PRUNED, f"pruned after epoch {epoch + 1}: {scores[epoch]:.4f}")
         if not ended:
             return False
         if process.returncode in STOPPED:
@@ -130,7 +132,7 @@ class Study:
         return self.tell(running, TrialState.COMPLETE, f"{self.cfg.monitor} {best:.4f}", best)
 
     def tell(self, running: Running, state: TrialState, line: str, value: float | None = None) -> bool:
-        """Ends a trial: True."""
+        """Records the final state of a trial and prints it; returns True."""
         self.study.tell(running.trial, value, state)
         running.log.close()
         print(f"trial {running.trial.number + 1}/{self.total}  {' '.join(overrides(running.trial.params))}  {line}")
@@ -138,85 +140,79 @@ class Study:
         return True
 
     def scores(self, number: int) -> dict[int, float]:
-        """The monitored score of each epoch of a trial so far."""
+        """The monitored score of a trial by epoch."""
         rows = run_folder.read_metrics(self.path(number))
         return {int(row["epoch"]): row[self.cfg.monitor] for row in rows if self.cfg.monitor in row}
 
     def path(self, number: int, suffix: str = "") -> Path:
-        """A trial's folder, or a file beside it."""
+        """The folder of a trial; with a suffix, the file next to it."""
         return self.folder / "trials" / f"{number:03d}{suffix}"
 
     def write_best(self) -> None:
-        """Writes experiment/best.yaml, draws the study, and says where things lie."""
+        """Writes experiment/best.yaml and the plots, and prints the best trial."""
         if not self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            raise UserError(f"space: no trial was completed; see {self.path(0, '.log')}")
+            raise UserError(f"space: no trial completed; see {self.path(0, '.log')}")
         best = self.study.best_trial
         command = f"python train.py --config-dir {self.folder} +experiment=best"
         header = f"# @package _global_\n# {command}\n# Trial {best.number + 1}: {self.cfg.monitor} {best.value:.4f}\n"
         path = self.folder / "experiment" / "best.yaml"
         write_text(path, header + experiment([*self.cfg.overrides, *overrides(best.params)]))
         draw(self.study, self.folder / "plots")
-        print(f"best, trial {best.number + 1}: {self.cfg.monitor} {best.value:.4f}  {' '.join(overrides(best.params))}")
-        print(f"its test scores: python train.py run={self.path(best.number)} task=test\nagain: {command}")
+        print(f"best trial {best.number + 1}: {self.cfg.monitor} {best.value:.4f}  {' '.join(overrides(best.params))}")
+        print(f"test it: python train.py run={self.path(best.number)} task=test\nretrain it: {command}")
         print(f"plots: {self.folder / 'plots'}")
 
 
 def sweep(cfg: DictConfig, command_line: list[str]) -> None:
-    """Runs the trials of a new study, or goes on with the study `cfg.run`, beside others that do."""
+    """Starts a study, or resumes or joins the study `cfg.run`."""
     folder = Path(cfg.run_dir)
     base = [text for text in command_line if text.lstrip("+~").split("=")[0].split(".")[0] not in OWN]
     if cfg.run:
-        for text in [*base, *(text for text in command_line if text.startswith("space"))]:
-            raise UserError(f"{text}: a study keeps what it began with; leave it out, or start a new one without run=…")
-        for text in cfg.overrides:  # which become a command line, whose flags and Hydra's section could run code
+        changed = [*base, *(text for text in command_line if text.startswith("space"))]
+        if changed:
+            raise UserError(f"{changed[0]}: cannot change in an existing study; leave it out, or start a new study")
+        for text in cfg.overrides:  # they become a command line: flags and Hydra's section could execute code
             key = text.partition("=")[0].strip("+~ ")
             if key.startswith("-") or "hydra" in key or key in ("run", "task"):
                 raise UserError(
-                    f"{folder / 'config.yaml'}: overrides hold {text}, which no study saves; take a copy of it"
+                    f"{folder / 'config.yaml'}: overrides contain {text}, never saved by a study; restore a backup"
                 )
     else:
         cfg.overrides = base
         check_space(cfg)
         saved = OmegaConf.to_yaml(cfg)
         if (folder / "config.yaml").exists() and not may_be_restarted():
-            raise UserError(f"run_dir: {folder} holds a run already; go on with it by run={folder} or choose another")
+            raise UserError(f"run_dir: {folder} already contains a run; resume it with run={folder} or choose another")
         make_output(folder / "trials", "run_dir")
         write_text(folder / "config.yaml", saved)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    print(f"{cfg.name} → {folder}\ngo on, or help, by: python train.py run={folder}", flush=True)
+    print(f"{cfg.name}: saved in {folder}\nresume or join: python train.py run={folder}", flush=True)
     study = Study(cfg)
     study.run()
-    with file_lock(study.folder / ".lock"):  # others may be done at the same time
+    with file_lock(study.folder / ".lock"):  # other processes may finish at the same time
         study.write_best()
 
 
 def check_space(cfg: DictConfig) -> None:
-    """Raises UserError or Hydra's errors if a run with any one value of the space would."""
-    endless = cfg.trials is None and cfg.sampler is not None
-    if cfg.workers < 1 or endless or (cfg.trials is not None and cfg.trials < 1):
-        raise UserError("trials, workers: must be 1 or more; give them, as in trials=20 workers=1")
-    space = choices(cfg.space)
+    """Validates the config of a trial for each extreme value of the space.
+
+    Raises:
+        UserError: a setting of the study or of a trial is invalid. Errors of Hydra are raised as they are.
+    """
+    unlimited = cfg.trials is None and cfg.sampler is not None
+    if cfg.workers < 1 or unlimited or (cfg.trials is not None and cfg.trials < 1):
+        raise UserError("trials, workers: must be at least 1; set them, such as trials=20 workers=1")
+    space = distributions_of(cfg.space)
     if cfg.sampler is None:
         grid(space)
-    for key, choice in space.items():
-        for value in ends(choice):
+    for key, distribution in space.items():
+        for value in extremes(distribution):
             validation.check(compose("train", [*cfg.overrides, *overrides({key: value})]))
 
 
-def lock(path: Path) -> IO[bytes] | None:
-    """A file to append to, held by this process and those that it hands it on to; None if others hold it."""
-    file = open(path, "ab")  # noqa: SIM115 (held until the trial ends)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
-
-
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Lets a run save and end; kills one that does not."""
+    """Terminates a run, which saves a checkpoint; kills it after 60 s."""
     process.terminate()
     try:
         process.wait(timeout=60)
@@ -226,7 +222,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def draw(study: optuna.Study, folder: Path) -> None:
-    """Optuna's own figures of a study, as PNG files; those of single keys need two different trials."""
+    """Saves Optuna's plots as PNG files; those by parameter need two different scores."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -239,7 +235,7 @@ def draw(study: optuna.Study, folder: Path) -> None:
         names += ["parallel_coordinate", "slice", "param_importances"]
     folder.mkdir(exist_ok=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna's of its figures, which it calls experimental
+        warnings.simplefilter("ignore")  # Optuna's warnings about experimental plots
         for name in names:
             getattr(figures, f"plot_{name}")(study)
             pyplot.gcf().savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")

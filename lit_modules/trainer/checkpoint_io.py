@@ -1,4 +1,4 @@
-"""Checkpoints and weights: written whole or not at all, and read without running what stands in them."""
+"""Checkpoints: written atomically, loaded without executing code."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,14 @@ from conf.files import write_durably
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Lightning stages checkpoints in $TMPDIR and moves them, which between file systems is not atomic."""
+    """Lightning's TorchCheckpointIO with atomic writes.
+
+    Lightning stages a checkpoint in $TMPDIR and moves it, which is not atomic between file systems.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         write_durably(Path(path), lambda file: torch.save(checkpoint, file))
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        """Only tensors and plain values, on the CPU first, so that a checkpoint from a GPU loads without one."""
+        """Load tensors and plain values, to the CPU, so that a checkpoint from a GPU loads on any machine."""
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,4 +1,4 @@
-"""How several processes train one network: Lightning's strategies, with settings that a YAML can give."""
+"""DDP and FSDP: Lightning's strategies, with parameters that YAML can express."""
 
 from datetime import timedelta
 from itertools import chain
@@ -15,10 +15,10 @@ from conf.errors import UserError
 
 
 class DDP(DDPStrategy):
-    """The whole network in each process; gradients are averaged.
+    """Distributed data parallel: the whole network in each process, averaged gradients.
 
     Args:
-        timeout_minutes: how long a process waits for the others before it ends with an error.
+        timeout_minutes: a process that waits longer for the others ends with an error.
     """
 
     def __init__(self, timeout_minutes: float) -> None:
@@ -26,8 +26,10 @@ class DDP(DDPStrategy):
 
 
 class FSDP(ModelParallelStrategy):
-    """A part of each weight, gradient and optimizer state in each process; a layer's weights are brought together while
-    it is used. Checkpoints are whole, in one file. FSDP2 of torch, for the first one wants an accelerator.
+    """Fully sharded data parallel: each process holds a shard of weights, gradients and optimizer states.
+
+    A layer's weights are gathered while it is used. A checkpoint is one file with full tensors. Uses FSDP2, which works
+    on CPUs too.
 
     Args:
         timeout_minutes: see `DDP`.
@@ -44,42 +46,50 @@ class FSDP(ModelParallelStrategy):
         for callback in module.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightAveraging) or getattr(callback, "needs_whole_network", False):
                 fix = "leave it out of callbacks, or choose devices=ddp"
-                raise UserError(f"devices=fsdp: {type(callback).__name__} needs the whole network in a process; {fix}")
+                raise UserError(
+                    f"devices=fsdp: {type(callback).__name__} needs the whole network in each process; {fix}"
+                )
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
-        # Called before the optimizer is built. Not a method of the class, of which averaging callbacks warn.
+        # Called before the optimizer is built. As a method of the class, it would make averaging callbacks warn.
         module.configure_model = lambda: shard(module.net, self.device_mesh["data_parallel"])  # type: ignore
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Puts a checkpoint's weights and the optimizers' states into place, each process its part of them. Lightning's
-        own numbers an optimizer's parameters as the network does, which gives one in groups, or without what is frozen,
-        the states of others."""
+        """Load a checkpoint's weights and optimizer states, each process its shards.
+
+        Lightning's own method numbers an optimizer's parameters in the network's order. With parameter groups or frozen
+        parameters, that assigns states to the wrong parameters.
+        """
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
         module = self.lightning_module
         assert module is not None
-        found = torch.load(self.broadcast(checkpoint_path), mmap=True, map_location="cpu", weights_only=True)
-        whole = StateDictOptions(full_state_dict=True, strict=module.strict_loading)
-        set_model_state_dict(module, found["state_dict"], options=whole)
-        for optimizer, saved in zip(self.optimizers, found["optimizer_states"], strict=False):
+        checkpoint = torch.load(self.broadcast(checkpoint_path), mmap=True, map_location="cpu", weights_only=True)
+        options = StateDictOptions(full_state_dict=True, strict=module.strict_loading)
+        set_model_state_dict(module, checkpoint["state_dict"], options=options)
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
             parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
             numbers = chain.from_iterable(group["params"] for group in saved["param_groups"])
-            for parameter, number in zip(parameters, numbers, strict=False):  # a wrong count is refused below
-                state, place = saved["state"].get(number, {}), (parameter.device_mesh, parameter.placements)
+            for parameter, number in zip(parameters, numbers, strict=False):  # load_state_dict checks their count
+                state = saved["state"].get(number, {})
                 for name, value in state.items():
                     if isinstance(value, Tensor) and value.shape == parameter.shape:
-                        state[name] = distribute_tensor(value, *place, src_data_rank=None)
+                        mesh, placements = parameter.device_mesh, parameter.placements
+                        state[name] = distribute_tensor(value, mesh, placements, src_data_rank=None)
             optimizer.load_state_dict(saved)
-        return found
+        return checkpoint
 
 
 def shard(net: nn.Module, mesh: Any) -> None:
-    """Shares out a network among the processes of a mesh, child by child, so that one at a time is whole. Its
-    parameters become others, of the same names and shapes. Does nothing the second time."""
+    """Shard a network over the processes of a mesh, in place; a no-op if it is sharded already.
+
+    Each child, and each layer of a Sequential or ModuleList, is a unit: one unit at a time is gathered. The parameters
+    are replaced by DTensors of the same names and shapes.
+    """
     if not isinstance(net, FSDPModule):
-        net.to(memory_format=torch.contiguous_format)  # parts of other layouts are not made
+        net.to(memory_format=torch.contiguous_format)  # FSDP shards no other layout
         for child in net.children():
             for layer in child if isinstance(child, nn.Sequential | nn.ModuleList) else [child]:
-                if any(True for _ in layer.parameters()):
+                if next(layer.parameters(), None) is not None:
                     fully_shard(layer, mesh=mesh)
         fully_shard(net, mesh=mesh)

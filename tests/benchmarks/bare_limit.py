@@ -85,7 +85,7 @@ class BesideTheTrainer(Callback):
 def pick(datamodule: DataModule) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of the training split without end, in a new order each epoch: float in [0, 1], and labels."""
     images = torch.cat([inputs for inputs, _ in datamodule.batches("train")])
-    labels = datamodule._splits["train"].labels
+    labels = datamodule.split("train").labels
     while True:
         for rows in torch.randperm(len(images)).split(datamodule.batch_size):
             yield images.index_select(0, rows).float().div_(255), labels.index_select(0, rows)

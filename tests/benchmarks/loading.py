@@ -47,7 +47,7 @@ def race(root: Path, rounds: int, choices: list[int]) -> None:
 
     with tempfile.TemporaryDirectory() as cache:
         cfg = configure(*BOOK, f"datamodule.root={root}", f"datamodule.cache_dir={cache}", "datamodule.num_workers=0")
-        split = train.read_data(cfg, "fit")._splits["train"]
+        split = train.read_data(cfg, "fit").split("train")
         workers = min(choices, key=lambda count: textbook(root, count))
 
         def litmus(number: int) -> Figures:

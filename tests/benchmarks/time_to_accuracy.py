@@ -20,7 +20,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 import train
 from datamodules.loader import BatchLoader
-from lit_modules.runs import run_folder
+from lit_modules.runs import restore, run_folder
 from tests.benchmarks.measuring import Measured, configure, report, watch
 
 SPAN, FIT, ACCURACY = "span, s", "fit, s", "test accuracy"
@@ -62,7 +62,7 @@ def litmus(seed: int, overrides: list[str]) -> dict[str, float]:
             began = now()
             trainer.fit(module, datamodule)
             seconds = now() - began
-            train.load_best(module, folder)
+            restore.load_best(module, folder)
             trainer.test(module, datamodule, verbose=False)
     return {SPAN: span.seconds, FIT: seconds, ACCURACY: float(trainer.callback_metrics["test/acc"])}
 
@@ -85,7 +85,7 @@ def write_images(folder: Path, overrides: list[str]) -> None:
     datamodule = train.read_data(configure("+experiment=cifar10_speedrun", *overrides), "fit")
     (folder / "cifar10").mkdir()
     for name, parts in (("train", ("train", "val")), ("test", ("test",))):
-        batches = [batch for part in parts for batch in BatchLoader(datamodule._splits[part], 1000)]
+        batches = [batch for part in parts for batch in BatchLoader(datamodule.split(part), 1000)]
         images = torch.cat([batch.inputs for batch in batches]).permute(0, 2, 3, 1).contiguous()  # [N, H, W, C]
         held = {"images": images, "labels": torch.cat([batch.labels for batch in batches])}
         torch.save(held | {"classes": datamodule.class_names}, folder / "cifar10" / f"{name}.pt")

@@ -1,7 +1,8 @@
-"""Every file under conf/ is found here, composed, checked, and its constructors are called."""
+"""Every file under conf/ composes and is valid, and its constructors accept its values."""
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +18,39 @@ CONF = ROOT / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/**/*.yaml"))
 EXPERIMENTS = [path for path in FILES if path.parts[0] == "experiment"]
 OPTIONS = [path for path in FILES if path.parts[0] != "experiment"]
-# Groups of which several files may be chosen together.
+# Groups of which several files can be chosen together.
 LISTS = {"callbacks", "logger", "datamodule/augment"}
 
 
+@cache
+def composed(*overrides: str) -> DictConfig:
+    return configure(*overrides)
+
+
 def complete(*overrides: str) -> DictConfig:
-    """The config of these overrides, with something for every value that the user has to give."""
-    cfg = configure(*overrides)
+    """The config of these overrides, with a value for every key that the user has to set."""
+    cfg = composed(*overrides).copy()
     for key in OmegaConf.missing_keys(cfg):
         OmegaConf.update(cfg, key, {"seed": [0, 1]} if key == "space" else "something", force_add=True)
     return cfg
 
 
 def experiment_name(path: Path) -> str:
-    """What stands after +experiment=."""
+    """The value of +experiment=."""
     return path.relative_to("experiment").with_suffix("").as_posix()
 
 
-def choice(path: Path) -> str:
-    """The override that chooses a file."""
+def choose(path: Path) -> list[str]:
+    """The overrides that choose a file, on a CPU unless the file is about devices."""
     group, name = path.parent.as_posix(), path.stem
+    override = f"{group}=[{name}]" if group in LISTS else f"{group}={name}"
     if group == "sweep":
-        return f"+{group}={name}"
-    return f"{group}=[{name}]" if group in LISTS else f"{group}={name}"
+        override = f"+{override}"
+    return [override] if group == "devices" else [override, "devices=cpu"]
 
 
 def nodes(node: Any) -> Iterator[DictConfig]:
-    """The outermost constructor nodes, but for those that wait for what only the data tell."""
+    """The outermost constructor nodes, without the module, whose parameters depend on the data."""
     if not isinstance(node, DictConfig):
         return
     if "_target_" in node and node._target_ != "lit_modules.classifier.LitClassifier":
@@ -70,7 +77,7 @@ def test_every_group_is_seen() -> None:
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=str)
-def test_an_experiment_is_complete_and_bears_its_name(path: Path) -> None:
+def test_experiment_is_complete_and_has_its_name(path: Path) -> None:
     cfg = complete(f"+experiment={experiment_name(path)}")
     validation.check(cfg)
     assert cfg.name == experiment_name(path)
@@ -78,7 +85,7 @@ def test_an_experiment_is_complete_and_bears_its_name(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=str)
-def test_an_experiment_is_short_and_begins_with_its_command(path: Path) -> None:
+def test_experiment_is_short_and_starts_with_its_command(path: Path) -> None:
     lines = (CONF / path).read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 20
     assert lines[0] == "# @package _global_"
@@ -88,7 +95,7 @@ def test_an_experiment_is_short_and_begins_with_its_command(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=str)
-def test_an_experiment_holds_only_what_differs(path: Path) -> None:
+def test_experiment_contains_only_differences(path: Path) -> None:
     experiment = OmegaConf.load(CONF / path)
     assert isinstance(experiment, DictConfig)
     defaults = experiment.pop("defaults", [])
@@ -100,21 +107,22 @@ def test_an_experiment_holds_only_what_differs(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=str)
-def test_an_option_can_be_chosen_and_its_constructors_take_what_it_says(path: Path, tmp_path: Path) -> None:
-    cpu = [] if path.parts[0] == "devices" else ["devices=cpu"]
-    cfg = complete(choice(path), *cpu, f"run_dir={tmp_path / 'run'}")
+def test_option_composes_and_its_constructors_accept_it(path: Path, tmp_path: Path) -> None:
+    cfg = complete(*choose(path))
+    cfg.run_dir = str(tmp_path / "run")
     validation.check(cfg)
     for node in nodes(cfg):
-        if cpu or node._target_ != "pytorch_lightning.Trainer":  # these devices may not be here
+        # The machine may not have these devices.
+        if path.parts[0] != "devices" or node._target_ != "pytorch_lightning.Trainer":
             assert instantiate(node, _convert_="all") is not None
     assert not (tmp_path / "run").exists(), "a constructor writes nothing"
 
 
 @pytest.mark.parametrize("path", [path for path in OPTIONS if path.parts[0] == "lit_module"], ids=str)
-def test_an_option_of_the_module_gives_one_that_maps_images_to_logits(path: Path) -> None:
+def test_option_of_the_module_maps_images_to_logits(path: Path) -> None:
     names = [str(i) for i in range(10)]
-    facts = {"input_shape": (1, 32, 32), "class_names": names, "class_counts": [5] * 10, "mean": [0.5], "std": [0.5]}
-    module = instantiate(configure(choice(path)).lit_module, **facts, _convert_="all")
+    data = {"input_shape": (1, 32, 32), "class_names": names, "class_counts": [5] * 10, "mean": [0.5], "std": [0.5]}
+    module = instantiate(complete(*choose(path)).lit_module, **data, _convert_="all")
     assert module(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
 
 

@@ -1,15 +1,20 @@
-"""A config passes exactly if every constructor in it is allowed and takes what it is given."""
+"""A config is valid exactly if every constructor in it is allowed and takes its values."""
 
 import subprocess
 import sys
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
+from annotated_types import Gt, Interval, Le
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from conf import validation
+import lit_modules
+from conf import schema, validation
 from conf.errors import UserError
+from conf.nodes import out_of_range
 from conf.validation import MONITORS
 from tests.conftest import ROOT, configure
 
@@ -64,7 +69,7 @@ def refusal(changes: dict[str, Any]) -> str:
         ("logger", {}),
     ],
 )
-def test_what_constructors_take_passes(key: str, value: object) -> None:
+def test_value_that_a_constructor_takes_is_valid(key: str, value: object) -> None:
     validation.check(changed({key: value}))
 
 
@@ -91,7 +96,7 @@ def test_what_constructors_take_passes(key: str, value: object) -> None:
         ("lit_module.class_weights", "a", "auto or list[float] or null"),
     ],
 )
-def test_a_value_of_another_type_is_refused(key: str, value: object, expected: str) -> None:
+def test_value_of_another_type_is_refused(key: str, value: object, expected: str) -> None:
     assert refusal({key: value}) == f"{key}: {value!r} does not fit; give {expected}"
 
 
@@ -108,16 +113,16 @@ def test_a_value_of_another_type_is_refused(key: str, value: object, expected: s
         ),
     ],
 )
-def test_a_key_that_is_no_parameter_is_refused_at_any_depth(key: str, value: object, line: str) -> None:
+def test_key_that_is_no_parameter_is_refused_at_any_depth(key: str, value: object, line: str) -> None:
     assert refusal({key: value}).startswith(line)
 
 
 @pytest.mark.parametrize("key", ["sead", "learning_rate"])
-def test_a_key_that_no_code_reads_is_refused(key: str) -> None:
+def test_unknown_root_key_is_refused(key: str) -> None:
     assert refusal({key: 1}).startswith(f"{key}: ")
 
 
-def test_directives_of_hydra_are_no_parameters() -> None:
+def test_directives_of_hydra_are_accepted() -> None:
     validation.check(changed({"lit_module.net._convert_": "all", "lit_module.net._recursive_": True}))
 
 
@@ -134,7 +139,7 @@ def test_directives_of_hydra_are_no_parameters() -> None:
         "torchx.nn.Linear",
     ],
 )
-def test_a_target_of_another_package_is_refused(target: str) -> None:
+def test_target_of_another_package_is_refused(target: str) -> None:
     line = refusal({"lit_module.loss._target_": target})
     assert line.startswith(f"lit_module.loss._target_: {target} is not from an allowed package; use one of ")
 
@@ -150,7 +155,7 @@ def test_a_target_of_another_package_is_refused(target: str) -> None:
         "torch.nn.functional",
     ],
 )
-def test_a_target_that_an_allowed_package_only_imports_is_refused(target: str) -> None:
+def test_target_that_a_package_only_imports_is_refused(target: str) -> None:
     line = refusal({"lit_module.loss._target_": target})
     assert line.startswith(f"lit_module.loss._target_: {target} is not defined by an allowed package")
 
@@ -163,7 +168,7 @@ def test_a_target_that_an_allowed_package_only_imports_is_refused(target: str) -
         ("pytorch_lightning.core.saving._load_from_checkpoint", {"cls": None}),
     ],
 )
-def test_a_target_that_would_unpickle_a_file_is_refused(target: str, more: dict[str, Any]) -> None:
+def test_target_that_would_unpickle_a_file_is_refused(target: str, more: dict[str, Any]) -> None:
     node = {"_target_": target, "checkpoint_path": "x", "weights_only": False, **more}
     assert refusal({"callbacks.x": node}).startswith(f"callbacks.x._target_: {target} ")
 
@@ -175,8 +180,53 @@ def test_a_target_that_would_unpickle_a_file_is_refused(target: str, more: dict[
         ("lit_modules.networks.cn.CNN", "there is no CNN in lit_modules.networks.cn; correct the name"),
     ],
 )
-def test_a_target_that_does_not_exist_is_refused(target: str, hint: str) -> None:
+def test_target_that_does_not_exist_is_refused(target: str, hint: str) -> None:
     assert refusal({"lit_module.loss._target_": target}) == f"lit_module.loss._target_: {hint}"
+
+
+@pytest.mark.parametrize("statement", ["import nothing_here", "from os import nothing_here", "{}['nothing here']"])
+def test_broken_import_of_our_own_keeps_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    (tmp_path / "broken.py").write_text(f"{statement}\nclass Loss: pass\n")
+    monkeypatch.setattr(lit_modules, "__path__", [*lit_modules.__path__, str(tmp_path)])
+    with pytest.raises((ImportError, KeyError), match="nothing"):
+        validation.check(changed({"lit_module.loss._target_": "lit_modules.broken.Loss"}))
+
+
+def test_hint_offers_only_what_the_module_defines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (
+        "from pathlib import Path\nfrom typing import Any\nclass _Hidden: pass\nclass Loss: pass\ndef other(): pass\n"
+    )
+    (tmp_path / "hinted.py").write_text(text)
+    monkeypatch.setattr(lit_modules, "__path__", [*lit_modules.__path__, str(tmp_path)])
+    line = refusal({"lit_module.loss._target_": "lit_modules.hinted.Nothing"})
+    assert line == "lit_module.loss._target_: there is no Nothing in lit_modules.hinted; choose from Loss, other"
+
+
+def test_hint_does_not_list_a_hundred_names() -> None:
+    line = refusal({"lit_module.loss._target_": "torch.nn.Qwertz"})
+    assert line == "lit_module.loss._target_: there is no Qwertz in torch.nn; correct the name"
+
+
+def test_bounds_of_an_annotation_are_checked() -> None:
+    fraction = Annotated[float, Interval(ge=0, lt=1)]
+    assert out_of_range(1, fraction) == "must be at least 0 and below 1, not 1; correct it"
+    assert out_of_range(0.5, fraction) is None
+    assert out_of_range(0, Annotated[int, Gt(0)] | None) == "must be above 0, not 0; correct it"
+    assert out_of_range(None, Annotated[int, Gt(0)] | None) is None
+    assert out_of_range(3, Annotated[int, Le(2)]) == "must be at most 2, not 3; correct it"
+
+
+def test_store_replaces_earlier_configs_where_hydra_wants_to_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def store(name: str, node: Any, group: str = "", package: str = "", replace: bool = False) -> None:
+        calls.append({"name": name, "replace": replace})
+
+    monkeypatch.setattr(ConfigStore.instance(), "store", store)  # of Hydra 1.4
+    schema.store({}, name="saved")
+    assert calls == [{"name": "saved", "replace": True}]
 
 
 @pytest.mark.parametrize("monitor", MONITORS)
@@ -193,33 +243,33 @@ def test_other_scores_may_not_be_monitored(monitor: str) -> None:
 
 
 @pytest.mark.parametrize("batches", [0, 0.0])
-def test_a_validation_score_needs_validation(batches: float) -> None:
+def test_validation_score_needs_validation(batches: float) -> None:
     assert refusal({"trainer.limit_val_batches": batches}).startswith("monitor: val/f1 needs validation; ")
     validation.check(changed({"trainer.limit_val_batches": batches, "monitor": "train/f1"}))
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 2**63])
-def test_a_seed_that_no_generator_takes_is_refused(seed: int) -> None:
+def test_seed_out_of_range_is_refused(seed: int) -> None:
     assert refusal({"seed": seed}).startswith("seed: ")
 
 
-def test_a_task_of_a_run_needs_the_run() -> None:
+def test_task_of_a_run_needs_the_run() -> None:
     with pytest.raises(UserError, match=r"^run: is not set; add run=… to the command$"):
         validation.check(configure("task=test"))
 
 
-def test_interpolations_are_checked_by_what_they_give() -> None:
+def test_interpolations_are_resolved_before_the_check() -> None:
     line = refusal({"trainer.max_epochs": "${name}"})
     assert line == "trainer.max_epochs: 'default' does not fit; give int or null"
 
 
-def test_checking_changes_nothing() -> None:
+def test_check_leaves_the_config_as_it_is() -> None:
     cfg = configure("+experiment=digits")
     before = OmegaConf.to_yaml(cfg)
     validation.check(cfg)
     assert OmegaConf.to_yaml(cfg) == before
 
 
-def test_the_schema_imports_no_torch() -> None:
+def test_modules_of_conf_import_no_torch() -> None:
     code = "import sys, conf.saved_config, conf.validation, conf.error_messages; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

@@ -59,7 +59,7 @@ def test_samples_are_those_of_the_array(tmp_path: Path, name: str, shape: tuple[
         found = inputs_of(module, split).numpy()
         assert found.dtype == (np.uint8 if dtype == "uint8" else np.float32)
         assert np.array_equal(found, inputs[rows].astype(found.dtype))
-        assert module._splits[split].labels.tolist() == LABELS[rows].tolist()
+        assert module.split(split).labels.tolist() == LABELS[rows].tolist()
         seen += rows
     assert sorted(seen) == list(range(24))
 
@@ -89,7 +89,7 @@ def test_strings_are_classes(tmp_path: Path, given: list[str] | None) -> None:
     module = module_of(save(tmp_path / "a.npz", inputs=noise(24, 2, 9), labels=labels, **names))
     module.setup()
     assert module.class_names == (given or ["ant", "bee", "cat"])
-    found = [module.class_names[label] for label in module._splits["val"].labels.tolist()]
+    found = [module.class_names[label] for label in module.split("val").labels.tolist()]
     assert found == labels[positions(module, "val")].tolist()
 
 
@@ -121,23 +121,23 @@ SOUND = {"inputs": noise(24, 2, 9), "labels": LABELS}
 HALVES = np.array(["train", "test"] * 12)
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "no_labels": ({"inputs": SOUND["inputs"]}, ": holds no 'labels'; add it"),
-    "other_key": (SOUND | {"groups": LABELS}, ": 'groups' is no key; did you mean 'group'?"),
+    "other_key": (SOUND | {"groups": LABELS}, ": 'groups' is not a known key; did you mean 'group'?"),
     "no_channels": (SOUND | {"inputs": noise(24, 9)}, ": inputs have the shape (24, 9); give [N, C, L], "),
-    "no_samples": ({"inputs": noise(0, 2, 9), "labels": LABELS[:0]}, ": inputs have the shape (0, 2, 9), and so no"),
+    "no_samples": ({"inputs": noise(0, 2, 9), "labels": LABELS[:0]}, ": inputs have the shape (0, 2, 9) and are empty"),
     "complex": (SOUND | {"inputs": noise(24, 2, 9) * 1j}, ": inputs are of type complex64; give numbers"),
     "short_labels": (SOUND | {"labels": LABELS[:20]}, ": labels have the shape (20,), inputs (24, 2, 9); give one for"),
     "one_hot": (SOUND | {"labels": np.eye(24)}, ": labels have the shape (24, 24), "),
     "short_group": (SOUND | {"group": LABELS[:1]}, ": group have the shape (1,), "),
-    "fractions": (SOUND | {"labels": LABELS / 2}, ": labels are of type float64; give whole numbers from 0 on"),
-    "negative": (SOUND | {"labels": LABELS - 1}, ": labels[0] is -1; number the classes from 0 on"),
-    "from_one": (SOUND | {"labels": LABELS + 1}, ": labels: none is 0, though the highest is 3; "),
-    "gap": (SOUND | {"labels": np.where(LABELS == 2, 255, LABELS)}, ": labels: none is 2, though the highest is 255; "),
-    "too_large": (SOUND | {"class_names": np.array(["a", "b"])}, ": labels[2] is 2; number the classes from 0 on"),
+    "fractions": (SOUND | {"labels": LABELS / 2}, ": labels are of type float64; give integers from 0"),
+    "negative": (SOUND | {"labels": LABELS - 1}, ": labels[0] is -1; number the classes from 0"),
+    "from_one": (SOUND | {"labels": LABELS + 1}, ": labels: 0 does not occur, but 3 does; "),
+    "gap": (SOUND | {"labels": np.where(LABELS == 2, 255, LABELS)}, ": labels: 2 does not occur, but 255 does; "),
+    "too_large": (SOUND | {"class_names": np.array(["a", "b"])}, ": labels[2] is 2; number the classes from 0"),
     "other_name": (
         SOUND | {"labels": np.array(["ant", "bee"])[LABELS % 2], "class_names": np.array(["ant", "bees"])},
         ": labels: 'bee' is not among class_names; did you mean 'bees'?",
     ),
-    "names_twice": (SOUND | {"class_names": np.array(["a", "b", "a"])}, ": class_names are no list of different"),
+    "names_twice": (SOUND | {"class_names": np.array(["a", "b", "a"])}, ": class_names must be a list of distinct"),
     "other_split": (SOUND | {"split": np.array(["train", "tset"] * 12)}, ": split[1] is 'tset'; did you mean 'test'?"),
     "split_numbers": (SOUND | {"split": LABELS}, ": split[0] is 0; choose from "),
     "objects": (SOUND | {"labels": LABELS.astype(object)}, ": labels: cannot be read (Object arrays cannot be loaded"),
@@ -156,10 +156,10 @@ def test_a_mistake_is_named(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("arrays", "line"),
     [
-        (SOUND | {"inputs": with_nan()}, "inputs[7] (holds a number that is not finite): 1 sample cannot be read"),
-        (SOUND | {"inputs": with_nan("float64")}, "inputs[7] (holds a number that is not finite): 1 sample cannot"),
-        (SOUND | {"labels": LABELS * 0}, "datamodule: found only the class 0"),
-        (SOUND | {"split": HALVES, "group": LABELS}, "group 0: stands in train and in test"),
+        (SOUND | {"inputs": with_nan()}, "inputs[7] (contains NaN or inf): 1 sample cannot be read"),
+        (SOUND | {"inputs": with_nan("float64")}, "inputs[7] (contains NaN or inf): 1 sample cannot"),
+        (SOUND | {"labels": LABELS * 0}, "datamodule: holds only the class 0"),
+        (SOUND | {"split": HALVES, "group": LABELS}, "group 0: is in train and in test"),
         (SOUND | {"split": np.where(LABELS, "train", "test")}, "class 0: inputs[0] is in test, but none in train"),
     ],
     ids=["nan", "too_large_for_float32", "one_class", "parted_group", "class_not_learned"],
@@ -215,7 +215,7 @@ def test_every_task_takes_a_run_on_arrays(
     run(f"run={folder}", "task=test", f"datamodule.root={other}")
     assert "on 9 samples" in capfd.readouterr().out
     other = save(tmp_path / "val.npz", inputs=inputs[:9], labels=labels[:9], split=np.array(["val"] * 9))
-    with pytest.raises(UserError, match=r"^datamodule.root: holds no split to learn from or to test on; "):
+    with pytest.raises(UserError, match=r"^datamodule.root: holds neither a training nor a test split; "):
         run(f"run={folder}", "task=test", f"datamodule.root={other}")
     run(f"run={folder}", "task=export", "format=torch_export", f"output={tmp_path / 'export'}")
     assert "validation samples" in capfd.readouterr().out

@@ -8,11 +8,13 @@ import torch
 from PIL import Image
 from torchvision.transforms import ToTensor, v2
 
+from conf import validation
 from conf.errors import UserError
 from datamodules.augment.augmentation import augment
 from datamodules.augment.transforms import HorizontalFlip
 from datamodules.loader import to_float
 from datamodules.splits import take_split
+from tests.conftest import configure
 from tests.samples import CLASSES, datamodule, labels, loader_of, noise, pixels, trainer
 
 
@@ -24,10 +26,10 @@ def test_to_float_has_the_bits_of_to_tensor_for_all_values() -> None:
 def test_labels_follow_the_names_of_a_networks_classes() -> None:
     module = datamodule()
     module.setup("test")
-    names, labels = module.class_names, module._splits["test"].labels
+    names, labels = module.class_names, module.split("test").labels
     before = [names[label] for label in labels.tolist()]
     module.relabel(["another", *reversed(names)], (1, 6, 5))
-    assert [module.class_names[label] for label in module._splits["test"].labels.tolist()] == before
+    assert [module.class_names[label] for label in module.split("test").labels.tolist()] == before
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -91,7 +93,7 @@ def test_stratified_split_takes_different_positions_of_each_class() -> None:
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_class_too_small_to_split_is_refused(count: int) -> None:
-    with pytest.raises(UserError, match=rf"^class bee: too few sound samples \({count}\) to split"):
+    with pytest.raises(UserError, match=rf"^class bee: too few samples \({count}\) to split"):
         take_split(np.array([0] * 5 + [1] * count), None, 0.2, 0, ["ant", "bee"])
 
 
@@ -245,23 +247,35 @@ def test_ranks_share_each_batch() -> None:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"batch_size": 0}, "datamodule.batch_size: must be 1 or more, not 0"),
-        ({"val_fraction": 0.0}, "datamodule.val_fraction: must be between 0 and 1, not 0.0"),
-        ({"val_fraction": 1.0}, "datamodule.val_fraction: must be between 0 and 1, not 1.0"),
-        ({"test_fraction": -0.1}, "datamodule.test_fraction: must be between 0 and 1, not -0.1"),
-        ({"split_seed": -1}, "datamodule.split_seed: must be 0 or more, not -1"),
-        ({"num_workers": -1}, "datamodule.num_workers: must be 0 or more, not -1"),
         ({"image_size": 0}, "datamodule.image_size: 0 is no size"),
         ({"image_size": [3]}, r"datamodule.image_size: \[3\] is no size"),
         ({"image_size": [3, 0]}, r"datamodule.image_size: \[3, 0\] is no size"),
         ({"image_size": []}, r"datamodule.image_size: \[\] is no size"),
-        ({"names": ["ant"]}, "datamodule: found only the class ant"),
-        ({"names": [*CLASSES, "dog"], "source": {"train": noise(7, 6, 5)}}, "class dog: too few sound samples"),
+        ({"names": ["ant"]}, "datamodule: holds only the class ant"),
+        ({"names": [*CLASSES, "dog"], "source": {"train": noise(7, 6, 5)}}, "class dog: too few samples"),
     ],
 )
-def test_values_out_of_range_are_refused(changes: dict[str, Any], line: str) -> None:
+def test_values_that_make_no_sense_are_refused(changes: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError, match=f"^{line}"):
         datamodule(**changes).setup()
+
+
+@pytest.mark.parametrize(
+    ("override", "bounds"),
+    [
+        ("batch_size=0", "at least 1"),
+        ("val_fraction=0", "above 0 and below 1"),
+        ("val_fraction=1.0", "above 0 and below 1"),
+        ("test_fraction=-0.1", "above 0 and below 1"),
+        ("split_seed=-1", "at least 0"),
+        ("num_workers=-1", "at least 0"),
+        ("gpu_cache_fraction=1.0", "at least 0 and below 1"),
+    ],
+)
+def test_values_out_of_range_are_refused(override: str, bounds: str) -> None:
+    key = override.partition("=")[0]
+    with pytest.raises(UserError, match=f"^datamodule.{key}: must be {bounds}, not "):
+        validation.check(configure(f"datamodule.{override}"))
 
 
 def test_a_batch_larger_than_the_data_is_refused_where_no_batch_would_be_left() -> None:

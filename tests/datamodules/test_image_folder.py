@@ -168,20 +168,20 @@ def test_an_empty_class_is_named(tmp_path: Path, split: str, parent: str) -> Non
     root = tmp_path / parent
     put(root / split / "ant", *numbered(6))
     (root / split / "bee").mkdir()
-    assert refusal(root).startswith(f"{root / split / 'bee'}: holds no image; ")
+    assert refusal(root).startswith(f"{root / split / 'bee'}: contains no images; ")
 
 
 def test_an_empty_validation_split_is_named(tmp_path: Path) -> None:
     for name in ("ant", "bee"):
         put(tmp_path / "train" / name, *numbered(6))
         (tmp_path / "val" / name).mkdir(parents=True)
-    assert refusal(tmp_path).startswith(f"{tmp_path / 'val'}: holds no image; ")
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'val'}: contains no images; ")
 
 
 def test_a_split_without_class_folders_is_named(tmp_path: Path) -> None:
     for folder in ("train/ant", "train/bee", "test"):
         put(tmp_path / folder, *numbered(6))
-    assert refusal(tmp_path).startswith(f"{tmp_path / 'test'}: holds no folder of a class; ")
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'test'}: holds no class folder; ")
 
 
 def test_an_image_that_pillow_does_not_read_is_named(tmp_path: Path) -> None:

@@ -110,18 +110,18 @@ MISTAKES = {
     "other_header": ("file_path,label\na.png,x\n", ": row 1: there is no column 'path'; did you mean 'file_path'?"),
     "labels": ("path,labels\na.png,x\n", ": row 1: there is no column 'label'; did you mean 'labels'?"),
     "groups": ("path,label,groups\na.png,x,1\n", ": row 1: there is no column 'groups'; did you mean 'group'?"),
-    "column_twice": ("path,label,label\na.png,x,y\n", ": row 1: column 'label' stands there twice"),
+    "column_twice": ("path,label,label\na.png,x,y\n", ": row 1: column 'label' is listed twice"),
     "short_row": (f"{HEAD}b.png\n", ": row 3: has 1 fields, the header 2"),
-    "long_row": (f"{HEAD}b,c.png,y\n", ": row 3: has 3 fields, the header 2; put what holds a separator in "),
+    "long_row": (f"{HEAD}b,c.png,y\n", ": row 3: has 3 fields, the header 2; quote fields that contain a separator"),
     "no_path": (f"{HEAD},y\n", ": row 3: path is empty"),
     "no_label": (f"{HEAD}\nb.png, \n", ": row 4: label is empty"),
     "no_group": (f"{GROUPS}c.png,x,test,\n", ": row 4: group is empty"),
     "no_split": (f"{SPLITS}c.png,x,\n", ": row 4: '' is no split; choose from "),
     "other_split": (f"{SPLITS}c.png,x,tset\n", ": row 4: 'tset' is no split; did you mean 'test'?"),
-    "path_twice": (f"{HEAD}b.png,y\na.png,y\n", ": row 4: a.png stands in row 2 already; keep one"),
-    "path_spelled_twice": (f"{HEAD}b.png,y\n./b//../a.png,y\n", ": row 4: ./b//../a.png stands in row 2 already; keep"),
-    "path_whole": (f"{HEAD}b.png,y\nFOLDER/b.png,y\n", ": row 4: FOLDER/b.png stands in row 3 already; keep one"),
-    "parted_group": (f"{GROUPS}c.png,x,test,p\n", ": row 4: group 'p' is in test, and before in train; keep"),
+    "path_twice": (f"{HEAD}b.png,y\na.png,y\n", ": row 4: a.png is in row 2 already; keep one"),
+    "path_spelled_twice": (f"{HEAD}b.png,y\n./b//../a.png,y\n", ": row 4: ./b//../a.png is in row 2 already; keep"),
+    "path_whole": (f"{HEAD}b.png,y\nFOLDER/b.png,y\n", ": row 4: FOLDER/b.png is in row 3 already; keep one"),
+    "parted_group": (f"{GROUPS}c.png,x,test,p\n", ": row 4: group 'p' is in test, but above in train; keep"),
     "open_quote": (f'{HEAD}"b.png,y\n', ": row 3: is no CSV ("),
     "latin_1": (f"{HEAD}größe.png,y\n", ": row 2 or later: is not UTF-8"),
 }
@@ -140,7 +140,7 @@ def test_a_mistake_is_named(tmp_path: Path, name: str) -> None:
     ("text", "line"),
     [
         (f"{SPLITS}c.png,z,val\n", "class z: c.png is in val, but none in train; "),
-        (HEAD, "datamodule: found only the class x; "),
+        (HEAD, "datamodule: holds only the class x; "),
         (f"{SPLITS}c.png,x,test\n".replace("train", "val"), "datamodule.root: holds no training split"),
     ],
     ids=["class_not_learned", "one_class", "no_training"],
@@ -155,7 +155,7 @@ def test_paths_that_lead_nowhere_are_named_as_they_are_understood(tmp_path: Path
     table = write(tmp_path / "t.csv", f"{HEAD}b.png,x\nc.png,y\nd.png,y\n")
     with pytest.raises(UserError) as caught:
         module_of(table).setup()
-    assert str(caught.value).startswith(f"{tmp_path / 'a.png'}: no such file or directory, and so is all there is")
+    assert str(caught.value).startswith(f"{tmp_path / 'a.png'}: no such file or directory; every training image is")
     put(tmp_path, "c.png", "d.png")
     with pytest.raises(UserError) as caught:
         module_of(table).setup()
@@ -185,5 +185,5 @@ def test_a_run_learns_from_a_table_and_is_tested_on_another(
     run(f"run={folder}", "task=test", f"datamodule.root={other}")
     assert "on 40 samples" in capfd.readouterr().out
     write(other, "\n".join(["path,label,split", *(f"{row},val" for row in rows)]))
-    with pytest.raises(UserError, match=r"^datamodule.root: holds no split to learn from or to test on; "):
+    with pytest.raises(UserError, match=r"^datamodule.root: holds neither a training nor a test split; "):
         run(f"run={folder}", "task=test", f"datamodule.root={other}")

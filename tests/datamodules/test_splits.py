@@ -29,7 +29,8 @@ def test_classes_are_kept_in_the_order_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kept", "problem"), [(["ant", "be"], "no class 'be'; did you mean 'bee'"), (["ant", "ant"], "'ant' stands there")]
+    ("kept", "problem"),
+    [(["ant", "be"], "no class 'be'; did you mean 'bee'"), (["ant", "ant"], "'ant' is listed twice")],
 )
 def test_unknown_and_repeated_classes_are_refused(kept: list[str], problem: str) -> None:
     with pytest.raises(UserError, match=rf"^datamodule\.classes: .*{problem}"):

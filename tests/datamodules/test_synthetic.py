@@ -68,7 +68,7 @@ def test_samples_depend_on_the_split_seed_alone(kind: type[SyntheticDataModule])
     first, same, other = module_of(kind), module_of(kind, seed=5), module_of(kind, split_seed=1)
     assert np.array_equal(inputs_of(first, "val"), inputs_of(same, "val"))
     assert not np.array_equal(inputs_of(first, "val"), inputs_of(other, "val"))
-    assert np.array_equal(np.bincount(first._splits["test"].labels), [25] * 4)
+    assert np.array_equal(np.bincount(first.split("test").labels), [25] * 4)
 
 
 @BOTH

@@ -169,7 +169,7 @@ def test_a_dataset_without_a_training_split_is_refused(tmp_path: Path, dataset: 
 
 @pytest.mark.parametrize("dataset", ["UCF101", "HMDB51", "PhotoTour", "Kinetics", "CocoDetection"])
 def test_a_dataset_of_anything_but_labelled_images_is_refused(tmp_path: Path, dataset: str) -> None:
-    expected = f"datamodule.dataset: {dataset} is no set of labelled images that Litmus can read; "
+    expected = f"datamodule.dataset: {dataset} is not a dataset of labelled images; "
     assert refusal(dataset, tmp_path).startswith(expected)
 
 
@@ -200,7 +200,7 @@ def test_a_dataset_of_boxes_or_of_several_labels_an_image_is_refused(
 ) -> None:
     write(tmp_path)
     monkeypatch.setattr("torchvision.datasets.CelebA._check_integrity", lambda _: True)
-    expected = f"datamodule.dataset: {dataset} has not one class an image; choose another"
+    expected = f"datamodule.dataset: {dataset} does not have one class per image; choose another"
     assert refusal(dataset, tmp_path) == expected
 
 

@@ -89,9 +89,9 @@ def copy_of(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-def assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
+def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    assert not [name for name in actual if not torch.equal(actual[name], expected[name])]
 
 
 class Steps(Callback):
@@ -177,12 +177,12 @@ def test_training_mode_is_restored_after_validation(modes: Modes) -> None:
     assert all(trains == {event == "train"} for event, trains in modes.events)
 
 
-def test_dropout_is_active_in_training_alone(modes: Modes) -> None:
+def test_dropout_is_active_in_training_only(modes: Modes) -> None:
     assert len(modes.dropped["train"]) == 2 * 2 * STEPS and all(modes.dropped["train"])
     assert len(modes.dropped["val"]) == 2 * 2 * 2 and not any(modes.dropped["val"])
 
 
-def test_validation_changes_no_weight_and_no_statistic(modes: Modes) -> None:
+def test_validation_changes_no_weights_or_statistics(modes: Modes) -> None:
     for before, after in zip(modes.statistics["before"], modes.statistics["after"], strict=True):
         assert_equal(before, after)
     first, second = modes.statistics["before"]
@@ -201,7 +201,7 @@ def hand_written_fit(
     datamodule: ImageDataModule, module: LitClassifier, accumulate: int, clip: float | None
 ) -> list[float]:
     """Two epochs in plain PyTorch; the loss of every batch."""
-    split = datamodule._splits["train"]
+    split = datamodule.split("train")
     inputs = inputs_of(datamodule, "train").to(torch.float32) / 255
     parameters = list(module.net.parameters())
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.0005)
@@ -223,25 +223,24 @@ def hand_written_fit(
 
 
 @pytest.mark.parametrize(("accumulate", "clip"), [(1, None), (1, 0.1), (2, None), (3, 0.1)])
-def test_fit_has_the_bits_of_a_hand_written_loop(accumulate: int, clip: float | None) -> None:
+def test_fit_equals_a_hand_written_loop_bit_for_bit(accumulate: int, clip: float | None) -> None:
     choices = (*SGD, f"trainer.accumulate_grad_batches={accumulate}", f"trainer.gradient_clip_val={clip or 'null'}")
-    datamodule, theirs, _ = build(*choices)
-    expected = hand_written_fit(datamodule, theirs, accumulate, clip)
+    datamodule, expected_module, _ = build(*choices)
+    expected_losses = hand_written_fit(datamodule, expected_module, accumulate, clip)
     steps = Steps()
-    _, ours, _ = fit(*choices, "trainer.max_epochs=2", spies=(steps,))
-    assert steps.losses == expected
-    assert_equal(copy_of(ours.net), copy_of(theirs.net))
+    _, module, _ = fit(*choices, "trainer.max_epochs=2", spies=(steps,))
+    assert steps.losses == expected_losses
+    assert_equal(copy_of(module.net), copy_of(expected_module.net))
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])
-def test_a_fused_optimizer_takes_the_steps_of_a_plain_one(name: str) -> None:
+def test_fused_optimizer_takes_the_steps_of_a_plain_one(name: str) -> None:
     choices = (f"lit_module/optimizer={name}", "trainer.max_epochs=2")
-    (_, ours, trainer), (_, theirs, _) = (
-        fit(*choices, f"lit_module.optimizer.fused={value}") for value in ("true", "null")
-    )
+    _, fused, trainer = fit(*choices, "lit_module.optimizer.fused=true")
+    _, plain, _ = fit(*choices, "lit_module.optimizer.fused=null")
     assert trainer.optimizers[0].defaults["fused"]
-    for key, value in theirs.net.state_dict().items():
-        torch.testing.assert_close(ours.net.state_dict()[key], value, rtol=1e-5, atol=1e-7)
+    for key, value in plain.net.state_dict().items():
+        torch.testing.assert_close(fused.net.state_dict()[key], value, rtol=1e-5, atol=1e-7)
 
 
 def test_gradients_are_clipped_under_amp() -> None:
@@ -263,13 +262,13 @@ def test_same_seed_gives_the_same_bits(reference: dict[str, Tensor]) -> None:
     assert_equal(copy_of(fit("lit_module.net.dropout=0.3")[1]), reference)
 
 
-def test_another_seed_gives_other_bits(reference: dict[str, Tensor]) -> None:
+def test_another_seed_gives_other_weights(reference: dict[str, Tensor]) -> None:
     other = fit("lit_module.net.dropout=0.3", "seed=1")[1].state_dict()
     weights = [name for name in reference if name.endswith("weight")]
     assert weights and not any(torch.equal(other[name], reference[name]) for name in weights)
 
 
-def test_number_of_workers_does_not_matter(reference: dict[str, Tensor]) -> None:
+def test_number_of_workers_does_not_change_weights(reference: dict[str, Tensor]) -> None:
     assert_equal(copy_of(fit("lit_module.net.dropout=0.3", "datamodule.num_workers=3")[1]), reference)
 
 
@@ -345,12 +344,12 @@ def test_learning_rates_are_those_of_plain_torch(choice: str, accumulate: int) -
     assert spy.rates == pytest.approx(plain_rates(scheduler, interval, 3, steps), abs=1e-12)
 
 
-def test_schedule_by_epoch_without_a_last_epoch_is_refused() -> None:
+def test_epoch_schedule_without_max_epochs_is_rejected() -> None:
     with pytest.raises(UserError, match=r"trainer\.max_epochs"):
         fit("trainer.max_epochs=-1", "trainer.max_steps=5", "lit_module.interval=epoch")
 
 
-def test_plateau_watches_the_monitored_score() -> None:
+def test_plateau_uses_the_monitored_metric() -> None:
     spy = Steps()
     fit(
         "lit_module/scheduler=plateau", "lit_module.scheduler.patience=0", "monitor=train/loss", "mode=min",
@@ -366,7 +365,7 @@ def test_plateau_watches_the_monitored_score() -> None:
     assert len(set(expected)) > 1  # it did reduce
 
 
-def test_frozen_weights_do_not_move_and_others_do() -> None:
+def test_only_unfrozen_weights_change() -> None:
     datamodule, module, trainer = build("lit_module.freeze=[blocks.0.*,head.0.bias]")
     before = copy_of(module.net)
     trainer.fit(module, datamodule)
@@ -384,7 +383,7 @@ def test_frozen_weights_are_counted(run: Callable[..., Path]) -> None:
     assert summary["params/shape/head.0.weight"] == [10, 32]
 
 
-def test_parameter_groups_reach_the_optimizer() -> None:
+def test_parameter_groups_are_passed_to_the_optimizer() -> None:
     no_decay = "+lit_module.param_groups.no_decay={pattern:['*.bias','*norm*'],weight_decay:0.0}"
     still = "+lit_module.param_groups.still={pattern:head.*,lr:0.0}"
     datamodule, module, trainer = build(
@@ -471,36 +470,36 @@ def test_loss_equals_that_of_torch(name: str) -> None:
 
 
 @pytest.mark.parametrize("loss", [nn.NLLLoss, nn.CTCLoss, nn.KLDivLoss, nn.BCELoss, nn.CosineEmbeddingLoss])
-def test_loss_that_takes_no_logits_is_refused(loss: type[nn.Module]) -> None:
+def test_loss_that_takes_no_logits_is_rejected(loss: type[nn.Module]) -> None:
     with pytest.raises(UserError, match=rf"lit_module\.loss: {loss.__name__} .*CrossEntropyLoss"):
         classifier(loss=loss)
 
 
-def test_loss_of_labels_alone_is_refused_where_classes_are_mixed() -> None:
-    with pytest.raises(UserError, match=r"^datamodule\.mix: MultiMarginLoss takes no mixed classes; "):
+def test_mixing_is_rejected_with_a_loss_on_labels_only() -> None:
+    with pytest.raises(UserError, match=r"^datamodule\.mix: MultiMarginLoss accepts no class probabilities; "):
         fit(*loss_of("MultiMarginLoss"), "datamodule/mix=mixup")
 
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
-def test_loss_that_is_no_mean_is_refused(reduction: str) -> None:
+def test_loss_with_another_reduction_than_mean_is_rejected(reduction: str) -> None:
     with pytest.raises(UserError, match=r"lit_module\.loss"):
         classifier(loss=partial(nn.CrossEntropyLoss, reduction=reduction))
 
 
-def test_weighted_validation_loss_is_that_of_the_whole_split(run: Callable[..., Path]) -> None:
+def test_weighted_validation_loss_is_over_the_whole_split(run: Callable[..., Path]) -> None:
     still = ("lit_module/optimizer=sgd", "lit_module.optimizer.lr=0", "lit_module.net.norm=none")
     weighted = ("lit_module.class_weights=[1,2,3,4,5,6,7,8,9,90]", "trainer.limit_val_batches=1.0")
     folder = run(*SHORT, *still, *weighted)
     datamodule, module, _ = build(*still)
     module.load_state_dict(torch.load(folder / "model.pt", weights_only=True), strict=False)
-    inputs, labels = inputs_of(datamodule, "val"), datamodule._splits["val"].labels
+    inputs, labels = inputs_of(datamodule, "val"), datamodule.split("val").labels
     with torch.no_grad():
         logits = module.eval()(inputs / 255)
     expected = F.cross_entropy(logits, labels, weight=torch.tensor([*range(1, 10), 90.0])).item()
     assert float(read_rows(folder / "metrics.csv")[0]["val/loss"]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_automatic_class_weights_are_inverse_to_the_counts() -> None:
+def test_auto_class_weights_are_inverse_to_the_counts() -> None:
     weights = classifier(class_weights="auto", class_counts=[10, 20, 30]).loss.weight
     assert weights.tolist() == pytest.approx([60 / (3 * 10), 60 / (3 * 20), 60 / (3 * 30)])
 
@@ -508,22 +507,22 @@ def test_automatic_class_weights_are_inverse_to_the_counts() -> None:
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"class_weights": [1.0, 2.0]}, r"lit_module\.class_weights: 2 numbers for 3 classes; give one for each"),
+        ({"class_weights": [1.0, 2.0]}, r"lit_module\.class_weights: 2 weights for 3 classes; give one for each"),
         ({"class_weights": "auto", "loss": nn.MSELoss}, r"lit_module\.loss: .*lit_module\.class_weights=null"),
         ({"freeze": ["*"]}, r"lit_module\.freeze: leaves nothing to train"),
-        ({"freeze": ["nothing"]}, r"lit_module\.freeze: 'nothing' fits no parameter"),
+        ({"freeze": ["nothing"]}, r"lit_module\.freeze: 'nothing' matches no parameter"),
         ({"optimizer": lambda groups: torch.optim.SGD(groups, lr=-1)}, r"lit_module\.optimizer: Invalid learning rate"),
         ({"param_groups": {"a": {"pattern": "*", "weight_decai": 0.1}}}, r"lit_module\.param_groups\.a.*weight_decay"),
         ({"scheduler": torch.optim.lr_scheduler.StepLR}, r"lit_module\.scheduler: .*step_size"),
     ],
     ids=["weights", "loss without weights", "all frozen", "pattern", "rate", "option of a group", "scheduler"],
 )
-def test_impossible_choice_is_refused(choices: dict[str, Any], message: str) -> None:
+def test_invalid_argument_is_rejected(choices: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         classifier(**choices)
 
 
-def test_normalisation_comes_first() -> None:
+def test_normalization_is_the_first_layer() -> None:
     module = classifier(mean=[0.5, 0.25], std=[0.25, 0.0])
     seen: list[Tensor] = []
     module.net.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
@@ -545,7 +544,7 @@ def test_each_channel_has_its_own_mean_and_deviation(dimensions: int) -> None:
     assert torch.allclose(flat.std(1, correction=0), torch.ones(3), atol=1e-5)
 
 
-def test_prediction_is_a_probability_of_each_class() -> None:
+def test_predictions_are_class_probabilities() -> None:
     module = classifier().eval()
     inputs, labels = torch.rand(6, 2, 8, 8), torch.zeros(6, dtype=torch.int64)
     with torch.no_grad():
@@ -584,31 +583,29 @@ def resume(folder: Path, *overrides: str) -> None:
     trainer.fit(module, datamodule, ckpt_path=folder / "checkpoints" / "last.ckpt", weights_only=True)
 
 
-def test_checkpoint_of_other_shapes_is_refused(one_cycle: Path) -> None:
+def test_checkpoint_of_another_shape_is_rejected(one_cycle: Path) -> None:
     with pytest.raises(UserError, match=r"input_shape are \[1, 8, 8\], .*\[1, 9, 9\]; use the same data"):
         resume(one_cycle, "datamodule.image_size=9")
 
 
-def test_checkpoint_of_other_classes_is_refused(one_cycle: Path, tmp_path: Path) -> None:
+def test_checkpoint_of_other_classes_is_rejected(one_cycle: Path, tmp_path: Path) -> None:
     for name, level in (("dark", 60), ("light", 190)):
         write_images(tmp_path / name, 10, level=level, size=(8, 8))
     with pytest.raises(UserError, match=r"class_names are \['0', '1', .*\['dark', 'light'\]; use the same data"):
         resume(one_cycle, "datamodule=image_folder", f"datamodule.root={tmp_path}")
 
 
-def test_schedule_of_fixed_length_is_not_resumed_with_another(one_cycle: Path, run: Callable[..., Path]) -> None:
+def test_one_cycle_is_not_resumed_with_another_length(one_cycle: Path, run: Callable[..., Path]) -> None:
     folder = shutil.copytree(one_cycle, one_cycle.with_name("longer"), symlinks=True)
-    with pytest.raises(
-        UserError, match=r"lit_module\.scheduler: this run's OneCycleLR was planned for 5 steps, not 10"
-    ):
+    with pytest.raises(UserError, match=r"lit_module\.scheduler: the OneCycleLR of this run has 5 steps, not 10"):
         run(f"run={folder}", "trainer.max_epochs=2")
     # Nor is its config changed, by which it goes on as it was.
     assert (folder / "config.yaml").read_text() == (one_cycle / "config.yaml").read_text()
 
 
-def test_cosine_of_fixed_length_is_not_resumed_with_another(run: Callable[..., Path]) -> None:
+def test_cosine_is_not_resumed_with_another_length(run: Callable[..., Path]) -> None:
     folder = run(*SHORT, "lit_module/scheduler=cosine")
-    with pytest.raises(UserError, match=r"lit_module\.scheduler: this run's CosineAnnealingLR was planned for 1"):
+    with pytest.raises(UserError, match=r"lit_module\.scheduler: the CosineAnnealingLR of this run has 1"):
         run(f"run={folder}", "trainer.max_epochs=2")
 
 
@@ -625,7 +622,7 @@ class Weights(Callback):
 EMA = (*SHORT, "callbacks=[default,ema]", "callbacks.ema.decay=0.8")
 
 
-def test_checkpoints_hold_the_average_of_the_weights(tmp_path: Path) -> None:
+def test_checkpoints_contain_averaged_weights(tmp_path: Path) -> None:
     spy = Weights()
     datamodule, module, trainer = train.build(configure(*EMA, f"run_dir={tmp_path}"))
     trainer.callbacks.insert(0, spy)
@@ -650,12 +647,12 @@ def averaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     train.fit(configure(*EMA, f"run_dir={folder}"))
     datamodule, module, _ = build()
     module.load_state_dict(torch.load(folder / "model.pt", weights_only=True), strict=False)
-    inputs, labels = inputs_of(datamodule, "test")[: 2 * 64], datamodule._splits["test"].labels[: 2 * 64]
+    inputs, labels = inputs_of(datamodule, "test")[: 2 * 64], datamodule.split("test").labels[: 2 * 64]
     with torch.no_grad():
         return folder, F.cross_entropy(module.eval()(inputs / 255), labels).item()
 
 
-def test_test_scores_are_those_of_the_average(averaged: tuple[Path, float]) -> None:
+def test_test_metrics_are_those_of_averaged_weights(averaged: tuple[Path, float]) -> None:
     folder, expected = averaged
     assert json.loads((folder / "summary.json").read_text())["test/loss"] == pytest.approx(expected, rel=1e-5)
 

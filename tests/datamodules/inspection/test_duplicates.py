@@ -1,4 +1,4 @@
-"""Images that are the same or nearly are found without comparing all with all, and no others."""
+"""Exact and near duplicates are found without comparing all pairs, and no other images."""
 
 import io
 from collections.abc import Callable
@@ -7,18 +7,25 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.fft import dctn
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cosine
 
-from datamodules.inspection.duplicates import FARTHEST, LEAST, candidates, connected, hashes, likeness, same, spectrum
+from datamodules.inspection.duplicates import (
+    MAX_DISTANCE,
+    MIN_SIMILARITY,
+    candidate_pairs,
+    connected_groups,
+    group_equal,
+    perceptual_hashes,
+    similarity,
+    spectrum,
+)
 from datamodules.storage.decode import ImageSpec, to_array
-from tests.samples import SIDE, photographs
+from tests.datamodules.images import FIELD_SIDE, photographs
 
 
 def pixels(images: list[Image.Image]) -> np.ndarray:
-    """As a data module reads them."""
-    return np.stack([to_array(image, ImageSpec(3, (SIDE, SIDE), "pad", True)) for image in images])
+    """As a data module decodes them."""
+    return np.stack([to_array(image, ImageSpec(3, (FIELD_SIDE, FIELD_SIDE), "pad", True)) for image in images])
 
 
 def jpeg(image: Image.Image, quality: int) -> Image.Image:
@@ -37,28 +44,28 @@ def test_spectrum_is_the_cosine_transform() -> None:
     np.testing.assert_allclose(spectrum(noise), expected, atol=1e-2)
 
 
-def test_candidates_are_all_pairs_of_at_most_8_different_bits() -> None:
+def test_candidates_are_all_pairs_of_hamming_distance_8() -> None:
     generator = np.random.default_rng(0)
-    found = np.repeat(generator.integers(0, 2**63, 80, dtype=np.uint64), 4)
-    for i in range(len(found)):
+    hashes = np.repeat(generator.integers(0, 2**63, 80, dtype=np.uint64), 4)
+    for i in range(len(hashes)):
         for bit in generator.permutation(64)[: i % 9].tolist():
-            found[i] ^= np.uint64(1 << bit)
-    first, second = np.triu_indices(len(found), 1)
-    near = np.bitwise_count(found[first] ^ found[second]) <= FARTHEST
-    pairs, whole = candidates(found)
-    assert whole and near.sum() > 100
+            hashes[i] ^= np.uint64(1 << bit)
+    first, second = np.triu_indices(len(hashes), 1)
+    near = np.bitwise_count(hashes[first] ^ hashes[second]) <= MAX_DISTANCE
+    pairs, complete = candidate_pairs(hashes)
+    assert complete and near.sum() > 100
     np.testing.assert_array_equal(pairs, np.stack([first, second], 1)[near])
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_nothing_is_near_where_there_is_no_other(count: int) -> None:
-    pairs, whole = candidates(np.zeros(count, np.uint64))
-    assert pairs.shape == (0, 2) and whole
+def test_no_candidates_without_a_second_image(count: int) -> None:
+    pairs, complete = candidate_pairs(np.zeros(count, np.uint64))
+    assert pairs.shape == (0, 2) and complete
 
 
-def test_search_ends_where_all_look_alike() -> None:
-    pairs, whole = candidates(np.zeros(1000, np.uint64))
-    assert not whole and 1000 < len(pairs) < 50_000
+def test_search_stops_where_all_images_look_alike() -> None:
+    pairs, complete = candidate_pairs(np.zeros(1000, np.uint64))
+    assert not complete and 1000 < len(pairs) < 50_000
 
 
 @pytest.mark.parametrize(
@@ -77,47 +84,51 @@ def test_search_ends_where_all_look_alike() -> None:
     ],
     ids=["jpeg 95", "jpeg 75", "grey", "+10", "-10", "+10 %", "-10 %", "smaller", "larger", "all three"],
 )
-def test_every_changed_copy_is_found_and_no_other_image(change: Callable[[Image.Image], Image.Image]) -> None:
+def test_each_changed_copy_is_found_and_no_other_image(change: Callable[[Image.Image], Image.Image]) -> None:
     images = photographs()
     count = len(images)
     spectra = spectrum(pixels(images + [change(image) for image in images]))
-    pairs, _ = candidates(hashes(spectra))
-    alike = pairs[likeness(spectra[pairs[:, 0]], spectra[pairs[:, 1]]) >= LEAST]
+    pairs, _ = candidate_pairs(perceptual_hashes(spectra))
+    alike = pairs[similarity(spectra[pairs[:, 0]], spectra[pairs[:, 1]]) >= MIN_SIMILARITY]
     np.testing.assert_array_equal(alike, np.stack([np.arange(count), np.arange(count) + count], 1))
 
 
-def test_images_that_share_much_are_not_nearly_the_same() -> None:
-    here = pixels(photographs()).astype(np.float32)
-    mixed = 0.65 * here + 0.35 * np.roll(here, 1, axis=0)  # a correlation of about 0.88
-    found = likeness(spectrum(here), spectrum(mixed))
-    assert 0.7 < np.median(found) < LEAST
+def test_blended_images_are_no_near_duplicates() -> None:
+    originals = pixels(photographs()).astype(np.float32)
+    mixed = 0.65 * originals + 0.35 * np.roll(originals, 1, axis=0)  # a correlation of about 0.88
+    assert 0.7 < np.median(similarity(spectrum(originals), spectrum(mixed))) < MIN_SIMILARITY
 
 
-def test_likeness_is_a_correlation() -> None:
-    one, other = spectrum(pixels(photographs()[:2]))
-    np.testing.assert_allclose(likeness(one[None], 0.5 * one[None]), [1], rtol=1e-6)
+def test_similarity_is_a_correlation() -> None:
+    first, second = spectrum(pixels(photographs()[:2]))
+    np.testing.assert_allclose(similarity(first[None], 0.5 * first[None]), [1], rtol=1e-6)
     details = np.ones((16, 16), bool)
     details[:4, :4] = False
     whole = np.ones((16, 16), bool)
     whole[0, 0] = False
-    expected = min(1 - cosine(one[kept], other[kept]) for kept in (whole, details))
-    np.testing.assert_allclose(likeness(one[None], other[None]), [expected], rtol=1e-4)
+    expected = min(1 - cosine(first[kept], second[kept]) for kept in (whole, details))
+    np.testing.assert_allclose(similarity(first[None], second[None]), [expected], rtol=1e-4)
 
 
-def test_images_without_contrast_are_like_no_other() -> None:
-    flat = spectrum(np.full((2, 3, SIDE, SIDE), [[[[90]]], [[[91]]]], np.uint8))
-    assert likeness(flat[:1], flat[1:])[0] < 0.5
+def test_images_without_contrast_are_similar_to_none() -> None:
+    flat = spectrum(np.full((2, 3, FIELD_SIDE, FIELD_SIDE), [[[[90]]], [[[91]]]], np.uint8))
+    assert similarity(flat[:1], flat[1:])[0] < 0.5
 
 
-def test_same_digests_are_grouped() -> None:
-    groups = same(np.array([7, 3, 7, 5, 3, 7], np.uint64))
+def test_equal_digests_are_grouped() -> None:
+    groups = group_equal(np.array([7, 3, 7, 5, 3, 7], np.uint64))
     assert sorted(group.tolist() for group in groups) == [[0, 2, 5], [1, 4]]
-    assert same(np.array([1, 2], np.uint64)) == [] and same(np.empty(0, np.uint64)) == []
+    assert group_equal(np.array([1, 2], np.uint64)) == [] and group_equal(np.empty(0, np.uint64)) == []
 
 
-def test_pairs_are_joined_as_scipy_joins_them() -> None:
-    pairs = np.random.default_rng(0).integers(0, 200, (120, 2))
-    _, label = connected_components(coo_array((np.ones(len(pairs)), pairs.T), shape=(200, 200)), directed=False)
-    named = np.unique(pairs)
-    expected = sorted(named[label[named] == each].tolist() for each in np.unique(label[named]))
-    assert connected(pairs) == expected
+def test_pairs_form_connected_groups() -> None:
+    pairs = np.random.default_rng(0).integers(0, 200, (70, 2))
+    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+    group_of = {int(node): {int(node)} for node in pairs.ravel()}
+    for first, second in pairs.tolist():
+        merged = group_of[first] | group_of[second]
+        group_of |= dict.fromkeys(merged, merged)
+    expected = sorted(sorted(group) for group in {id(group): group for group in group_of.values()}.values())
+    assert len(expected) > 10 and max(map(len, expected)) > 4
+    assert connected_groups(pairs) == expected
+    assert connected_groups(np.empty((0, 2), np.int64)) == []

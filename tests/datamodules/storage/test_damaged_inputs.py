@@ -1,46 +1,45 @@
-"""Damaged and odd data: each is refused by name, passed over, or shown as it should look; nothing else happens."""
+"""Corrupt and unusual input is rejected by name, skipped, or decoded correctly; nothing else happens."""
 
 import io
 import os
-import struct
-import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hydra.utils import instantiate
+from omegaconf import DictConfig
 from PIL import Image
 
 from conf.errors import UserError
 from datamodules.image_datamodule import ImageDataModule
 from tests.conftest import configure, write_images
-from tests.samples import UPRIGHT
+from tests.datamodules.images import UPRIGHT, over_white, png_claiming
 
 SIDE = 8
 COLOURS = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 4), dtype=np.uint8)
-RGB, GREY, ALPHA = COLOURS[..., :3], COLOURS[..., 0], COLOURS[..., 3:]
-# Ways to make an input below a sound folder of two classes of six images, and what must be seen of it.
+RGB, GREY, ALPHA = COLOURS[..., :3], COLOURS[..., 0], COLOURS[..., 3]
+# Adds an input to a valid folder of two classes of six images; checks the data module or the error.
 Make = Callable[[Path], Any]
 Check = Callable[[ImageDataModule | UserError, Path], None]
 
 
 def refused(start: str, reason: str = "") -> Check:
-    """One line that begins with the file or key, gives the reason and a fix."""
+    """An error of one line that starts with the file or key, and gives the reason and a fix."""
 
     def check(outcome: ImageDataModule | UserError, root: Path) -> None:
         assert isinstance(outcome, UserError)
         line = str(outcome)
-        assert (
-            line.startswith(start.replace("{root}", str(root))) and reason in line and "; " in line and "\n" not in line
-        ), line
+        assert line.startswith(start.replace("{root}", str(root))), line
+        assert reason in line and "; " in line and "\n" not in line, line
 
     return check
 
 
 def holds(count: int) -> Check:
-    """So many images are read."""
+    """So many images are loaded."""
 
     def check(outcome: ImageDataModule | UserError, root: Path) -> None:
         assert not isinstance(outcome, UserError), outcome
@@ -71,7 +70,7 @@ def shows(pixels: np.ndarray, tolerance: int = 0) -> Check:
 
 
 def shows_a_line(outcome: ImageDataModule | UserError, root: Path) -> None:
-    """The odd one, which is white, is at least a pixel high and wide between its black borders."""
+    """The odd one, which is white, is at least a pixel high and wide between black borders."""
     assert odd_one(outcome, root).max() == 255
 
 
@@ -83,10 +82,10 @@ def content(name: str, data: bytes) -> Make:
     return lambda root: (root / "ant" / name).write_bytes(data)
 
 
-def encoded(form: str, side: int = 64, **options: Any) -> bytes:
+def encoded(image_format: str, side: int = 64, **options: Any) -> bytes:
     file = io.BytesIO()
     noise = np.random.default_rng(1).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(file, form, **options)
+    Image.fromarray(noise).save(file, image_format, **options)
     return file.getvalue()
 
 
@@ -99,16 +98,6 @@ def with_a_broken_chunk() -> bytes:
     data = encoded("png", 300)
     middle = data.index(b"IDAT", len(data) // 2)
     return data[: middle + 20] + bytes([data[middle + 20] ^ 0xFF]) + data[middle + 21 :]
-
-
-def claiming(width: int, height: int) -> bytes:
-    """A small PNG whose header tells another size."""
-    file = io.BytesIO()
-    Image.new("L", (1, 1)).save(file, "png")
-    data = bytearray(file.getvalue())
-    data[16:24] = struct.pack(">II", width, height)
-    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    return bytes(data)
 
 
 def rotated(orientation: int) -> tuple[bytes, np.ndarray]:
@@ -180,10 +169,6 @@ def colours_of_palette() -> np.ndarray:
     return colours[np.arange(SIDE * SIDE) % 4].reshape(SIDE, SIDE, 3)
 
 
-def over_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    return np.rint(colour * (alpha / 255) + 255 * (1 - alpha / 255))
-
-
 def solid(mode: str, colour: Any, width: int, height: int) -> Image.Image:
     return Image.new(mode, (width, height), colour)
 
@@ -202,8 +187,8 @@ ROWS: dict[str, tuple[Make, Check]] = {
     "html_as_jpg": (content("odd.jpg", b"<html>404</html>"), refused("ant/odd.jpg (not an image that Pillow reads)")),
     "text_as_png": (content("odd.png", b"no image\n" * 9), refused("ant/odd.png (not an image that Pillow reads)")),
     "broken_chunk": (content("odd.png", with_a_broken_chunk()), refused("ant/odd.png (")),
-    "bomb": (content("odd.png", claiming(30_000, 30_000)), refused("ant/odd.png (", "exceeds limit")),
-    "half_a_bomb": (content("odd.png", claiming(10_000, 9500)), refused("ant/odd.png (", "truncated")),
+    "bomb": (content("odd.png", png_claiming(30_000, 30_000)), refused("ant/odd.png (", "exceeds limit")),
+    "half_a_bomb": (content("odd.png", png_claiming(10_000, 9500)), refused("ant/odd.png (", "truncated")),
     "floating_point": (
         saved("odd.tif", Image.fromarray(GREY.astype(np.float32))),
         refused("ant/odd.tif (", "range of floating-point pixels"),
@@ -226,7 +211,7 @@ ROWS: dict[str, tuple[Make, Check]] = {
         saved("odd.jpg", solid("CMYK", (51, 102, 153, 51), SIDE, SIDE), quality=100),
         shows(np.full((SIDE, SIDE, 3), [163, 122, 82]), 2),  # 255 · (1 - ink) · (1 - black)
     ),
-    "la": (saved("odd.png", Image.fromarray(COLOURS[..., [0, 3]])), shows(over_white(GREY, ALPHA[..., 0]), 1)),
+    "la": (saved("odd.png", Image.fromarray(COLOURS[..., [0, 3]])), shows(over_white(GREY, ALPHA), 1)),
     "rgba": (saved("odd.png", Image.fromarray(COLOURS)), shows(over_white(RGB, ALPHA), 1)),
     "transparent_palette": (saved("odd.png", palette(), transparency=1), shows(colours_of_palette())),
     "one_bit": (saved("odd.png", Image.fromarray(GREY > 127)), shows(np.where(GREY > 127, 255, 0))),
@@ -238,7 +223,7 @@ ROWS: dict[str, tuple[Make, Check]] = {
     "blanks": (saved(" odd  one .png", Image.fromarray(RGB)), shows(RGB)),
     "no_unicode": (saved(os.fsdecode(b"odd\xff.png"), Image.fromarray(RGB)), shows(RGB)),
     "upper_case": (saved("odd.PNG", Image.fromarray(RGB)), shows(RGB)),
-    "empty_class": (lambda root: (root / "cat").mkdir(), refused("{root}/cat: holds no image")),
+    "empty_class": (lambda root: (root / "cat").mkdir(), refused("{root}/cat: contains no images")),
     "no_root": (lambda root: root.rename(root.parent / "moved"), refused("datamodule.root: {root} does not exist")),
     "file_as_root": (
         lambda root: (root.rename(root.parent / "moved"), root.write_bytes(b"x")),
@@ -267,15 +252,19 @@ MARKS = {
 }
 
 
+@cache
+def datamodule_config() -> DictConfig:
+    return configure("datamodule=image_folder", "datamodule.root=/nowhere", f"datamodule.image_size={SIDE}").datamodule
+
+
 @pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in ROWS])
-def test_input(tmp_path: Path, name: str) -> None:
+def test_input_is_rejected_skipped_or_decoded(tmp_path: Path, name: str) -> None:
     root = tmp_path / "root"
     for folder in ("ant", "bee"):
         write_images(root / folder, 6, level=90, size=(SIDE, SIDE))
     make, check = ROWS[name]
     make(root)
-    cfg = configure("datamodule=image_folder", f"datamodule.root={root}", f"datamodule.image_size={SIDE}")
-    datamodule = instantiate(cfg.datamodule, _convert_="all")
+    datamodule = instantiate(datamodule_config(), root=str(root), _convert_="all")
     try:
         datamodule.setup()
     except UserError as error:

@@ -1,4 +1,4 @@
-"""The memory that is free is the least of what the machine, the container and the process's own limits leave."""
+"""Free memory is the minimum of that of the system, the container and the process limits."""
 
 import resource
 from pathlib import Path
@@ -9,21 +9,21 @@ from datamodules.storage import memory
 from datamodules.storage.memory import free_memory
 
 
-def test_it_is_about_what_the_system_says() -> None:
-    assert 2**26 < free_memory() <= memory._table(Path("/proc/meminfo"))["MemTotal"]
+def test_free_memory_is_below_the_total() -> None:
+    assert 2**26 < free_memory() <= memory._read_sizes(Path("/proc/meminfo"))["MemTotal"]
 
 
-@pytest.mark.parametrize("limit", [resource.RLIMIT_AS, resource.RLIMIT_DATA])
-def test_a_limit_of_the_process_counts(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    used = memory._table(Path("/proc/self/status"))[dict(memory.LIMITS)[limit]]
-    unlimited = resource.RLIM_INFINITY
+@pytest.mark.parametrize("name", memory.LIMITS)
+def test_limit_of_the_process_counts(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    used = memory._read_sizes(Path("/proc/self/status"))[memory.LIMITS[name]]
+    limit, unlimited = getattr(resource, name), resource.RLIM_INFINITY
     monkeypatch.setattr(
         resource, "getrlimit", lambda asked: (used + 10**6, unlimited) if asked == limit else (unlimited, unlimited)
     )
     assert 0 < free_memory() <= 2 * 10**6
 
 
-def test_a_limit_of_the_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limit_of_the_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("700000\n")

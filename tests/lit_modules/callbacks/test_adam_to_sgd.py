@@ -1,4 +1,4 @@
-"""Where validation accuracy jumps about under Adam the run goes on with SGD, once, and resumes with the same bits."""
+"""AdamToSGD switches once when validation accuracy oscillates, and resumed runs have the same bits."""
 
 import re
 import shutil
@@ -55,17 +55,17 @@ def optimizer_of(folder: Path, name: str = "last.ckpt") -> dict[str, object]:
         ([], 0.01, 0),
     ],
 )
-def test_jumps_are_turning_points_of_some_size(scores: list[float], size: float, expected: int) -> None:
+def test_jumps_are_turning_points_of_minimum_size(scores: list[float], size: float, expected: int) -> None:
     assert adam_to_sgd.jumps(scores, size) == expected
 
 
-def test_scores_without_order_turn_at_two_of_three_places() -> None:
+def test_random_scores_turn_at_two_of_three_places() -> None:
     generator = torch.Generator().manual_seed(0)
     scores = torch.rand(20_000, generator=generator).tolist()
     assert adam_to_sgd.jumps(scores, 1e-9) / len(scores) == pytest.approx(2 / 3, abs=0.01)
 
 
-def test_rate_is_that_at_which_sgds_step_projected_on_adams_is_adams() -> None:
+def test_rate_ratio_projects_sgd_steps_onto_adam_steps() -> None:
     torch.manual_seed(0)
     weights = nn.Parameter(torch.randn(50, dtype=torch.float64))
     adam = torch.optim.Adam([weights], lr=0.01)
@@ -79,7 +79,7 @@ def test_rate_is_that_at_which_sgds_step_projected_on_adams_is_adams() -> None:
     torch.testing.assert_close((sgds @ adams) / (adams @ adams) * adams, adams)
 
 
-def test_schedule_keeps_its_course_on_the_new_rates() -> None:
+def test_schedule_continues_with_the_new_rates() -> None:
     def groups() -> list[dict[str, object]]:
         return [{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (0.1, 2.0)]
 
@@ -97,13 +97,14 @@ def test_schedule_keeps_its_course_on_the_new_rates() -> None:
     assert scheduler.optimizer is sgd
 
 
-def test_change_is_made_once_when_the_rule_says_so(
+def test_switch_happens_once_at_the_first_oscillation(
     run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = run(
         *CHANGING, "lit_module.optimizer.lr=0.3", "callbacks.adam_to_sgd.min_jump=1e-9", "trainer.max_epochs=10"
     )
-    assert capsys.readouterr().out.count("val/acc jumped in 1 of 3 epochs: from AdamW to SGD, lr 0.3 → ") == 1
+    notice = "val/acc oscillates (1 of 3 epochs): switching from AdamW to SGD, lr 0.3 → "
+    assert capsys.readouterr().out.count(notice) == 1
     accuracies = [float(row["val/acc"]) for row in read_rows(folder / "metrics.csv")]
     turned = next(epoch for epoch in range(2, 10) if adam_to_sgd.jumps(accuracies[epoch - 2 : epoch + 1], 1e-9))
     adams = ["exp_avg" in str(optimizer_of(folder, f"epoch={epoch:03d}.ckpt")["state"]) for epoch in range(10)]
@@ -149,7 +150,7 @@ def test_run_resumed_at_any_step_has_the_same_bits(run: Callable[..., Path], mon
 
 
 @pytest.mark.slow
-def test_two_ranks_change_together_and_resume(
+def test_two_ranks_switch_together_and_resume(
     process: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     choices = [*CHANGING, "lit_module.optimizer.lr=0.3", "callbacks.adam_to_sgd.min_jump=1e-9", "trainer.max_epochs=10"]
@@ -172,15 +173,18 @@ def test_two_ranks_change_together_and_resume(
 @pytest.mark.parametrize(
     ("choices", "problem"),
     [
-        (("lit_module/optimizer=sgd",), r"lit_module\.optimizer: adam_to_sgd changes from Adam, .* not SGD"),
-        (("lit_module/scheduler=one_cycle",), r"lit_module\.scheduler: OneCycleLR cannot go on with another optimizer"),
+        (("lit_module/optimizer=sgd",), r"lit_module\.optimizer: adam_to_sgd requires Adam, .* not SGD"),
+        (
+            ("lit_module/scheduler=one_cycle",),
+            r"lit_module\.scheduler: OneCycleLR cannot continue with another",
+        ),
         (("+lit_module.param_groups.h={pattern:head.*,eps:1.0}",), r"param_groups\.h\.eps: the optimizer has no such"),
         (("callbacks.adam_to_sgd.lr_scale=0.0",), r"lr_scale: must be above 0"),
         (("callbacks.adam_to_sgd.window=2",), r"window: must be 3 epochs or more"),
     ],
     ids=["optimizer", "schedule", "group", "step", "window"],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_written(
+def test_unsupported_options_are_rejected_before_writing(
     run: Callable[..., Path], tmp_path: Path, choices: tuple[str, ...], problem: str
 ) -> None:
     with pytest.raises((UserError, InstantiationException)) as refused:

@@ -11,7 +11,7 @@ from tests.conftest import TINY
 
 @pytest.mark.slow  # compiles for a minute
 @pytest.mark.filterwarnings("default")  # of torch's own compiler
-def test_compiled_run_ends_near_the_plain_one_and_goes_on_without(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_compiled_run_is_close_to_eager_and_resumes_eagerly(run: Callable[..., Path], tmp_path: Path) -> None:
     plain = run(*TINY, f"run_dir={tmp_path / 'plain'}")
     compiled = run(*TINY, "callbacks=[default,compile]", f"run_dir={tmp_path / 'compiled'}")
     ours, theirs = (torch.load(folder / "model.pt", weights_only=True) for folder in (compiled, plain))

@@ -58,24 +58,24 @@ def events(resumed: Path) -> EventAccumulator:
 
 
 @pytest.mark.parametrize("tag", [*OF_THE_NETWORK, *(f"val/{name}" for name in OF_A_SPLIT)])
-def test_image_stands_once_an_epoch(events: EventAccumulator, tag: str) -> None:
+def test_image_is_logged_once_per_epoch(events: EventAccumulator, tag: str) -> None:
     assert steps(events, "Images", tag) == [0, 1, 2]
     for event in events.Images(tag):
         assert event.encoded_image_string.startswith(b"\x89PNG") and event.width >= 300
 
 
 @pytest.mark.parametrize("name", OF_A_SPLIT)
-def test_image_of_the_test_stands_once(events: EventAccumulator, name: str) -> None:
+def test_image_of_the_test_split_is_logged_once(events: EventAccumulator, name: str) -> None:
     assert steps(events, "Images", f"test/{name}") == [3]
 
 
-def test_there_are_no_other_images(events: EventAccumulator) -> None:
+def test_no_other_images_are_logged(events: EventAccumulator) -> None:
     expected = {*OF_THE_NETWORK, *(f"{split}/{name}" for split in ("val", "test") for name in OF_A_SPLIT)}
     assert set(events.Tags()["images"]) == expected
 
 
 @pytest.mark.parametrize("group", ["weights", "gradients"])
-def test_every_parameter_has_a_histogram_an_epoch(events: EventAccumulator, resumed: Path, group: str) -> None:
+def test_every_parameter_has_a_histogram_per_epoch(events: EventAccumulator, resumed: Path, group: str) -> None:
     weights = torch.load(resumed / "model.pt", weights_only=True)
     names = {tag.removeprefix(f"{group}/") for tag in events.Tags()["histograms"] if tag.startswith(f"{group}/")}
     parameters = {name for name in weights if name.endswith(("weight", "bias"))}
@@ -85,22 +85,22 @@ def test_every_parameter_has_a_histogram_an_epoch(events: EventAccumulator, resu
 
 
 @pytest.mark.parametrize("tag", ["gradient_norm", "images_per_second", "data_wait", "val/ece", "val/auc", "val/ap"])
-def test_number_has_one_point_an_epoch(events: EventAccumulator, tag: str) -> None:
+def test_scalar_has_one_point_per_epoch(events: EventAccumulator, tag: str) -> None:
     points = events.Scalars(tag)
     assert [point.step for point in points] == [0, 1, 2]
     assert all(point.value >= 0 for point in points)
 
 
-def test_data_wait_is_a_share(events: EventAccumulator) -> None:
+def test_data_wait_is_a_fraction(events: EventAccumulator) -> None:
     assert all(0 < point.value < 1 for point in events.Scalars("data_wait"))
 
 
 @pytest.mark.parametrize("tag", ["test/ece", "test/auc", "test/ap"])
-def test_number_of_the_test_stands_once(events: EventAccumulator, tag: str) -> None:
+def test_scalar_of_the_test_split_is_logged_once(events: EventAccumulator, tag: str) -> None:
     assert steps(events, "Scalars", tag) == [3]
 
 
-def test_network_and_config_stand_once_as_text(events: EventAccumulator, resumed: Path) -> None:
+def test_network_and_config_are_logged_once(events: EventAccumulator, resumed: Path) -> None:
     texts = {tag: events.Tensors(f"{tag}/text_summary") for tag in ("run/network", "run/config")}
     assert [len(found) for found in texts.values()] == [1, 1]
     network, config = (found[0].tensor_proto.string_val[0].decode() for found in texts.values())
@@ -108,7 +108,7 @@ def test_network_and_config_stand_once_as_text(events: EventAccumulator, resumed
     assert "    seed: 0" in config.splitlines()
 
 
-def test_inputs_are_those_that_the_network_gets(run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logged_inputs_are_those_of_the_network(run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     got: dict[bool, list[Tensor]] = {True: [], False: []}
     drawn: dict[str, Any] = {}
 
@@ -126,10 +126,10 @@ def test_inputs_are_those_that_the_network_gets(run: Callable[..., Path], monkey
     monkeypatch.setattr(dashboard, "grid", keep)
     monkeypatch.setattr(LitClassifier, "forward", forward)
     run(DRAWN[0], DRAWN[2], *FEW, "+experiment=digits", *ALWAYS)
-    augmented, captions = drawn["What the network gets in training"]
+    augmented, captions = drawn["Network inputs in training"]
     np.testing.assert_array_equal(augmented, got[True][0][:32].numpy())
     assert len(captions) == 32 and set(captions) <= set("0123456789")
-    plain, _ = drawn["What the network gets in validation"]
+    plain, _ = drawn["Network inputs in validation"]
     np.testing.assert_array_equal(plain, torch.cat(got[False][:2])[::4][:32].numpy())  # 128 samples in two batches
     assert np.abs(np.rint(augmented * 255) - augmented * 255).max() > 0.01, "affine gives values between those of files"
     assert np.abs(np.rint(plain * 255) - plain * 255).max() < 1e-4
@@ -148,14 +148,14 @@ def test_gradients_are_those_of_the_last_step(run: Callable[..., Path], monkeypa
     assert events.Scalars("gradient_norm")[0].value == pytest.approx(norms[-1], rel=1e-5)
 
 
-def test_epochs_that_were_not_asked_for_are_not_drawn(run: Callable[..., Path]) -> None:
+def test_other_epochs_are_not_drawn(run: Callable[..., Path]) -> None:
     every = ("callbacks.dashboard.every_n_epochs=2", "callbacks.predictions.every_n_epochs=3")
     events = read(run(*DRAWN, *FEW, *ALWAYS, *every, "trainer.max_epochs=5"))
     assert steps(events, "Images", "inputs/train") == [1, 3, 4]
     assert steps(events, "Images", "val/confusion") == [2, 4]
 
 
-def test_epoch_resumed_in_its_middle_is_drawn_once(run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_epoch_resumed_within_it_is_drawn_once(run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def keep(trainer: Trainer, path: Path) -> None:
         Trainer.save_checkpoint_(trainer, path)
         if trainer.global_step == 5:  # of six in two epochs
@@ -211,7 +211,7 @@ class Batch(NamedTuple):
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_series_images_and_volumes_pass_through_all_of_it(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_series_images_and_volumes_are_all_supported(tmp_path: Path, shape: tuple[int, ...]) -> None:
     count = 8
     batch = Batch(torch.rand(count, *shape), torch.arange(count) % 4, torch.arange(count), count)
     module = LitClassifier(

@@ -7,7 +7,7 @@ from lit_modules.runs.run_folder import read_metrics
 from tests.conftest import TINY
 
 
-def test_a_stopped_run_trains_no_further(run: Callable[..., Path]) -> None:
+def test_resumed_run_stays_stopped(run: Callable[..., Path]) -> None:
     still = ["lit_module.optimizer.lr=0", "lit_module.net.norm=none"]
     patience = ["callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1"]
     folder = run(*TINY, *still, *patience, "trainer.max_epochs=5")

@@ -73,7 +73,7 @@ def test_best_is_the_latest_epoch_with_the_highest_score(whole: Path) -> None:
     assert_best_is(whole, max(range(3), key=lambda epoch: (scores[epoch], epoch)))
 
 
-def test_model_file_fits_a_fresh_module(whole: Path) -> None:
+def test_weights_file_loads_into_a_new_module(whole: Path) -> None:
     schema.register()
     _, module, _ = train.build(configure(*SHORT, f"run_dir={whole}"))
     missing, unexpected = module.load_state_dict(load(whole / "model.pt"), strict=False)
@@ -93,7 +93,7 @@ def test_of_equal_epochs_the_latest_is_best(run: Callable[..., Path], save_top_k
     assert_best_is(folder, 2)
 
 
-def test_only_the_best_and_the_last_are_kept_if_asked(thinned: Path) -> None:
+def test_save_top_k_keeps_the_best_and_the_last(thinned: Path) -> None:
     losses = [float(row["train/loss"]) for row in read_rows(thinned / "metrics.csv")]
     assert losses[0] == max(losses)
     assert names(thinned) == {"epoch=000.ckpt", "last.ckpt", "best.ckpt"}
@@ -102,7 +102,7 @@ def test_only_the_best_and_the_last_are_kept_if_asked(thinned: Path) -> None:
     assert_best_is(thinned, 0)
 
 
-def test_run_without_the_latest_among_the_best_goes_on_from_it(thinned: Path, run: Callable[..., Path]) -> None:
+def test_run_resumes_from_a_last_epoch_that_is_not_best(thinned: Path, run: Callable[..., Path]) -> None:
     resumed = thinned.with_name("resumed")
     shutil.copytree(thinned, resumed, symlinks=True)
     run(f"run={resumed}", "trainer.max_epochs=4")
@@ -132,7 +132,7 @@ def test_epoch_without_validation_is_never_best(run: Callable[..., Path]) -> Non
     assert_best_is(folder, 1)
 
 
-def test_best_that_a_kill_left_unpublished_is_published_on_resume(run: Callable[..., Path]) -> None:
+def test_resume_publishes_the_best_after_a_kill(run: Callable[..., Path]) -> None:
     folder = run(*STILL, "trainer.max_epochs=2")
     assert_best_is(folder, 1)
     # As it is when a run is killed just after the second epoch's checkpoint has been written.

@@ -54,7 +54,7 @@ def test_frozen_parameters_are_not_counted_as_trainable() -> None:
     assert (first.parameters, first.trainable) == (448, 16)
 
 
-def test_layer_that_is_used_twice_stands_once() -> None:
+def test_layer_that_is_called_twice_is_listed_once() -> None:
     layer = nn.Linear(4, 4)
     (described,) = describe(nn.Sequential(layer, layer), (4,))
     assert (described.name, described.parameters) == ("0", 20)

@@ -1,7 +1,7 @@
-"""Drawing takes no larger share of the time than it is given, and the last epoch is always drawn."""
+"""Plots stay within their time budget, and the last epoch is always drawn."""
 
 import time
-from types import SimpleNamespace
+from types import SimpleNamesbudget
 from typing import Any
 
 import pytest
@@ -26,34 +26,34 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def trainer_at(epoch: int, max_epochs: int | None) -> Any:
-    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, **_: decision)
-    return SimpleNamespace(current_epoch=epoch, max_epochs=max_epochs, is_global_zero=True, strategy=strategy)
+    strategy = SimpleNamesbudget(reduce_boolean_decision=lambda decision, **_: decision)
+    return SimpleNamesbudget(current_epoch=epoch, max_epochs=max_epochs, is_global_zero=True, strategy=strategy)
 
 
-def drawn(pace: PlotBudget, clock: Clock, epochs: int, epoch_seconds: float, seconds: float) -> list[int]:
-    """The epochs, from 0 on, in which a run with such epochs draws, if one drawing takes so many seconds."""
-    pace.start()
-    found = []
+def drawn(budget: PlotBudget, clock: Clock, epochs: int, epoch_seconds: float, seconds: float) -> list[int]:
+    """The 0-based epochs that are drawn, if one drawing takes so many seconds."""
+    budget.start()
+    epochs_drawn = []
     for epoch in range(epochs):
         clock.now += epoch_seconds
-        if pace.due(trainer_at(epoch, epochs)):
-            found.append(epoch)
+        if budget.due(trainer_at(epoch, epochs)):
+            epochs_drawn.append(epoch)
             for _ in range(2):
-                with pace.spending():
+                with budget.spending():
                     clock.now += seconds / 2
-        with pace.spending():  # a little in each epoch
+        with budget.spending():  # a little in each epoch
             clock.now += 1e-4
-    return found
+    return epochs_drawn
 
 
 @pytest.mark.parametrize("epoch_seconds", [0.2, 5.0, 45.0, 600.0])
 @pytest.mark.parametrize("seconds", [0.1, 0.6, 3.0])
-def test_share_is_kept_but_for_the_last_epoch(clock: Clock, epoch_seconds: float, seconds: float) -> None:
-    pace = PlotBudget(1, 0.01)
-    epochs = drawn(pace, clock, 50, epoch_seconds, seconds)
+def test_budget_is_exceeded_by_the_last_epoch_only(clock: Clock, epoch_seconds: float, seconds: float) -> None:
+    budget = PlotBudget(1, 0.01)
+    epochs = drawn(budget, clock, 50, epoch_seconds, seconds)
     assert epochs[-1] == 49
-    slack = seconds if len(epochs) > 1 and seconds > 1 else 0  # the first one was guessed at a second
-    assert pace.spent - seconds <= 0.01 * clock.now + slack
+    slack = seconds if len(epochs) > 1 and seconds > 1 else 0  # the first estimate is one second
+    assert budget.spent - seconds <= 0.01 * clock.now + slack
 
 
 def test_long_epochs_are_all_drawn(clock: Clock) -> None:
@@ -69,8 +69,8 @@ def test_run_without_an_end_draws_too(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(
-    ("every", "share", "key"), [(0, 0.01, "every_n"), (1, 0.0, "max_overhead"), (1, 1.5, "max_overhead")]
+    ("every", "max_overhead", "key"), [(0, 0.01, "every_n"), (1, 0.0, "max_overhead"), (1, 1.5, "max_overhead")]
 )
-def test_what_makes_no_sense_is_refused(every: int, share: float, key: str) -> None:
+def test_value_out_of_range_is_rejected(every: int, max_overhead: float, key: str) -> None:
     with pytest.raises(UserError, match=f"{key}.*must be"):
-        PlotBudget(every, share)
+        PlotBudget(every, max_overhead)

@@ -33,7 +33,7 @@ def test_bar_is_drawn_ten_times_a_second(clock: SimpleNamespace) -> None:
     assert drawn[0] == 1
 
 
-def test_slow_steps_are_drawn_each(clock: SimpleNamespace) -> None:
+def test_every_slow_step_is_drawn(clock: SimpleNamespace) -> None:
     bar = ProgressBar()
     for step in range(1, 6):
         assert bar._should_update(step, 10)
@@ -45,7 +45,7 @@ def test_last_step_is_always_drawn(clock: SimpleNamespace) -> None:
     assert [bar._should_update(step, 3) for step in (1, 2, 3)] == [True, False, True]
 
 
-def test_fit_draws_its_bar_seldom(
+def test_fit_draws_the_bar_rarely(
     clock: SimpleNamespace, run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[int] = []
@@ -54,9 +54,7 @@ def test_fit_draws_its_bar_seldom(
     assert [value for value in drawn if value] == [1, 9, 4, 3]  # the clock stands still: the first and the last steps
 
 
-def test_nothing_is_drawn_where_there_is_no_terminal(
-    run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_drawn_without_a_terminal(run: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     bar = ProgressBar()
     Trainer(callbacks=[bar], logger=False, enable_checkpointing=False, enable_model_summary=False, accelerator="cpu")
     assert bar.is_disabled and not bar._should_update(1, 1)

@@ -18,7 +18,7 @@ def test_points_are_the_features_of_the_last_layer(run: Callable[..., Path]) -> 
     assert (folder / "00001" / "test" / "sprite.png").is_file()
     datamodule, module, _ = train.build(configure(f"run={folder}"))
     module.load_state_dict(torch.load(folder / "model.pt", weights_only=True), strict=False)
-    inputs, expected = inputs_of(datamodule, "test"), datamodule._splits["test"].labels
+    inputs, expected = inputs_of(datamodule, "test"), datamodule.split("test").labels
     with torch.no_grad():
         features = module.net.features(module.net.blocks(module.eval().normalize(inputs / 255))).numpy()
     rows = [int(np.abs(features - point).sum(1).argmin()) for point in points]
@@ -27,7 +27,7 @@ def test_points_are_the_features_of_the_last_layer(run: Callable[..., Path]) -> 
     assert not any(layer._forward_pre_hooks for layer in module.modules())
 
 
-def test_points_of_a_test_that_is_repeated_stand_once(run: Callable[..., Path]) -> None:
+def test_repeated_test_logs_its_points_once(run: Callable[..., Path]) -> None:
     folder = run(*TINY, "callbacks=[default,projector]")
     run(f"run={folder}")
     assert (folder / "projector_config.pbtxt").read_text().count("embeddings {") == 1

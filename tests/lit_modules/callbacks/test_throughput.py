@@ -10,7 +10,7 @@ from lit_modules.callbacks.throughput import Throughput
 from lit_modules.classifier import LitClassifier
 
 
-def test_speed_is_that_of_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_throughput_excludes_validation(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.0, 1.0, 3.0, 3.5, 4.0])  # epoch, batch from 1 to 3, batch from 3.5 to 4; then validation
     monkeypatch.setattr(time, "perf_counter", lambda: next(times))
     module = LitClassifier.__new__(LitClassifier)

@@ -94,8 +94,8 @@ def test_curve_has_the_points_of_scikit_learn() -> None:
     found = evaluation(3, decimals=2)
     positive, probability = found.predictions.true == 1, found.predictions.probabilities[:, 1]
     ours = curve(probability, positive)
-    false_alarms, recall, thresholds = metrics.roc_curve(positive, probability, drop_intermediate=False)
-    np.testing.assert_allclose(ours.false_alarms, false_alarms)
+    fpr, recall, thresholds = metrics.roc_curve(positive, probability, drop_intermediate=False)
+    np.testing.assert_allclose(ours.fpr, fpr)
     np.testing.assert_allclose(ours.recall, recall)
     np.testing.assert_allclose(ours.thresholds, thresholds)
     precision, recall, _ = metrics.precision_recall_curve(positive, probability)
@@ -110,8 +110,8 @@ def test_thinned_curve_stays_where_it_was() -> None:
     drawn = thin(full)
     assert len(drawn.recall) <= 401 < len(full.recall)
     assert (drawn.auc, drawn.ap) == (full.auc, full.ap)
-    assert np.trapezoid(drawn.recall, drawn.false_alarms) == pytest.approx(full.auc, abs=2e-3)
-    assert (drawn.recall[-1], drawn.false_alarms[-1], drawn.recall[0]) == (1, 1, 0)
+    assert np.trapezoid(drawn.recall, drawn.fpr) == pytest.approx(full.auc, abs=2e-3)
+    assert (drawn.recall[-1], drawn.fpr[-1], drawn.recall[0]) == (1, 1, 0)
 
 
 def test_classes_without_samples_come_last() -> None:

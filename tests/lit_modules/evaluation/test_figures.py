@@ -12,6 +12,7 @@ from PIL import Image
 
 from lit_modules.evaluation import figures
 from lit_modules.evaluation.curves import calibrate
+from lit_modules.evaluation.drawing import draw
 from tests.samples import evaluation
 
 
@@ -25,7 +26,7 @@ def image(content: bytes) -> Image.Image:
 
 @pytest.mark.parametrize("num_classes", [2, 3, 40, 1000])
 def test_every_figure_is_an_image_of_a_size_that_can_be_shown(num_classes: int) -> None:
-    drawn = evaluation(num_classes, samples=2000).images
+    drawn = draw(evaluation(num_classes, samples=2000))
     expected = {"confusion", "classes", "reliability", "roc", "precision_recall", "mistakes"}
     assert set(drawn) == (expected | {"threshold"} if num_classes == 2 else expected)
     for name, content in drawn.items():
@@ -73,7 +74,7 @@ def test_most_confused_classes_are_the_part_that_is_shown() -> None:
 
 def test_classes_are_all_named_or_the_title_says_which() -> None:
     few, many = evaluation(10), evaluation(100)
-    assert "the lowest F1 first" in texts(figures.classes(few.classes, few.lowest_first, few.class_names))
+    assert "lowest F1 first" in texts(figures.classes(few.classes, few.lowest_first, few.class_names))
     figure = figures.classes(many.classes, many.lowest_first, many.class_names)
     assert "the 40 of 100 with the lowest F1" in texts(figure)
     assert f"class {many.lowest_first[0]}  (" in texts(figure)
@@ -114,12 +115,12 @@ def test_missing_validation_leaves_a_gap_in_the_history() -> None:
 
 def test_style_is_kept_to_ourselves() -> None:
     before = dict(matplotlib.rcParams)
-    evaluation(3).images  # noqa: B018 (computed by being asked for)
+    draw(evaluation(3))
     assert dict(matplotlib.rcParams) == before
 
 
 def test_no_state_of_pyplot_is_touched() -> None:
-    evaluation(3).images  # noqa: B018
+    draw(evaluation(3))
     assert pyplot.get_fignums() == []
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 import train
 from datamodules.loader import BatchLoader
 from datamodules.storage.inputs import InMemory, Split
-from lit_modules.evaluation.predictions import MISTAKES, Collector, Predictions, evenly_spaced
+from lit_modules.evaluation.predictions import MAX_MISTAKES, Collector, Predictions, evenly_spaced
 from tests.conftest import DRAWN, configure, inputs_of
 from tests.runs import rows_of
 
@@ -84,7 +84,7 @@ def test_mistakes_are_the_most_probable_of_the_wrong(samples: int) -> None:
     assert found is not None
     probability, predicted = logits.softmax(1).max(1)
     wrong = [i for i in range(samples) if predicted[i] != split.labels[i]]
-    expected = sorted(wrong, key=lambda i: -probability[i])[:MISTAKES]
+    expected = sorted(wrong, key=lambda i: -probability[i])[:MAX_MISTAKES]
     assert found.mistakes.tolist() == expected
     np.testing.assert_array_equal(found.mistaken_inputs, logits[expected])
 
@@ -108,7 +108,7 @@ def test_files_hold_what_the_best_weights_say(run: Callable[..., Path], callback
     module.eval()
     rows = rows_of(folder)
     for split in ("val", "test"):
-        inputs, labels, files = inputs_of(datamodule, split), datamodule._splits[split].labels, datamodule.files(split)
+        inputs, labels, files = inputs_of(datamodule, split), datamodule.split(split).labels, datamodule.files(split)
         with torch.no_grad():
             probabilities = module(inputs / 255).softmax(1).numpy()
         found = [row for row in rows if row["split"] == split]

@@ -55,14 +55,11 @@ def test_resamples_are_a_function_of_the_seed() -> None:
     assert not np.array_equal(bootstrap(accuracy, true, predicted), bootstrap(accuracy, true, predicted, seed=1))
 
 
-@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (6, 4), (3, 26), (500, 560), (9000, 9300)])
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (6, 4), (3, 26), (500, 560), (900, 1000)])
 def test_mcnemar_is_the_exact_binomial_test(first: int, second: int) -> None:
     n = first + second
-    if n:
-        assert mcnemar(first, second) == pytest.approx(stats.binomtest(first, n).pvalue, rel=1e-9)
-    if n < 2000:
-        tail = sum(Fraction(comb(n, k), 2**n) for k in range(min(first, second) + 1))
-        assert mcnemar(first, second) == pytest.approx(float(min(Fraction(1), 2 * tail)), rel=1e-9)
+    tail = Fraction(sum(comb(n, k) for k in range(min(first, second) + 1)), 2**n)
+    assert mcnemar(first, second) == pytest.approx(float(min(Fraction(1), 2 * tail)), rel=1e-9)
 
 
 def test_p_of_a_symmetric_difference_is_that_of_the_normal() -> None:

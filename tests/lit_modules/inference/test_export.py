@@ -18,7 +18,7 @@ from torch import Tensor
 from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
 from lit_modules.inference import export as export_module
-from lit_modules.inference.export import SAMPLES, TOLERANCE, WRITERS, export
+from lit_modules.inference.export import NUM_SAMPLES, TOLERANCE, WRITERS, export
 from lit_modules.inference.predictor import Predictor
 from tests.conftest import TINY, configure
 from tests.runs import NAMES, trained
@@ -29,7 +29,7 @@ TEMPERATURE = 1.7
 
 
 def samples(shape: tuple[int, ...]) -> Tensor:
-    return torch.randint(0, 256, (SAMPLES, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return torch.randint(0, 256, (NUM_SAMPLES, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
 def by_hand(module: LitClassifier, images: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def test_a_wrong_preprocessing_is_not_written(tmp_path: Path, file_format: str) 
     module, images = trained(SHAPES[1]), samples(SHAPES[1])
     predictor = Predictor(module, TEMPERATURE)
     predictor.white.fill_(254.9)
-    with pytest.raises(UserError, match=f"^format: the {file_format} export differs from the network by .*e-0"):
+    with pytest.raises(UserError, match=f"^format: probabilities of the {file_format} export differ by .*e-0"):
         export(predictor, images, by_hand(module, images), facts(), file_format, tmp_path / "export")
     assert not (tmp_path / "export").exists()
 

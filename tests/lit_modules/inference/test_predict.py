@@ -20,6 +20,7 @@ from datamodules.image_stream import find, read_in_batches
 from datamodules.storage.decode import ImageSpec
 from lit_modules.inference.predict import predict
 from lit_modules.inference.predictor import Predictor
+from lit_modules.runs import restore
 from tests.conftest import TINY, configure, write_images
 from tests.runs import NAMES, trained
 
@@ -40,7 +41,7 @@ def table(output: Path) -> dict[str, dict[str, str]]:
 
 def probabilities_of(folder: Path, path: Path) -> list[float]:
     """By the LitClassifier itself, of one image of the right size."""
-    module = train.best_network(configure(f"run={folder}"))
+    module = restore.best_network(configure(f"run={folder}"))
     pixels = torch.tensor(np.asarray(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None]
     with torch.inference_mode():
         return module(pixels / torch.tensor(255.0)).softmax(1)[0].tolist()
@@ -101,7 +102,7 @@ def test_unreadable_files_are_named_and_passed_over(
     (tmp_path / "new" / "001.png").write_bytes(b"")
     result = command(f"run={trained_run}", "task=predict", f"input={tmp_path / 'new'}", f"output={tmp_path / 'out'}")
     assert result.returncode == 3, result.stderr
-    assert f"passed over {tmp_path / 'new' / '001.png'}: the file is empty\n" in result.stderr
+    assert f"skipped {tmp_path / 'new' / '001.png'}: the file is empty\n" in result.stderr
     assert "1 of 3 files could not be read" in result.stderr and "Traceback" not in result.stderr
     assert list(table(tmp_path / "out")) == ["000.png", "002.png"]
 
@@ -154,7 +155,7 @@ def test_any_class_name_can_be_drawn(tmp_path: Path, channels: int) -> None:
 def test_order_and_pixels_do_not_depend_on_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr("datamodules.storage.worker_pool.FEWEST_FOR_PROCESSES", 1)
+    monkeypatch.setattr("datamodules.storage.worker_pool.MIN_FILES_FOR_PROCESSES", 1)
     write_images(tmp_path, 20, level=99, size=(7, 9))
     files = [str(tmp_path / f"{i:03d}.png") for i in [*reversed(range(20)), 3, 3, 99]]
     batches = list(read_in_batches(files, ImageSpec(3, (7, 9), "pad", True), 4, workers, "cpu"))
@@ -165,7 +166,7 @@ def test_order_and_pixels_do_not_depend_on_processes(
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lit_modules.inference.predict.SHEET", 0)
+    monkeypatch.setattr("lit_modules.inference.predict.MAX_SHEET_IMAGES", 0)
     write_images(tmp_path, 1, level=99, size=(64, 64))
     predictor = Predictor(trained((3, 64, 64)), 1.0)
     peaks = []
@@ -193,7 +194,7 @@ def test_test_images_get_what_the_test_gave_them(run: Callable[..., Path], tmp_p
     choices = (*TINY, "lit_module.net.pool=2", "datamodule.image_size=[10,12]", "datamodule.resize=crop")
     folder = run("+experiment=image_folder", f"datamodule.root={tmp_path / 'data'}", *choices)
     datamodule, module, trainer = train.build(configure(f"run={folder}", "task=test"))
-    train.load_best(module, folder)
+    restore.load_best(module, folder)
     datamodule.trainer = trainer
     with torch.inference_mode():
         batches = [datamodule.on_after_batch_transfer(batch, 0) for batch in datamodule.test_dataloader()]

@@ -41,12 +41,12 @@ def test_logits_have_a_row_for_each_sample(input_shape: tuple[int, ...], global_
 
 
 @pytest.mark.parametrize(("channels", "expected"), [([16, 8], 18_090), ([32, 16], 38_386)])
-def test_network_of_the_book_has_its_parameter_count(channels: list[int], expected: int) -> None:
+def test_book_network_has_its_parameter_count(channels: list[int], expected: int) -> None:
     # Stevens, Antiga and Viehmann, Deep Learning with PyTorch, section 8.3
     assert count(cnn((3, 32, 32), 2, channels=channels, hidden=[32])) == expected
 
 
-def test_network_of_the_book_gives_the_same_logits() -> None:
+def test_book_network_gives_the_same_logits() -> None:
     ours = cnn((3, 32, 32), 2, channels=[16, 8], hidden=[32])
     book = nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), nn.Tanh(), nn.MaxPool2d(2),
@@ -73,12 +73,12 @@ def test_network_of_the_book_gives_the_same_logits() -> None:
     ],
     ids=str,
 )
-def test_choices_give_the_expected_count(choices: dict[str, Any], expected: int) -> None:
+def test_options_give_the_expected_parameter_count(choices: dict[str, Any], expected: int) -> None:
     assert count(cnn(**choices)) == expected
 
 
 @pytest.mark.parametrize("input_shape", [(3, 12), (3, 12, 10), (3, 8, 6, 4)], ids=["1-D", "2-D", "3-D"])
-def test_memory_format_of_the_inputs_does_not_matter(input_shape: tuple[int, ...]) -> None:
+def test_input_memory_format_does_not_change_logits(input_shape: tuple[int, ...]) -> None:
     net = cnn(input_shape, norm="batch", activation="ReLU").eval()
     inputs = torch.randn(5, *input_shape)
     expected = net(inputs)
@@ -117,7 +117,7 @@ def test_convolutions_compute_channels_last(input_shape: tuple[int, ...], memory
 
 
 @pytest.mark.parametrize("activation", ["ReLU", "Tanh", "Sigmoid", "LeakyReLU"])
-def test_max_pooling_before_a_monotone_activation_equals_pooling_after(activation: str) -> None:
+def test_max_pooling_commutes_with_monotone_activation(activation: str) -> None:
     net = cnn(activation=activation)
     inputs = torch.randn(5, 3, 16, 16)
     after = inputs
@@ -133,7 +133,7 @@ def test_average_pooling_averages() -> None:
     assert torch.allclose(net.blocks(inputs), expected, atol=1e-6)
 
 
-def test_dropout_is_active_in_training_alone() -> None:
+def test_dropout_is_active_in_training_only() -> None:
     net = cnn(dropout=0.5, hidden=[32])
     inputs = torch.randn(8, 3, 16, 16)
     assert not torch.equal(net(inputs), net(inputs))
@@ -150,7 +150,7 @@ def test_dropout_zeroes_whole_channels_after_a_block() -> None:
 
 
 @pytest.mark.parametrize("activation", ["ReLU", "Tanh", "GELU", "SiLU", "ELU", "Hardswish"])
-def test_activation_is_the_one_of_torch(activation: str) -> None:
+def test_activation_is_the_torch_class(activation: str) -> None:
     kinds = [type(layer) for layer in cnn(activation=activation, hidden=[6]).modules()]
     assert kinds.count(getattr(nn, activation)) == 3
 
@@ -162,7 +162,7 @@ def test_activation_is_the_one_of_torch(activation: str) -> None:
         ({"channels": [4, 0]}, r"lit_module\.net\.channels: \[4, 0\]"),
         ({"pool": [2]}, r"lit_module\.net\.pool: \[2\] does not fit 2 blocks"),
         ({"pool": 0}, r"lit_module\.net\.pool: \[0, 0\] does not fit"),
-        ({"pool": 5}, r"lit_module\.net\.pool: \[5, 5\] leaves nothing of 16×16"),
+        ({"pool": 5}, r"lit_module\.net\.pool: \[5, 5\] reduces 16×16 to nothing"),
         ({"kernel_size": 4}, r"lit_module\.net\.kernel_size: must be odd, not 4"),
         ({"kernel_size": -1}, r"lit_module\.net\.kernel_size: must be odd, not -1"),
         ({"dropout": 1.0}, r"lit_module\.net\.dropout: must be at least 0 and below 1, not 1\.0"),
@@ -171,11 +171,11 @@ def test_activation_is_the_one_of_torch(activation: str) -> None:
         ({"activation": "Relu"}, r"lit_module\.net\.activation: torch\.nn has no activation Relu; did you mean 'ReLU'"),
         ({"activation": "Linear"}, r"lit_module\.net\.activation: torch\.nn has no activation Linear"),
         ({"activation": "GLU"}, r"lit_module\.net\.activation: .*GLU"),  # halves the channels
-        ({"input_shape": (3,)}, r"lit_module\.net: samples of shape \(3,\) have no 1, 2 or 3 spatial dimensions"),
+        ({"input_shape": (3,)}, r"lit_module\.net: samples of shape \(3,\) do not have 1 to 3 spatial dimensions"),
         ({"input_shape": (3, 4, 4, 4, 4)}, r"lit_module\.net: samples of shape"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
-def test_impossible_choice_is_refused(choices: dict[str, Any], message: str) -> None:
+def test_invalid_argument_is_rejected(choices: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         cnn(**choices)

@@ -51,18 +51,18 @@ def test_variance_is_gain_squared_over_fan(layer: str, activation: str, mode: st
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gain_is_that_of_the_definition(activation: str) -> None:
+def test_gain_follows_its_definition(activation: str) -> None:
     make, expected = ACTIVATIONS[activation]
     assert gain(make()) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["relu", "tanh", "sigmoid", "selu"])
-def test_gain_is_the_one_that_pytorch_recommends(name: str) -> None:
+def test_gain_equals_pytorchs_recommendation(name: str) -> None:
     activation = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "selu": nn.SELU}[name]()
     assert gain(activation) == pytest.approx(nn.init.calculate_gain(name))
 
 
-def test_gain_belongs_to_the_activation_that_follows() -> None:
+def test_gain_is_that_of_the_next_activation() -> None:
     first, norm, none = nn.Conv2d(32, 64, 3, bias=False), nn.BatchNorm2d(64), nn.Linear(100, 200)
     second, last = nn.Linear(200, 300), nn.Linear(300, 200)
     torch.manual_seed(0)
@@ -74,7 +74,7 @@ def test_gain_belongs_to_the_activation_that_follows() -> None:
     assert (norm.weight == 1).all() and not norm.bias.any()
 
 
-def test_deep_stack_keeps_the_scale_of_its_activations() -> None:
+def test_deep_stack_preserves_activation_scale() -> None:
     net = nn.Sequential(*[layer for _ in range(20) for layer in (nn.Linear(512, 512), nn.ReLU())])
     torch.manual_seed(0)
     kaiming_init_(net, mode="fan_in")

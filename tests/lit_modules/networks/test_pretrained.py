@@ -35,13 +35,13 @@ def body(net: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("library", NETS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_network_gives_logits_of_our_classes(library: str, channels: int) -> None:
+def test_network_has_one_logit_per_class(library: str, channels: int) -> None:
     net = NETS[library]((channels, 32, 32), 7, name="resnet18", weights=None)
     assert net(torch.zeros(2, channels, 32, 32)).shape == (2, 7)
 
 
 @pytest.mark.parametrize("library", NETS)
-def test_file_gives_all_weights_but_the_heads(library: str, donor: tuple[nn.Module, Path]) -> None:
+def test_file_replaces_all_weights_but_the_head(library: str, donor: tuple[nn.Module, Path]) -> None:
     theirs, file = donor
     ours = NETS[library]((3, 32, 32), 7, name="resnet18", weights=str(file))
     assert all(torch.equal(value, body(theirs)[name]) for name, value in body(ours).items())
@@ -49,14 +49,14 @@ def test_file_gives_all_weights_but_the_heads(library: str, donor: tuple[nn.Modu
     assert not ours.get_parameter("fc.bias").any()
 
 
-def test_as_many_classes_do_not_make_the_same_classes(donor: tuple[nn.Module, Path]) -> None:
+def test_head_is_not_loaded_with_equal_class_counts(donor: tuple[nn.Module, Path]) -> None:
     theirs, file = donor
     ours = torchvision_net((3, 32, 32), 1000, name="resnet18", weights=str(file))
     # A head is known by its shape's dependence on the number of classes, not by a difference from the file's.
     assert not torch.equal(ours.get_parameter("fc.weight"), theirs.get_parameter("fc.weight"))
 
 
-def test_grey_images_give_what_their_rgb_would(donor: tuple[nn.Module, Path]) -> None:
+def test_grey_images_give_the_logits_of_equal_rgb(donor: tuple[nn.Module, Path]) -> None:
     theirs, file = donor
     ours = torchvision_net((1, 32, 32), 7, name="resnet18", weights=str(file)).eval()
     ours.fc, theirs.fc = nn.Identity(), nn.Identity()
@@ -64,7 +64,7 @@ def test_grey_images_give_what_their_rgb_would(donor: tuple[nn.Module, Path]) ->
     torch.testing.assert_close(ours(grey), theirs(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
 
 
-def test_init_of_the_module_leaves_the_weights_alone(donor: tuple[nn.Module, Path]) -> None:
+def test_module_init_keeps_pretrained_weights(donor: tuple[nn.Module, Path]) -> None:
     theirs, file = donor
     cfg = configure("lit_module/net=torchvision", f"lit_module.net.weights={file}")
     facts = {"input_shape": (3, 32, 32), "class_names": ["a", "b"], "class_counts": [5, 5]}
@@ -72,7 +72,7 @@ def test_init_of_the_module_leaves_the_weights_alone(donor: tuple[nn.Module, Pat
     assert all(torch.equal(value, body(theirs)[name]) for name, value in body(module.net).items())
 
 
-def test_library_weights_are_those_that_it_recommends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_library_weights_are_the_default_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = torchvision.models.resnet18()
     asked: list[bool] = []
 
@@ -100,7 +100,7 @@ def test_run_starts_from_another_runs_model(run: Callable[..., Path], tmp_path: 
     ]
 
 
-def test_file_of_first_weights_may_be_gone_afterwards(
+def test_run_resumes_without_its_pretrained_file(
     run: Callable[..., Path], donor: tuple[nn.Module, Path], tmp_path: Path, images: Path
 ) -> None:
     file = shutil.copy(donor[1], tmp_path / "first.pt")
@@ -122,7 +122,7 @@ def refused(download: OSError | RuntimeError, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("error", [OSError("no route to host"), RuntimeError("invalid hash value")])
-def test_failed_download_is_one_line(monkeypatch: pytest.MonkeyPatch, error: OSError | RuntimeError) -> None:
+def test_failed_download_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch, error: OSError | RuntimeError) -> None:
     refused(error, monkeypatch)
     with pytest.raises(UserError, match=rf"^lit_module\.net\.weights: could not be downloaded \({error}\)"):
         torchvision_net((3, 32, 32), 7, name="resnet18", weights="library")
@@ -133,14 +133,18 @@ def test_failed_download_is_one_line(monkeypatch: pytest.MonkeyPatch, error: OSE
     [
         ((3, 32, 32), {"name": "resnet81"}, r"name: torchvision has no classifier resnet81; did you mean 'resnet\d+'"),
         ((3, 32, 32), {"name": "googlenet"}, r"name: torchvision has no classifier googlenet"),
-        ((3, 16, 16), {"name": "alexnet"}, r"name: alexnet cannot take 16×16 \(.*\); try datamodule\.image_size=224"),
-        ((2, 32), {"name": "resnet18"}, r"net: resnet18 takes images of 1 or 3 channels, not \[2, 32\]"),
-        ((3, 32, 32), {"name": "resnet18", "weights": "none.pt"}, r"net\.weights: none\.pt holds no weights"),
+        (
+            (3, 16, 16),
+            {"name": "alexnet"},
+            r"name: alexnet does not accept 16×16 pixels \(.*\); try datamodule",
+        ),
+        ((2, 32), {"name": "resnet18"}, r"net: resnet18 needs images of 1 or 3 channels, not \[2, 32\]"),
+        ((3, 32, 32), {"name": "resnet18", "weights": "none.pt"}, r"net\.weights: none\.pt has no readable weights"),
         ((3, 32, 32), {"name": "resnet34", "weights": "DONOR"}, r"layer1\.2\.bn1\.bias is missing in"),
     ],
     ids=["name", "two heads", "size", "shape", "file", "other network"],
 )
-def test_what_does_not_fit_is_refused(
+def test_unsupported_input_or_weights_are_rejected(
     donor: tuple[nn.Module, Path], shape: tuple[int, ...], choices: dict[str, str], problem: str
 ) -> None:
     weights = str(donor[1]) if choices.get("weights") == "DONOR" else choices.get("weights")
@@ -149,19 +153,19 @@ def test_what_does_not_fit_is_refused(
     assert re.search(problem, str(refused.value))
 
 
-def test_unknown_name_of_timm_is_refused_and_never_a_remote_one() -> None:
+def test_timm_rejects_unknown_and_remote_names() -> None:
     assert "resnet18" in timm.list_models()
     with pytest.raises(UserError, match=r"^lit_module\.net\.name: timm has no classifier hf-hub:someone/model; "):
         timm_net((3, 32, 32), 7, name="hf-hub:someone/model", weights=None)
 
 
-def test_missing_timm_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_timm_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r'^lit_module\.net: timm is not installed; pip install -e "\.\[timm\]"$'):
         timm_net((3, 32, 32), 7, name="resnet18", weights=None)
 
 
-def test_layers_learn_at_rates_of_their_own(run: Callable[..., Path]) -> None:
+def test_layer_decay_and_groups_set_learning_rates(run: Callable[..., Path]) -> None:
     folder = run(*TINY[:1], "+experiment=finetune", "trainer=debug", "lit_module.net.name=resnet18")
     (state,) = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"]
     assert [group["initial_lr"] for group in state["param_groups"]] == pytest.approx([1e-3 * 0.8**k for k in range(11)])

@@ -30,7 +30,7 @@ def test_logits_have_a_row_for_each_sample(input_shape: tuple[int, ...], norm: s
     assert resnet(input_shape, 7, norm=norm, hidden=[6])(torch.randn(4, *input_shape)).shape == (4, 7)
 
 
-def test_repeated_block_has_the_weights_of_one_and_the_outputs_of_many() -> None:
+def test_repeated_block_shares_its_weights() -> None:
     shared, many = resnet(blocks=1, repeats=3, norm="none"), resnet(blocks=3, norm="none")
     for block in many.blocks:
         block.load_state_dict(shared.blocks[0].state_dict())
@@ -43,7 +43,7 @@ def test_repeated_block_has_the_weights_of_one_and_the_outputs_of_many() -> None
     assert count[1] - count[0] == 2 * one
 
 
-def test_memory_format_of_the_inputs_does_not_matter() -> None:
+def test_input_memory_format_does_not_change_logits() -> None:
     net, inputs = resnet().eval(), torch.randn(4, 3, 16, 16)
     expected = net(inputs)
     assert torch.equal(net(inputs.contiguous(memory_format=torch.channels_last)), expected)
@@ -54,15 +54,15 @@ def test_memory_format_of_the_inputs_does_not_matter() -> None:
     ("choices", "message"),
     [
         ({"channels": []}, r"net\.channels: \[\] is not a list of channel counts"),
-        ({"channels": [4] * 5}, r"net\.channels: 6 poolings leave nothing of 16×16"),
+        ({"channels": [4] * 5}, r"net\.channels: 6 poolings reduce 16×16 to nothing"),
         ({"blocks": 0}, r"net\.blocks: must be 1 or more, not 0"),
         ({"repeats": 0}, r"net\.repeats: must be 1 or more, not 0"),
         ({"hidden": [0]}, r"net\.hidden: \[0\] is not a list of widths"),
         ({"activation": "Relu"}, r"net\.activation: torch\.nn has no activation Relu; did you mean 'ReLU'"),
-        ({"input_shape": (3,)}, r"net: samples of shape \(3,\) have no 1, 2 or 3 spatial dimensions"),
+        ({"input_shape": (3,)}, r"net: samples of shape \(3,\) do not have 1 to 3 spatial dimensions"),
     ],
     ids=str,
 )
-def test_impossible_choice_is_refused(choices: dict[str, Any], message: str) -> None:
+def test_invalid_argument_is_rejected(choices: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         resnet(**choices)

@@ -31,7 +31,7 @@ def correlated() -> Tensor:
     return F.avg_pool2d(noise, 3, stride=1) - 0.5
 
 
-def test_moments_are_those_of_the_patches_one_by_one(correlated: Tensor) -> None:
+def test_moments_equal_a_loop_over_patches(correlated: Tensor) -> None:
     patches = [
         image[:, top : top + 2, left : left + 2].flatten().double()
         for image in correlated
@@ -52,7 +52,7 @@ def test_whitened_patches_are_uncorrelated_and_of_unit_variance(correlated: Tens
     assert torch.equal(outputs[12:], -outputs[:12])
 
 
-def test_eps_tempers_directions_of_low_variance(correlated: Tensor) -> None:
+def test_eps_limits_directions_of_low_variance(correlated: Tensor) -> None:
     conv, moments = nn.Conv2d(3, 24, 2, bias=False), second_moments(correlated, (2, 2))
     whiten_(conv, moments, eps=0.01)
     lengths = conv.weight[:12].flatten(1).norm(dim=1)
@@ -60,7 +60,7 @@ def test_eps_tempers_directions_of_low_variance(correlated: Tensor) -> None:
     assert torch.allclose(lengths, expected, rtol=1e-4)
 
 
-def test_network_of_the_record_has_its_parameter_count() -> None:
+def test_record_network_has_its_parameter_count() -> None:
     record = SpeedrunNet((3, 32, 32), 10, **(NET | {"channels": [64, 256, 256]}))
     convolutions = 9 * (24 * 64 + 64 * 64 + 64 * 256 + 256 * 256 + 256 * 256 + 256 * 256)
     assert sum(p.numel() for p in record.parameters()) == 24 * 12 + 24 + convolutions + 4 * 576 + 2560
@@ -68,7 +68,7 @@ def test_network_of_the_record_has_its_parameter_count() -> None:
 
 
 @pytest.mark.parametrize("depth", [2, 3])
-def test_first_weights_pass_their_inputs_on(depth: int) -> None:
+def test_initial_convolutions_are_the_identity(depth: int) -> None:
     made = net(depth=depth)
     for block in made.blocks:
         for name, conv in block.named_modules():
@@ -79,7 +79,7 @@ def test_first_weights_pass_their_inputs_on(depth: int) -> None:
     assert made.head.weight.std().item() == pytest.approx(1)
 
 
-def test_views_are_the_mean_of_the_images_seen_one_by_one() -> None:
+def test_views_are_averaged_over_single_images() -> None:
     one, both, six = (net(views=views).eval() for views in (1, 2, 6))
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     padded = np.pad(images.numpy(), [(0, 0), (0, 0), (1, 1), (1, 1)], mode="reflect")
@@ -94,9 +94,9 @@ def test_views_are_the_mean_of_the_images_seen_one_by_one() -> None:
         assert torch.equal(six(images), net().train()(images))
 
 
-def test_image_too_small_or_no_image_is_refused() -> None:
+def test_unsupported_input_shape_is_rejected() -> None:
     for shape in ((3, 8, 32), (3, 32)):
-        with pytest.raises(UserError, match=r"lit_module\.net: takes images of 9×9 pixels or more"):
+        with pytest.raises(UserError, match=r"lit_module\.net: needs images of at least 9×9 pixels"):
             net(shape)
 
 
@@ -114,7 +114,7 @@ CHOICES = (
 )
 
 
-def test_run_begins_with_whitened_weights_and_keeps_them(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_whitened_weights_are_set_and_stay_frozen(run: Callable[..., Path], tmp_path: Path) -> None:
     runs = [run(*CHOICES, f"epochs={epochs}", f"run_dir={tmp_path / str(epochs)}") for epochs in (1, 2)]
     first, second = (torch.load(folder / "model.pt", weights_only=True) for folder in runs)
     assert torch.equal(first["net.whiten.weight"], second["net.whiten.weight"])
@@ -122,13 +122,13 @@ def test_run_begins_with_whitened_weights_and_keeps_them(run: Callable[..., Path
     assert not torch.equal(first["net.head.weight"], second["net.head.weight"])
 
 
-def test_whitening_of_another_network_is_refused(run: Callable[..., Path]) -> None:
-    with pytest.raises(UserError, match=r"callbacks\.whitening\.layer: whiten is no first convolution"):
+def test_whitening_of_another_network_is_rejected(run: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match=r"callbacks\.whitening\.layer: whiten is not a 2-D convolution"):
         whitening = "{_target_:lit_modules.callbacks.whitening.Whitening,layer:whiten,eps:0.1}"
         run(f"+callbacks.whitening={whitening}", "devices=cpu", "epochs=1")
 
 
-def test_two_steps_are_those_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_steps_equal_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the record's form: a summed loss, an optimizer for convolutions and one for the rest, rates set by hand."""
     monkeypatch.setattr(Tensor, "bfloat16", Tensor.double)  # whose rounding would hide a small mistake
     cfg = configure("+experiment=cifar10_speedrun", "lit_module.net.channels=[8,8,8]").lit_module

@@ -1,4 +1,4 @@
-"""What is frozen does not move, for the whole run or up to an epoch, and a resumed run has the same bits."""
+"""Frozen parameters stay fixed for the whole run or until an epoch, also in a resumed run."""
 
 import shutil
 import subprocess
@@ -23,28 +23,28 @@ def net() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
 
 
-def test_freeze_stops_what_fits_and_nothing_else(net: nn.Sequential) -> None:
-    Freezing(net, ["0.*", "*.bias"], until=None)
+def test_freeze_stops_only_matching_parameters(net: nn.Sequential) -> None:
+    Freezing(net, ["0.*", "*.bias"], unfreeze_epoch=None)
     trainable = [name for name, parameter in net.named_parameters() if parameter.requires_grad]
     assert trainable == ["1.weight", "2.weight"]
 
 
-def test_freeze_refuses_a_pattern_that_fits_nothing(net: nn.Sequential) -> None:
-    with pytest.raises(UserError, match=r"lit_module\.freeze: '0\.weigth' fits no parameter; did you mean '0\.weight'"):
-        Freezing(net, ["0.weigth"], until=None)
+def test_freeze_rejects_a_pattern_without_a_match(net: nn.Sequential) -> None:
+    with pytest.raises(UserError, match=r"lit_module\.freeze: '0\.weigth' matches no parameter; did you mean '0"):
+        Freezing(net, ["0.weigth"], unfreeze_epoch=None)
 
 
-def test_frozen_norm_keeps_its_statistics_until_it_learns(net: nn.Sequential) -> None:
-    freezing = Freezing(net, ["1.*"], until=3)
+def test_frozen_norm_keeps_its_statistics_until_unfrozen(net: nn.Sequential) -> None:
+    freezing = Freezing(net, ["1.*"], unfreeze_epoch=3)
     for epoch, learns in ((0, False), (2, False), (3, True), (7, True), (1, False)):
-        freezing.hold(epoch, world_size=1)
+        freezing.apply(epoch, world_size=1)
         assert net[1].training is net[1].weight.requires_grad is learns
         assert net[0].training and net[0].weight.requires_grad
 
 
-def test_nothing_to_unfreeze_is_refused(net: nn.Sequential) -> None:
+def test_unfreeze_epoch_without_freeze_is_rejected(net: nn.Sequential) -> None:
     with pytest.raises(UserError, match=r"^lit_module\.unfreeze_epoch: nothing is frozen"):
-        Freezing(net, [], until=3)
+        Freezing(net, [], unfreeze_epoch=3)
 
 
 def block(folder: Path, epoch: int) -> dict[str, Tensor]:
@@ -64,18 +64,17 @@ def moved(folder: Path) -> list[bool]:
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 2])
-def test_block_learns_from_its_epoch_on_and_a_resumed_run_has_the_same_bits(
-    run: Callable[..., Path], epoch: int
-) -> None:
+def test_block_is_unfrozen_at_its_epoch_also_when_resumed(run: Callable[..., Path], epoch: int) -> None:
     whole = run(*UNFREEZING)
     assert moved(whole) == [False, True, True]
     resumed = whole.with_name("resumed")
     shutil.copytree(whole, resumed, symlinks=True)
     cut_off_after(resumed, epoch)
     run(f"run={resumed}")
-    ours, theirs = load(whole, "last.ckpt"), load(resumed, "last.ckpt")
+    expected = load(whole, "last.ckpt")
+    checkpoint = load(resumed, "last.ckpt")
     for part in COMPARED:
-        assert_same(ours[part], theirs[part], part)
+        assert_same(expected[part], checkpoint[part], part)
     assert table(whole) == table(resumed)
 
 
@@ -92,14 +91,14 @@ def test_two_ranks_unfreeze_as_one(
     two = ("devices=ddp", "trainer.accelerator=cpu", "trainer.devices=2", f"run_dir={tmp_path / 'two'}")
     assert (result := process(*choices, *two)).returncode == 0, result.stderr
     assert moved(tmp_path / "two") == [False, True, True]
-    one = run(*choices)
-    ours, theirs = (load(folder, "last.ckpt")["state_dict"] for folder in (one, tmp_path / "two"))
-    for name, value in ours.items():
-        torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=1e-4)
+    expected = load(run(*choices), "last.ckpt")["state_dict"]
+    two_ranks = load(tmp_path / "two", "last.ckpt")["state_dict"]
+    for name, value in expected.items():
+        torch.testing.assert_close(value, two_ranks[name], rtol=1e-3, atol=1e-4)
 
 
-class Holder(nn.Module):
-    """A parameter of its own beside a layer without any, as transformers have."""
+class ParameterBesideDropout(nn.Module):
+    """Has a direct parameter and a child without parameters, like vision transformers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +107,7 @@ class Holder(nn.Module):
         self.head = nn.Linear(4, 2)
 
 
-def test_freezing_a_parameter_leaves_the_dropout_beside_it_on() -> None:
-    net = Holder().train()
-    Freezing(net, ["pos"], None).hold(0, 1)
+def test_freezing_a_parameter_keeps_sibling_dropout_active() -> None:
+    net = ParameterBesideDropout().train()
+    Freezing(net, ["pos"], None).apply(0, 1)
     assert not net.training and net.dropout.training and net.head.training

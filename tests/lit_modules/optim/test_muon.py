@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_modules.optim.muon import QUINTIC, Muon, by_shape, orthogonalize
+from lit_modules.optim.muon import QUINTIC, Muon, group_by_shape, orthogonalize
 
 CHOICES = {"lr": 0.1, "momentum": 0.6, "weight_decay": 0.01, "iterations": 3, "orthogonal": True}
 
@@ -20,7 +20,7 @@ def quintic(x: Tensor, iterations: int) -> Tensor:
 
 @pytest.mark.parametrize("iterations", [1, 3, 5])
 @pytest.mark.parametrize("shape", [(5, 5), (4, 9), (9, 4)], ids=str)
-def test_singular_values_are_those_of_the_polynomial_and_vectors_stay(shape: tuple[int, int], iterations: int) -> None:
+def test_singular_values_follow_the_polynomial_and_vectors_stay(shape: tuple[int, int], iterations: int) -> None:
     matrices = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for matrix, found in zip(matrices, orthogonalize(matrices, iterations), strict=True):
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
@@ -28,18 +28,18 @@ def test_singular_values_are_those_of_the_polynomial_and_vectors_stay(shape: tup
         assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_five_iterations_in_half_precision_bring_a_gradient_near_to_an_orthogonal_matrix() -> None:
+def test_five_bfloat16_iterations_are_nearly_orthogonal() -> None:
     matrix = torch.randn(1, 64, 216, generator=torch.Generator().manual_seed(0)).bfloat16()
     values = torch.linalg.svdvals(orthogonalize(matrix, 5).float())
     assert values.min() > 0.6 and values.max() < 1.3
 
 
-def test_tensors_of_equal_shape_as_matrices_are_stacked() -> None:
+def test_tensors_are_grouped_by_flattened_shape() -> None:
     shapes = [(8, 4, 3, 3), (8, 36), (4, 8), (8, 4, 3, 3), (36, 8)]
-    assert by_shape([torch.zeros(shape) for shape in shapes]) == [[0, 1, 3], [2], [4]]
+    assert group_by_shape([torch.zeros(shape) for shape in shapes]) == [[0, 1, 3], [2], [4]]
 
 
-def test_stacked_steps_are_those_of_each_weight_alone() -> None:
+def test_stacked_steps_equal_single_weight_steps() -> None:
     generator = torch.Generator().manual_seed(0)
     starts = [torch.randn(6, 4, 3, 3, generator=generator) for _ in range(3)] + [torch.randn(5, 7, generator=generator)]
     gradients = [[torch.randn(start.shape, generator=generator) for start in starts] for _ in range(4)]
@@ -61,7 +61,7 @@ def test_stacked_steps_are_those_of_each_weight_alone() -> None:
         assert (ours[i] - weight).norm() / (weight - start).norm() < 0.02
 
 
-def test_biases_and_groups_that_say_so_get_the_bits_of_sgd() -> None:
+def test_biases_and_non_orthogonal_groups_equal_sgd() -> None:
     generator = torch.Generator().manual_seed(0)
     starts = [torch.randn(5, generator=generator), torch.randn(4, 6, generator=generator)]
     ours, theirs = ([nn.Parameter(start.clone()) for start in starts] for _ in range(2))
@@ -82,7 +82,7 @@ def test_biases_and_groups_that_say_so_get_the_bits_of_sgd() -> None:
     assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
 
 
-def test_state_that_is_saved_and_loaded_gives_the_same_next_step() -> None:
+def test_loaded_state_gives_the_same_next_step() -> None:
     generator = torch.Generator().manual_seed(0)
     weights = [nn.Parameter(torch.randn(4, 3, generator=generator)), nn.Parameter(torch.randn(4, generator=generator))]
     optimizer = Muon(weights, **CHOICES)
@@ -100,7 +100,7 @@ def test_state_that_is_saved_and_loaded_gives_the_same_next_step() -> None:
     assert all(torch.equal(weight, copy) for weight, copy in zip(weights, copies, strict=True))
 
 
-def test_weight_without_gradient_stays() -> None:
+def test_weight_without_gradient_is_unchanged() -> None:
     weight = nn.Parameter(torch.randn(3, 3))
     before = weight.detach().clone()
     Muon([weight], **CHOICES).step()
@@ -108,6 +108,6 @@ def test_weight_without_gradient_stays() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"momentum": 0.0}, {"iterations": 0}, {"weight_decay": -1.0}], ids=str)
-def test_impossible_value_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="Muon takes"):
+def test_value_out_of_range_is_rejected(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="Muon requires"):
         Muon([nn.Parameter(torch.zeros(2))], **(CHOICES | wrong))  # type: ignore[arg-type]

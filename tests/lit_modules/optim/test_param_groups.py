@@ -9,7 +9,7 @@ from torch import nn
 
 from conf.errors import UserError
 from lit_modules.optim.freezing import Freezing
-from lit_modules.optim.param_groups import build_optimizer, by_layer, parameter_groups
+from lit_modules.optim.param_groups import build_optimizer, parameter_groups, split_by_layer
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_without_groups_every_parameter_is_in_the_rest(net: nn.Sequential) -> No
     assert rest.keys() == {"params", "name"}
 
 
-def test_first_group_that_fits_gets_the_parameter(net: nn.Sequential) -> None:
+def test_parameter_belongs_to_the_first_group_it_matches(net: nn.Sequential) -> None:
     groups = {
         "no_decay": {"pattern": ["*.bias", "1.*"], "weight_decay": 0.0},
         "head": {"pattern": "2.*", "lr": 0.5, "weight_decay": 0.1},
@@ -46,22 +46,22 @@ def test_first_group_that_fits_gets_the_parameter(net: nn.Sequential) -> None:
 
 
 def test_frozen_parameters_are_in_no_group(net: nn.Sequential) -> None:
-    Freezing(net, ["0.*"], until=None)
+    Freezing(net, ["0.*"], unfreeze_epoch=None)
     groups = parameter_groups(net, {"bias": {"pattern": "*.bias", "lr": 0.1}})
     assert [names(net, group) for group in groups] == [["1.weight", "2.weight"], ["1.bias", "2.bias"]]
 
 
-def test_group_without_pattern_is_refused(net: nn.Sequential) -> None:
+def test_group_without_pattern_is_rejected(net: nn.Sequential) -> None:
     with pytest.raises(UserError, match=r"lit_module\.param_groups\.head: has no pattern"):
         parameter_groups(net, {"head": {"lr": 0.1}})
 
 
-def test_group_whose_pattern_fits_nothing_is_refused(net: nn.Sequential) -> None:
-    with pytest.raises(UserError, match=r"lit_module\.param_groups\.head\.pattern: 'haed' fits no parameter"):
+def test_group_without_match_is_rejected(net: nn.Sequential) -> None:
+    with pytest.raises(UserError, match=r"lit_module\.param_groups\.head\.pattern: 'haed' matches no parameter"):
         parameter_groups(net, {"head": {"pattern": "haed", "lr": 0.1}})
 
 
-def test_rate_of_a_layer_is_a_share_of_the_next_ones() -> None:
+def test_layer_decay_scales_the_rate_of_each_layer() -> None:
     net = nn.Sequential(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3)), nn.ReLU(), nn.Linear(3, 2))
     groups = {"bias": {"pattern": "*.bias", "lr": 0.5}}
     optimizer = build_optimizer(net, lambda chosen: torch.optim.SGD(chosen, lr=1.0), groups, layer_decay=0.1)
@@ -78,9 +78,9 @@ def test_rate_of_a_layer_is_a_share_of_the_next_ones() -> None:
     assert rates == pytest.approx(expected)
 
 
-def test_layers_are_children_and_those_of_lists() -> None:
+def test_children_of_sequentials_are_separate_layers() -> None:
     net = torchvision.models.resnet18()
-    layers = by_layer(net, parameter_groups(net, {}))
+    layers = split_by_layer(net, parameter_groups(net, {}))
     assert [group["depth"] for group in layers] == list(range(11))  # conv1, bn1, 4 × 2 blocks, fc
     assert names(net, layers[0]) == ["fc.weight", "fc.bias"]
     assert names(net, layers[-1]) == ["conv1.weight"]
@@ -88,12 +88,12 @@ def test_layers_are_children_and_those_of_lists() -> None:
 
 
 @pytest.mark.parametrize("option", ["capturable", "differentiable"])
-def test_options_for_other_loops_are_refused(net: nn.Sequential, option: str) -> None:
+def test_option_for_other_training_loops_is_rejected(net: nn.Sequential, option: str) -> None:
     with pytest.raises(UserError, match=rf"^lit_module\.optimizer\.{option}: "):
         build_optimizer(net, lambda chosen: torch.optim.Adam(chosen, **{option: True}), {}, layer_decay=1.0)
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.5, -1.0])
-def test_impossible_layer_decay_is_refused(net: nn.Sequential, decay: float) -> None:
+def test_layer_decay_out_of_range_is_rejected(net: nn.Sequential, decay: float) -> None:
     with pytest.raises(UserError, match=r"^lit_module\.layer_decay: must be above 0 and at most 1"):
         build_optimizer(net, lambda chosen: torch.optim.SGD(chosen, lr=1.0), {}, layer_decay=decay)

@@ -1,4 +1,4 @@
-"""Warm-up and cosine follow their formula, and a run may go on with more epochs."""
+"""Warm-up and cosine follow their formula, and a run may be resumed with more epochs."""
 
 import math
 from itertools import pairwise
@@ -34,7 +34,7 @@ def rates_over(scheduler: WarmupCosineLR | LinearToZeroLR, steps: int) -> list[l
         (19, 1.0),
     ],
 )
-def test_factor_is_that_of_the_formula(step: int, expected: float) -> None:
+def test_factor_follows_the_formula(step: int, expected: float) -> None:
     rising, falling = expected / 0.2, (1 + math.cos(math.pi * (expected - 0.2) / 0.8)) / 2
     assert warmup_cosine(step, 19, warmup=0.2) == pytest.approx(rising if expected < 0.2 else falling, abs=1e-12)
 
@@ -63,7 +63,7 @@ def test_scheduler_scales_the_rate_of_each_group() -> None:
     assert rates == [pytest.approx([0.1 * factor, 2 * factor]) for factor in factors]
 
 
-def test_state_does_not_hold_the_length_of_the_run() -> None:
+def test_state_excludes_the_length_of_the_run() -> None:
     scheduler = WarmupCosineLR(optimizer(), total_steps=10, warmup=0.3)
     rates_over(scheduler, 4)
     assert "total_steps" not in scheduler.state_dict() and 10 not in scheduler.state_dict().values()
@@ -71,7 +71,7 @@ def test_state_does_not_hold_the_length_of_the_run() -> None:
 
 
 @pytest.mark.parametrize(("done", "total"), [(3, 6), (3, 12), (6, 12)])
-def test_resumed_run_follows_the_length_it_is_given(done: int, total: int) -> None:
+def test_resumed_run_follows_its_new_length(done: int, total: int) -> None:
     first = WarmupCosineLR(optimizer(), total_steps=6, warmup=0.3)
     rates_over(first, done)
     second = WarmupCosineLR(optimizer(), total_steps=total, warmup=0.3)
@@ -82,18 +82,18 @@ def test_resumed_run_follows_the_length_it_is_given(done: int, total: int) -> No
 
 
 @pytest.mark.parametrize("warmup", [-0.1, 1.0, 5])
-def test_impossible_warmup_is_refused(warmup: float) -> None:
+def test_warmup_out_of_range_is_rejected(warmup: float) -> None:
     with pytest.raises(UserError, match=r"lit_module\.scheduler\.warmup: must be at least 0 and below 1"):
         WarmupCosineLR(optimizer(), total_steps=10, warmup=warmup)
 
 
-def test_linear_rates_fall_to_zero_by_their_groups_share() -> None:
+def test_linear_rates_reach_zero_at_end_fraction() -> None:
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     groups = [
         {"params": [weights[0]], "lr": 2.0, "name": "rest"},
         {"params": [weights[1]], "lr": 0.5, "end_fraction": 0.375},
     ]
     scheduler = LinearToZeroLR(torch.optim.SGD(groups), total_steps=8)
-    found = rates_over(scheduler, 9)
-    assert [rest for rest, _ in found] == pytest.approx([2 * (1 - step / 8) for step in range(9)])
-    assert [bias for _, bias in found] == pytest.approx([0.5, 0.5 * 2 / 3, 0.5 / 3, *[0] * 6], abs=1e-12)
+    rates = rates_over(scheduler, 9)
+    assert [rest for rest, _ in rates] == pytest.approx([2 * (1 - step / 8) for step in range(9)])
+    assert [bias for _, bias in rates] == pytest.approx([0.5, 0.5 * 2 / 3, 0.5 / 3, *[0] * 6], abs=1e-12)

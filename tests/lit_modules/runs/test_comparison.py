@@ -70,7 +70,7 @@ def test_seeds_of_one_config_are_averaged_and_settings_that_differ_are_named(tmp
     assert not {"seed", "run_dir", "epochs"} & a.keys()
     report = (tmp_path / "out" / "report.md").read_text()
     assert "| lit_module.optimizer.lr | 0.1000 | 0.5000 |" in report
-    assert "| A  rate0.1 | 3 |" in report and "| B  rate0.5 | 1 |" in report
+    assert "| A (rate0.1) | 3 |" in report and "| B (rate0.5) | 1 |" in report
     assert (tmp_path / "out" / "scores.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -91,7 +91,7 @@ def test_a_pair_is_tested_on_the_same_images_whatever_their_order(tmp_path: Path
 def test_runs_with_other_test_images_are_not_paired(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "a", 0.9), write_run(tmp_path / "runs" / "b", 0.8, files="q/{:03d}.png")
     pair = compared(str(tmp_path / "runs" / "*"), tmp_path / "out")["pairs"]["b"]
-    assert pair["remark"] == "not the same test images: 400 are in one run only"
+    assert pair["remark"] == "different test images: 400 occur in only one run"
     assert "acc/p (McNemar)" not in pair
 
 
@@ -102,16 +102,16 @@ def damage(run: Path, file: str, text: str | None) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "remark"),
     [
-        ("config.yaml", None, "no run: there is no config.yaml"),
-        ("config.yaml", "a: [", "broken: while parsing"),
-        ("summary.json", '{"test/acc": 0.', "broken: "),
-        ("summary.json", "[1]", "broken: "),
-        ("summary.json", '{"val/acc": 0.5, "test/acc": 0.5}', "broken: predictions.csv does not give the val/acc"),
-        ("summary.json", None, "unfinished: 0 of 5 epochs; go on by run="),
-        ("predictions.csv", None, "no predictions.csv, so no intervals"),
-        ("predictions.csv", "split,file,true\nval,a,cat\n", "broken: 'predicted' is missing"),
-        ("predictions.csv", "split,file,true,predicted\nval,a\n", "broken: predictions.csv ends within a row"),
-        ("predictions.csv", "split,file,true,predicted\n" + "val,a,cat,cat\n" * 2, "broken: predictions.csv names"),
+        ("config.yaml", None, "not a run: config.yaml is missing"),
+        ("config.yaml", "a: [", "invalid: while parsing"),
+        ("summary.json", '{"test/acc": 0.', "invalid: "),
+        ("summary.json", "[1]", "invalid: "),
+        ("summary.json", '{"val/acc": 0.5, "test/acc": 0.5}', "invalid: val/acc of predictions.csv and summary.json"),
+        ("summary.json", None, "unfinished: 0 of 5 epochs; resume it with run="),
+        ("predictions.csv", None, "no predictions.csv, so no confidence intervals"),
+        ("predictions.csv", "split,file,true\nval,a,cat\n", "invalid: 'predicted' is missing"),
+        ("predictions.csv", "split,file,true,predicted\nval,a\n", "invalid: predictions.csv has an incomplete row"),
+        ("predictions.csv", "split,file,true,predicted\n" + "val,a,cat,cat\n" * 2, "invalid: predictions.csv lists"),
     ],
 )
 def test_a_run_that_is_not_whole_is_shown_with_the_reason(
@@ -139,7 +139,7 @@ def test_numbers_are_names(
 
 
 def test_no_run_and_no_place_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^runs: \S+/nothing\* names no run's folder; "):
+    with pytest.raises(UserError, match=r"^runs: \S+/nothing\* matches no run; "):
         comparison.compare(f"{tmp_path}/nothing*", None)
     run = write_run(tmp_path / "run", 0.9)
     with pytest.raises(UserError, match=r"^output: cannot write to \S+/config.yaml/out "):
@@ -160,7 +160,7 @@ def test_the_task_needs_neither_torch_nor_a_network(
 
 
 @pytest.mark.parametrize(
-    ("argument", "line"), [("runz=1", "runz: no such key; did you mean 'runs'?"), ("", "runs: is")]
+    ("argument", "line"), [("runss=1", "runss: no such key; did you mean 'runs'?"), ("", "runs: is")]
 )
 def test_a_wrong_key_of_the_task_is_answered_by_its_own_keys(
     command: Callable[..., subprocess.CompletedProcess[str]], argument: str, line: str
@@ -175,4 +175,4 @@ def test_an_unfinished_run_whose_scores_were_edited_is_shown_as_broken(tmp_path:
     damage(bad, "summary.json", None)
     damage(bad, "metrics.csv", "epoch;val/acc\n0;0,5\n")
     rows = compared(str(tmp_path / "runs" / "*"), tmp_path / "out")["runs"]
-    assert rows["bad"]["remark"].startswith("broken: ") and rows["good"]["remark"] == ""
+    assert rows["bad"]["remark"].startswith("invalid: ") and rows["good"]["remark"] == ""

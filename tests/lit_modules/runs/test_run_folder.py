@@ -180,7 +180,7 @@ def test_claiming_keeps_interpolations_and_forgets_that_it_was_a_resumption(tmp_
 def test_claiming_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
     cfg = save(tmp_path, "name=first")
     before = (tmp_path / "config.yaml").read_bytes()
-    with pytest.raises(UserError, match=f"^run_dir: {tmp_path} holds a run already; go on with it by run={tmp_path}"):
+    with pytest.raises(UserError, match=f"^run_dir: {tmp_path} already contains a run; resume it with run={tmp_path}"):
         save(tmp_path, "name=second")
     assert (tmp_path / "config.yaml").read_bytes() == before
     cfg.run, cfg.trainer.max_epochs = str(tmp_path), 99
@@ -326,7 +326,7 @@ def test_a_saved_section_names_no_others(tmp_path: Path, section: str) -> None:
 @pytest.mark.parametrize("content", [b"name: \xb0\xed", b"just a word", b"- a list", b"{"])
 def test_a_damaged_saved_config_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.yaml").write_bytes(content)
-    with pytest.raises(UserError, match=r"config\.yaml: (is damaged|holds )"):
+    with pytest.raises(UserError, match=r"config\.yaml: (is corrupt|is not a mapping|holds )"):
         configure(f"run={tmp_path}")
 
 
@@ -340,13 +340,13 @@ def test_the_newest_readable_checkpoint_is_taken(tmp_path: Path, capsys: pytest.
     new.write_bytes(b"")
     assert run_folder.newest_checkpoint(tmp_path) == old
     lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"passed over {path}: is damaged or of another kind" for path in (last, new)]
+    assert lines == [f"skipped {path}: is damaged or no checkpoint" for path in (last, new)]
 
 
 def test_a_run_without_checkpoints_cannot_go_on(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"^run: {tmp_path} has no checkpoint that can be read; "):
+    with pytest.raises(UserError, match=f"^run: {tmp_path} has no readable checkpoint; "):
         run_folder.newest_checkpoint(tmp_path)
-    with pytest.raises(UserError, match=f"^{tmp_path / 'checkpoints' / 'best.ckpt'}: there is no such file; "):
+    with pytest.raises(UserError, match=f"^{tmp_path / 'checkpoints' / 'best.ckpt'}: does not exist; "):
         run_folder.best_checkpoint(tmp_path)
 
 
@@ -373,7 +373,7 @@ class Evil:
 
 def test_code_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
     path = checkpoint_in(tmp_path, "last.ckpt", {"class_names": Evil(tmp_path / "made")})
-    assert run_folder.why_unreadable(path) == "holds code, which is never run"
+    assert run_folder.why_unreadable(path) == "contains code, which is not executed"
     assert not (tmp_path / "made").exists()
 
 
@@ -409,7 +409,7 @@ def test_scores_are_those_of_the_epochs_row(tmp_path: Path) -> None:
 )
 def test_scores_that_another_program_changed_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "metrics.csv").write_text(text, encoding="latin-1")
-    with pytest.raises(UserError, match=r"metrics.csv: is not as it was written; take it from a copy"):
+    with pytest.raises(UserError, match=r"metrics.csv: is malformed; restore it from a backup"):
         run_folder.read_metrics(tmp_path)
 
 

@@ -57,7 +57,7 @@ from conf import schema
 from lit_modules.runs import sweep
 from tests.conftest import configure
 schema.register()
-sweep.SECONDS = 0.02
+sweep.POLL_SECONDS = 0.02
 sweep.check_space = lambda cfg: None
 sweep.draw = lambda *_: None
 texts = sys.argv[1:]
@@ -181,25 +181,25 @@ def test_runs_that_fail_are_counted_and_the_hopeless_are_stopped(
     assert states == ["COMPLETE", "COMPLETE", "FAIL", "FAIL", "FAIL", "FAIL", "PRUNED"]
     assert output.count("failed: error: the device's memory is full") == 2
     assert output.count("failed: -9") == 2
-    assert "given up after epoch 1: 0.0100" in output
-    assert "best, trial 2: val/f1 0.3000" in output
+    assert "pruned after epoch 1: 0.0100" in output
+    assert "best trial 2: val/f1 0.3000" in output
 
 
 def test_study_of_failures_says_so(begin: Callable[..., Path]) -> None:
-    with pytest.raises(UserError, match=r"^space: no trial was completed; see .*/trials/000\.log$"):
+    with pytest.raises(UserError, match=r"^space: no trial completed; see .*/trials/000\.log$"):
         begin("+sweep=grid", f"+space={{lit_module.net.dropout:[0.5],{LR}:[0.1]}}")
 
 
 def test_study_that_is_there_is_gone_on_with_by_its_folder_alone(begin: Callable[..., Path], tmp_path: Path) -> None:
     texts = ("+sweep=optuna", f"+space={{{LR}:[0.1,0.2],lit_module.net.dropout:[0]}}", "seed=3")
     folder = begin(*texts, "trials=2")
-    with pytest.raises(UserError, match=f"^run_dir: {folder} holds a run already; go on with it by run={folder}"):
+    with pytest.raises(UserError, match=f"^run_dir: {folder} already contains a run; resume it with run={folder}"):
         begin(*texts)
     cfg = configure(f"run={folder}", "trials=3")
     sweep.sweep(cfg, [f"run={folder}", "trials=3"])
     assert cfg.overrides == ["seed=3"] and cfg.seed == 3
     assert len(trials(folder)) == 3
-    with pytest.raises(UserError, match=r"^seed=4: a study keeps what it began with; "):
+    with pytest.raises(UserError, match=r"^seed=4: cannot change in an existing study; "):
         sweep.sweep(configure(f"run={folder}", "seed=4"), [f"run={folder}", "seed=4"])
 
 
@@ -211,7 +211,7 @@ def test_study_of_somebody_else_runs_nothing_of_hydra(begin: Callable[..., Path]
     saved = OmegaConf.load(folder / "config.yaml")
     saved.overrides = [*saved.overrides, foreign]
     OmegaConf.save(saved, folder / "config.yaml")
-    with pytest.raises(UserError, match=r"config\.yaml: overrides hold .*, which no study saves"):
+    with pytest.raises(UserError, match=r"config\.yaml: overrides contain .*, never saved by a study"):
         sweep.sweep(configure(f"run={folder}"), [f"run={folder}"])
 
 
@@ -220,10 +220,10 @@ def test_study_of_somebody_else_runs_nothing_of_hydra(begin: Callable[..., Path]
     [
         (["+sweep=optuna"], "space: is not set; add space=…"),
         (["+sweep=optuna", "+space={trainer.max_epochs:[abc]}"], "trainer.max_epochs: 'abc' does not fit; "),
-        (["+sweep=optuna", "+space={seed:{low:3,high:1}}"], "space.seed: {'low': 3, 'high': 1} is no choice ("),
-        (["+sweep=optuna", "+space={seed:5}"], "space.seed: 5 is no choice ("),
-        (["+sweep=optuna", "+space={seed:[1]}", "trials=0"], "trials, workers: must be 1 or more; "),
-        (["+sweep=optuna", "+space={seed:[1]}", "workers=0"], "trials, workers: must be 1 or more; "),
+        (["+sweep=optuna", "+space={seed:{low:3,high:1}}"], "space.seed: {'low': 3, 'high': 1} is not a valid "),
+        (["+sweep=optuna", "+space={seed:5}"], "space.seed: 5 is not a valid choice ("),
+        (["+sweep=optuna", "+space={seed:[1]}", "trials=0"], "trials, workers: must be at least 1; "),
+        (["+sweep=optuna", "+space={seed:[1]}", "workers=0"], "trials, workers: must be at least 1; "),
         (["+sweep=grid", "+space={seed:{low:1,high:3}}"], "space.seed: a grid needs values; "),
     ],
 )
@@ -287,7 +287,7 @@ def test_twenty_trials_of_real_runs_survive_two_kills(tmp_path: Path) -> None:
     assert {trial.state for trial in ended} <= {TrialState.COMPLETE, TrialState.PRUNED}
     assert not [path for path in folder.rglob("summary.json") if '"test/' in path.read_text()]
     assert {path.name for path in (folder / "plots").iterdir()} >= {"optimization_history.png", "param_importances.png"}
-    (again,) = [line.split(": ", 1)[1] for line in output.splitlines() if line.startswith("again: ")]
-    best = [*again.split()[2:], "trainer=debug", f"run_dir={tmp_path / 'best'}"]
+    (retrain,) = [line.split(": ", 1)[1] for line in output.splitlines() if line.startswith("retrain it: ")]
+    best = [*retrain.split()[2:], "trainer=debug", f"run_dir={tmp_path / 'best'}"]
     subprocess.run([sys.executable, "train.py", *best], cwd=ROOT, check=True, capture_output=True)
     assert (tmp_path / "best" / "summary.json").is_file()

@@ -1,4 +1,4 @@
-"""Checkpoints are written whole or not at all, and reading them runs no code."""
+"""Checkpoints are written atomically, and loading them executes no code."""
 
 import os
 import pickle

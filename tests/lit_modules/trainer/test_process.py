@@ -1,4 +1,4 @@
-"""How the process of a command starts, keeps its memory, and ends."""
+"""A process keeps freed memory, exits fast with its output written, and reports output that it cannot write."""
 
 import os
 import platform
@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from datamodules.storage.memory import free_memory
-from lit_modules.trainer.process import PLENTY
+from lit_modules.trainer.process import MIN_FREE_MEMORY
 from tests.conftest import ROOT
 
-# Takes and frees what a step would, then counts the pages that the system has to bring for it once more.
+# Allocates and frees as a step does, then counts the page faults of further steps.
 STEPS = """
 import resource, torch
 from datamodules.storage.memory import free_memory
@@ -37,29 +37,29 @@ def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
-@pytest.mark.skipif(free_memory() < 2 * PLENTY, reason="memory is scarce here")
+@pytest.mark.skipif(free_memory() < 2 * MIN_FREE_MEMORY, reason="memory is scarce here")
 def test_freed_memory_is_kept_for_the_next_step() -> None:
     assert int(python(STEPS).stdout) < PAGES / 100
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
-def test_an_allocator_that_the_user_has_set_is_left_alone() -> None:
+def test_malloc_settings_of_the_user_are_kept() -> None:
     assert int(python(STEPS, MALLOC_ARENA_MAX="8").stdout) > PAGES / 4
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
-def test_where_memory_is_scarce_it_is_given_back() -> None:
+def test_freed_memory_is_returned_where_it_is_scarce() -> None:
     limited = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (2**32, 2**32))\n" + STEPS
     assert int(python(limited).stdout) > PAGES / 4
 
 
 def program(body: str) -> str:
-    """A program that says so when the interpreter is taken apart."""
+    """A program that prints a line at interpreter teardown."""
     return f"""
 import atexit, sys
 from lit_modules.trainer import process
 class Part:
-    def __del__(self): print("taken apart")
+    def __del__(self): print("torn down")
 part = Part()
 def program():
     atexit.register(print, "registered later", end="")
@@ -68,28 +68,27 @@ process.run(program)
 """
 
 
-def test_a_process_that_is_done_ends_at_once_but_after_all_that_was_registered() -> None:
+def test_finished_process_exits_after_all_atexit_functions() -> None:
     done = python(program("print('worked')"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "worked\nregistered later", "")
 
 
-def test_what_is_logged_and_held_back_is_written_before_the_end() -> None:
+def test_buffered_log_records_are_written_before_the_exit() -> None:
     held = "import logging.handlers as h; logging = h.logging; to = logging.StreamHandler(sys.stdout)"
     body = f"{held}; logging.getLogger().addHandler(h.MemoryHandler(100, target=to)); logging.warning('held back')"
     assert python(program(body)).stdout == "registered laterheld back\n"
 
 
-def test_an_exit_code_is_kept() -> None:
+def test_exit_code_is_kept() -> None:
     done = python(program("sys.exit(3)"))
     assert (done.returncode, done.stderr) == (3, "")
     assert done.stdout.startswith("registered later")
 
 
-@pytest.mark.parametrize("overrides", [["--cfg", "job"], ["trainer=debug"]])
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_output_that_nobody_reads_any_more_ends_a_command_in_silence(
-    overrides: list[str], unbuffered: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("overrides", "unbuffered"), [(["--cfg", "job"], ""), (["--cfg", "job"], "1"), (["trainer=debug"], "1")]
+)
+def test_closed_pipe_ends_a_command_silently_with_141(overrides: list[str], unbuffered: str, tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "train.py", "+experiment=digits", f"logs_dir={tmp_path}", *overrides]
@@ -108,4 +107,7 @@ def test_output_on_a_full_disk_is_answered_in_one_line(overrides: list[str], tmp
     with open("/dev/full", "w") as output:
         done = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: output: No space left on device; make room") and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.startswith("error: output: No space left on device; free some space")
+        and done.stderr.count("\n") == 1
+    )

@@ -1,4 +1,4 @@
-"""A network shared out among processes learns what a whole one learns, and its checkpoint needs no other process."""
+"""FSDP trains as DDP and one process do, and its checkpoint is one file for any number of devices."""
 
 import json
 import shutil
@@ -20,15 +20,16 @@ from tests.runs import assert_same, load, table
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 CHOICES = (*TINY[1:], "datamodule.batch_size=100", "trainer.accelerator=cpu", "lit_module/scheduler=constant")
-# So the optimizer has its parameters in another order than the network, and not all of them.
+# With these the optimizer has its parameters in another order than the network, and not all of them.
 ORDER = ("+lit_module.param_groups.bias={pattern: '*.bias', lr: 0.01}", "lit_module.freeze=[blocks.0.*]")
 
 
-def assert_close(ours: Path, theirs: Path) -> None:
-    a, b = (load(folder, "last.ckpt")["state_dict"] for folder in (ours, theirs))
-    assert a.keys() == b.keys()
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-5, msg=name)
+def assert_close(folder: Path, expected: Path) -> None:
+    weights = load(folder, "last.ckpt")["state_dict"]
+    expected_weights = load(expected, "last.ckpt")["state_dict"]
+    assert weights.keys() == expected_weights.keys()
+    for name in weights:
+        torch.testing.assert_close(weights[name], expected_weights[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
 def train(process: Command, folder: Path, *choices: str) -> Path:
@@ -38,33 +39,32 @@ def train(process: Command, folder: Path, *choices: str) -> Path:
 
 
 @pytest.mark.slow
-def test_shared_out_network_learns_what_a_whole_one_learns(
-    process: Command, run: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_fsdp_trains_the_weights_of_one_process(process: Command, run: Callable[..., Path], tmp_path: Path) -> None:
     choices = (*CHOICES, "lit_module.net.norm=none")
-    shared, whole = tmp_path / "shared", tmp_path / "whole"
-    train(process, shared, *choices, "devices=fsdp", "trainer.devices=2", f"run_dir={shared}")
-    assert_close(shared, run(*choices, "devices=cpu", f"run_dir={whole}"))
+    sharded, whole = tmp_path / "sharded", tmp_path / "whole"
+    train(process, sharded, *choices, "devices=fsdp", "trainer.devices=2", f"run_dir={sharded}")
+    assert_close(sharded, run(*choices, "devices=cpu", f"run_dir={whole}"))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_checkpoint_of_a_shared_out_network_is_one_file_for_any_devices(
+def test_fsdp_checkpoint_is_one_file_for_any_devices(
     process: Command, run: Callable[..., Path], tmp_path: Path
 ) -> None:
     choices = (*CHOICES, "trainer.devices=2", "trainer.max_epochs=2", *ORDER)
-    ddp, fsdp, gone_on = tmp_path / "ddp", tmp_path / "fsdp", tmp_path / "gone_on"
+    ddp, fsdp, resumed = tmp_path / "ddp", tmp_path / "fsdp", tmp_path / "resumed"
     train(process, ddp, *choices, "devices=ddp", f"run_dir={ddp}")
     train(process, fsdp, *choices, "devices=fsdp", f"run_dir={fsdp}")
     assert_close(fsdp, ddp)
     assert "epoch=001.ckpt" in {path.name for path in (fsdp / "checkpoints").iterdir() if path.is_file()}
 
-    train(process, gone_on, *choices, "devices=fsdp", "trainer.max_epochs=1", f"run_dir={gone_on}")
-    train(process, gone_on, f"run={gone_on}", "trainer.max_epochs=2")
-    ours, theirs = load(gone_on, "last.ckpt"), load(fsdp, "last.ckpt")
-    assert_same(ours["state_dict"], theirs["state_dict"])
-    assert_same(ours["optimizer_states"][0]["state"], theirs["optimizer_states"][0]["state"])  # betas are a list by now
-    assert table(gone_on) == table(fsdp)
+    train(process, resumed, *choices, "devices=fsdp", "trainer.max_epochs=1", f"run_dir={resumed}")
+    train(process, resumed, f"run={resumed}", "trainer.max_epochs=2")
+    checkpoint, expected = load(resumed, "last.ckpt"), load(fsdp, "last.ckpt")
+    assert_same(checkpoint["state_dict"], expected["state_dict"])
+    # The states alone: loading turns the betas into a list.
+    assert_same(checkpoint["optimizer_states"][0]["state"], expected["optimizer_states"][0]["state"])
+    assert table(resumed) == table(fsdp)
 
     run(f"run={fsdp}", "task=export", "format=torch_export")
     for folder in (fsdp, ddp):
@@ -73,18 +73,19 @@ def test_checkpoint_of_a_shared_out_network_is_one_file_for_any_devices(
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_a_whole_network_goes_on_shared_out_and_back(
+def test_fsdp_resumes_a_checkpoint_of_one_process_and_back(
     process: Command, run: Callable[..., Path], tmp_path: Path
 ) -> None:
-    two, whole = ("trainer.accelerator=cpu", "trainer.devices=2"), tmp_path / "whole"
-    train(process, whole, *CHOICES, *ORDER, "devices=ddp", *two, f"run_dir={whole}")
-    shared = shutil.copytree(whole, tmp_path / "shared", symlinks=True)
-    train(process, whole, f"run={whole}", "trainer.max_epochs=2")
-    train(process, shared, f"run={shared}", "trainer.max_epochs=2", "devices=fsdp", *two)
-    assert_close(shared, whole)
-    for folder in (shared, whole):
+    """Without batch normalisation, whose statistics are those of a process's own samples."""
+    whole = run(*CHOICES, *ORDER, "lit_module.net.norm=none", "devices=cpu", f"run_dir={tmp_path / 'whole'}")
+    sharded = shutil.copytree(whole, tmp_path / "sharded", symlinks=True)
+    run(f"run={whole}", "trainer.max_epochs=2")
+    two = ("devices=fsdp", "trainer.accelerator=cpu", "trainer.devices=2")
+    train(process, sharded, f"run={sharded}", "trainer.max_epochs=2", *two)
+    assert_close(sharded, whole)
+    for folder in (sharded, whole):
         run(f"run={folder}", "devices=cpu", "trainer.max_epochs=3")
-    assert_close(shared, whole)
+    assert_close(sharded, whole)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_a_checkpoint_of_a_whole_network_goes_on_shared_out_and_back(
         ("lit_module/net=speedrun", "whitening"),
     ],
 )
-def test_callbacks_of_whole_networks_are_refused(choice: str, name: str) -> None:
+def test_callbacks_that_need_the_whole_network_are_refused(choice: str, name: str) -> None:
     callback = instantiate(configure(choice).callbacks[name])
     module = LightningModule()
     module._trainer = SimpleNamespace(callbacks=[callback])  # type: ignore[assignment]
@@ -106,7 +107,7 @@ def test_callbacks_of_whole_networks_are_refused(choice: str, name: str) -> None
 
 
 @pytest.mark.slow
-def test_scaling_is_measured() -> None:
+def test_scaling_benchmark_measures_four_rows() -> None:
     command = [sys.executable, "-m", "tests.benchmarks.scaling", "--steps", "2", "--batch", "8"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=True)
     rows = json.loads(result.stdout.splitlines()[-1])["rows"]
