@@ -1,36 +1,34 @@
-"""What several tests share: runs in this process, runs as a user starts them, and small folders of images."""
+"""Fixtures: runs in this process and in a new one, and small folders of images."""
 
 import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
 from PIL import Image
 
 import train
-from conf import saved_config, schema, validation
+from conf import schema, validation
 from datamodules.datamodule import DataModule
+from tests.configs import DRAWN as DRAWN
+from tests.configs import ROOT, configure
+from tests.configs import TINY as TINY
+from tests.configs import UNDRAWN as UNDRAWN
 
-# Two threads in each of several processes fight over two cores; and the bits of a sum depend on their number.
+# Two threads in each of several processes compete for two cores; and the bits of a sum depend on their number.
 os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 os.environ["HYDRA_FULL_ERROR"] = "1"
 Command = Callable[..., subprocess.CompletedProcess[str]]
-ROOT = Path(__file__).parent.parent
-# Without what draws, which takes longer than such a run; its own tests take DRAWN.
-UNDRAWN = ("++callbacks.predictions=null", "++callbacks.dashboard=null")
-DRAWN = ("devices=cpu", "lit_module.net.channels=[4,8]", "trainer.max_epochs=1")
-TINY = (*DRAWN, *UNDRAWN)
-# A data module of images with nothing but what it cannot do without.
+# The required parameters of an image data module.
 PLAIN = {
     "batch_size": 8, "val_fraction": 0.25, "test_fraction": 0.25, "split_seed": 0, "seed": 0, "classes": None,
     "sampler": "shuffle", "augment": {}, "mix": None, "drop_last": False, "on_error": "raise",
@@ -42,35 +40,46 @@ PLAIN = {
 
 @pytest.fixture(autouse=True)
 def stamp(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setenv("LITMUS_STAMP", "now")
-    monkeypatch.setenv("LITMUS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    """Give runs a fixed name, and images decoded in this session a cache."""
+    set_environment(monkeypatch, tmp_path_factory)
+
+
+def set_environment(patch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    patch.setenv("LITMUS_STAMP", "now")
+    patch.setenv("LITMUS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     schema.register()
 
 
-def configure(*overrides: str) -> DictConfig:
-    """The config that a command line gives."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose(saved_config.base_config(list(overrides)), list(overrides))
+def execute(folder: Path, *overrides: str) -> Path:
+    """Run a task in this process and return the run's folder: `folder` unless the overrides choose one."""
+    has_folder = any(override.startswith(("run=", "run_dir=", "task=compare")) for override in overrides)
+    cfg = configure(*overrides, *([] if has_folder else [f"run_dir={folder}"]))
+    validation.check(cfg)
+    train.TASKS[cfg.task](cfg)
+    return Path(cfg.get("run_dir", folder.parent))
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., Path]:
     """Runs a task in this process, by overrides, and returns the run's folder."""
+    return partial(execute, tmp_path / "run")
 
-    def run(*overrides: str) -> Path:
-        placed = any(override.startswith(("run=", "run_dir=", "task=compare")) for override in overrides)
-        cfg = configure(*overrides, *([] if placed else [f"run_dir={tmp_path / 'run'}"]))
-        validation.check(cfg)
-        train.TASKS[cfg.task](cfg)
-        return Path(cfg.get("run_dir", tmp_path))
 
-    return run
+@pytest.fixture(scope="module")
+def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Path]]:
+    """Like `run`, in a new folder each time: for runs that several tests of a module only read or copy."""
+
+    def shared_run(*overrides: str) -> Path:
+        return execute(tmp_path_factory.mktemp("shared") / "run", *overrides)
+
+    with pytest.MonkeyPatch.context() as patch:
+        set_environment(patch, tmp_path_factory)
+        yield shared_run
 
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Runs `python train.py …` in this process, which spares the import of torch: for one rank."""
+    """Runs `python train.py …` in this process, which saves importing torch: for one rank."""
 
     def command(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
         code: Any = 0
@@ -94,7 +103,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 
 @pytest.fixture
 def process() -> Command:
-    """Runs `python train.py …` in a process of its own: for several ranks, signals and what is imported."""
+    """Runs `python train.py …` in a new process: for several ranks, signals and tests of imports."""
 
     def process(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
         full = [sys.executable, str(ROOT / "train.py"), *arguments]
@@ -114,7 +123,7 @@ def error_line(code: object, stderr: str) -> str:
 
 
 def inputs_of(datamodule: DataModule, split: str) -> torch.Tensor:
-    """The samples of a split in their order, as they are kept."""
+    """The stored samples of a split, in order."""
     return torch.cat([inputs for inputs, _ in datamodule.batches(split)])
 
 
@@ -131,7 +140,7 @@ def write_images(
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder with two classes that are easy to tell apart."""
+    """An image folder with two classes that are easy to tell apart."""
     write_images(tmp_path / "images" / "dark", 40, level=60)
     write_images(tmp_path / "images" / "light", 30, level=190, suffix="jpg")
     return tmp_path / "images"

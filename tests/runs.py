@@ -1,4 +1,4 @@
-"""Runs that several tests make, read and compare."""
+"""Make, read and compare runs."""
 
 import csv
 import shutil
@@ -16,9 +16,7 @@ from lit_modules.classifier import LitClassifier
 from tests.conftest import configure
 
 EPOCHS = 4
-
 CLOCK = ("seconds", "images_per_second", "data_wait")
-
 COMPARED = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
 
 RANDOM = (
@@ -29,26 +27,26 @@ RANDOM = (
 )
 
 
-def assert_same(ours: object, theirs: object, path: str = "") -> None:
-    """Equal bits in nested dicts, lists and tensors."""
-    if isinstance(ours, torch.Tensor):
-        assert torch.equal(ours, theirs), path
-    elif isinstance(ours, dict):
-        assert isinstance(theirs, dict) and ours.keys() == theirs.keys(), path
-        for key in ours:
-            assert_same(ours[key], theirs[key], f"{path}.{key}")
-    elif isinstance(ours, list):
-        assert isinstance(theirs, list) and len(ours) == len(theirs), path
-        for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+def assert_same(actual: object, expected: object, path: str = "") -> None:
+    """Assert equal bits in nested dicts, lists and tensors."""
+    if isinstance(actual, torch.Tensor):
+        assert torch.equal(actual, expected), path
+    elif isinstance(actual, dict):
+        assert isinstance(expected, dict) and actual.keys() == expected.keys(), path
+        for key in actual:
+            assert_same(actual[key], expected[key], f"{path}.{key}")
+    elif isinstance(actual, list):
+        assert isinstance(expected, list) and len(actual) == len(expected), path
+        for i, (a, b) in enumerate(zip(actual, expected, strict=True)):
             assert_same(a, b, f"{path}.{i}")
     else:
-        assert ours == theirs, path
+        assert actual == expected, path
 
 
 def assert_resumable_at_every_step(
     run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, *choices: str, first: int = 0
 ) -> None:
-    """Saves a checkpoint after every step of a run, and resumes from each of them, from the `first` on."""
+    """Save a checkpoint after every step, and resume from each of them except the first `first`."""
     saved: list[Path] = []
     save = Trainer.save_checkpoint
 
@@ -73,17 +71,18 @@ def assert_resumable_at_every_step(
 
 
 def load(folder: Path, name: str) -> dict[str, object]:
+    """A checkpoint of a run."""
     return torch.load(folder / "checkpoints" / name, weights_only=True)
 
 
 def table(folder: Path) -> list[dict[str, str]]:
-    """metrics.csv without the columns that are measured by the clock."""
+    """Rows of metrics.csv without time measurements."""
     rows = read_rows(folder / "metrics.csv")
     return [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]
 
 
 def cut_off_after(folder: Path, epoch: int) -> None:
-    """Leaves in a run's folder what was there when that epoch's checkpoint had just been written."""
+    """Remove the checkpoints after `epoch`, as if the run had been killed there."""
     checkpoints = folder / "checkpoints"
     for later in range(epoch + 1, EPOCHS):
         (checkpoints / f"epoch={later:03d}.ckpt").unlink()
@@ -92,6 +91,7 @@ def cut_off_after(folder: Path, epoch: int) -> None:
 
 
 def wait_for(process: subprocess.Popen[str], text: str) -> None:
+    """Read the output of a process up to a line that contains `text`."""
     assert process.stdout is not None
     for line in process.stdout:
         if text in line:
@@ -99,21 +99,23 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
     raise AssertionError(f"the run ended without {text!r}")
 
 
-def assert_same_runs(ours: Path, theirs: Path) -> None:
-    a, b = load(ours, "last.ckpt"), load(theirs, "last.ckpt")
-    assert_same({part: a[part] for part in COMPARED}, {part: b[part] for part in COMPARED})
-    assert table(ours) == table(theirs)
+def assert_same_runs(actual: Path, expected: Path) -> None:
+    """Assert that two runs end with the same checkpoint and metrics."""
+    checkpoint, expected_checkpoint = load(actual, "last.ckpt"), load(expected, "last.ckpt")
+    for part in COMPARED:
+        assert_same(checkpoint[part], expected_checkpoint[part], part)
+    assert table(actual) == table(expected)
 
 
 NAMES = ["cat", "dog", "올빼미"]
 
 
 def trained(shape: tuple[int, ...]) -> LitClassifier:
-    """A classifier whose BatchNorm has seen data, and which is sure of some of its answers."""
-    told = {"input_shape": shape, "class_names": NAMES, "class_counts": [1] * 3}
+    """A classifier with BatchNorm statistics of random data and some confident predictions."""
+    data = {"input_shape": shape, "class_names": NAMES, "class_counts": [1] * 3}
     means = {"mean": [0.4] * shape[0], "std": [0.2] * shape[0]}
     choices = configure("lit_module.net.channels=[8,8]", "lit_module.net.dropout=0.2", "lit_module.net.activation=GELU")
-    module = instantiate(choices.lit_module, **told, **means, _convert_="all")
+    module = instantiate(choices.lit_module, **data, **means, _convert_="all")
     torch.manual_seed(0)
     with torch.no_grad():
         for _ in range(20):
@@ -123,5 +125,6 @@ def trained(shape: tuple[int, ...]) -> LitClassifier:
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
+    """Rows of predictions.csv."""
     with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

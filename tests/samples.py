@@ -1,4 +1,4 @@
-"""Samples, data modules, networks and evaluations that several tests make."""
+"""Images, data modules, networks and evaluations for tests."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ CLASSES = ["ant", "bee", "cat"]
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class InMemory(ImageDataModule):
-    """The images of each split as uint8 [N, H, W] or [N, H, W, 3]; labels run through the classes."""
+    """Splits given as uint8 [N, H, W] or [N, H, W, 3]; labels cycle through the classes."""
 
     source: dict[str, np.ndarray]
     names: list[str]
@@ -52,7 +52,7 @@ def datamodule(source: dict[str, np.ndarray] | None = None, **changes: Any) -> I
 
 
 def trainer(**changes: Any) -> Any:
-    """What a data module asks of its Trainer."""
+    """A stand-in with the attributes of a Trainer that a data module reads."""
     progress = SimpleNamespace(current=SimpleNamespace(ready=0))
     state = {
         "world_size": 1,
@@ -67,7 +67,7 @@ def trainer(**changes: Any) -> Any:
 
 
 def pixels(module: ImageDataModule, name: str) -> np.ndarray:
-    """A split in the order of its samples, by its loader: uint8 [N, C, H, W]."""
+    """All samples of a split from its loader, sorted by index: uint8 [N, C, H, W]."""
     batches = list(loader_of(module, name))
     order = torch.cat([batch.index for batch in batches]).argsort()
     return torch.cat([batch.inputs for batch in batches])[order].numpy()
@@ -83,7 +83,7 @@ def labels(module: ImageDataModule, name: str) -> list[int]:
 
 
 def put(folder: Path, *names: str, level: int = 100, size: tuple[int, int] = (4, 4), mode: str = "RGB") -> None:
-    """Images of one colour; those in RGB are not grey."""
+    """Write images of one colour; RGB images are not grey."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         colour = (level, 0, 255 - level) if mode == "RGB" else level
@@ -109,7 +109,7 @@ def network(input_shape: tuple[int, ...]) -> CNN:
 
 
 def evaluation(num_classes: int, samples: int = 400, absent: tuple[int, ...] = (), decimals: int = 7) -> Evaluation:
-    """Made-up predictions; no sample is of an absent class. Few decimals give equal probabilities."""
+    """Random predictions without samples of absent classes; few decimals give ties."""
     generator = np.random.default_rng(num_classes)
     true = generator.choice([i for i in range(num_classes) if i not in absent], samples)
     logits = generator.normal(size=(samples, num_classes))

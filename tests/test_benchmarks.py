@@ -1,4 +1,4 @@
-"""Each benchmark runs from end to end, on few small images, and its last line is JSON."""
+"""Each benchmark runs end to end on a few small images and prints JSON."""
 
 import json
 import os
@@ -31,13 +31,13 @@ def classes(tmp_path: Path) -> Path:
 
 
 def measured(name: str, *options: str) -> list[dict[str, object]]:
-    """What a benchmark's lines of JSON say."""
+    """The lines of JSON that a benchmark prints."""
     command = [sys.executable, "-m", f"tests.benchmarks.{name}", *options]
     result = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
-    found = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
-    assert all({"processor", "cores", "torch", "measured"} <= line.keys() for line in found)
-    return found
+    lines = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    assert all({"processor", "cores", "torch", "measured"} <= line.keys() for line in lines)
+    return lines
 
 
 def test_sides_take_turns_and_are_compared_within_a_round() -> None:
@@ -50,9 +50,9 @@ def test_sides_take_turns_and_are_compared_within_a_round() -> None:
 
         return call
 
-    found = in_turn({"ours": side("ours", 1.0), "theirs": side("theirs", 4.0)}, rounds=3)  # type: ignore[dict-item]
-    assert calls == [("ours", 0), ("theirs", 0), ("theirs", 1), ("ours", 1), ("ours", 2), ("theirs", 2)]
-    assert multiple(found, "theirs", "seconds") == 4
+    values = in_turn({"first": side("first", 1.0), "second": side("second", 4.0)}, rounds=3)  # type: ignore[dict-item]
+    assert calls == [("first", 0), ("second", 0), ("second", 1), ("first", 1), ("first", 2), ("second", 2)]
+    assert multiple(values, "second", "seconds") == 4
 
 
 @pytest.mark.slow
@@ -79,6 +79,19 @@ def test_loading_and_decoding_are_measured(classes: Path) -> None:
         "loading",
         "decoding",
     ]
+
+
+@pytest.mark.slow
+def test_table_is_measured() -> None:
+    (line,) = measured("table", "10000")
+    assert line["rows"] == 10000
+
+
+@pytest.mark.slow
+def test_scaling_is_measured() -> None:
+    strong, weak = measured("scaling", "--processes", "1", "2", "--batch", "8", "--steps", "2")
+    for line in (strong, weak):
+        assert set(line["measured"]) == {"processes=1", "processes=2"}  # type: ignore[call-overload]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Runs over several hosts, which here are network namespaces of one machine: started, broken and gone on with."""
+"""Runs on several hosts, simulated by network namespaces: started, interrupted and resumed."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ RUN = (*PROCESSES, *RANDOM, "callbacks.mid_epoch_checkpoint.every_n_steps=3", "t
 
 
 def torchrun(*arguments: str, inside: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[str]:
-    """`torchrun … train.py …` in the background, its output in one pipe."""
+    """Start `torchrun … train.py …` in the background, with stdout and stderr in one pipe."""
     command = [*inside, sys.executable, "-m", "torch.distributed.run", *arguments]
     clean = {key: value for key, value in os.environ.items() if key != "LITMUS_STAMP"}
     return subprocess.Popen(
@@ -56,7 +56,7 @@ def hosts() -> Iterator[dict[str, str]]:
 
 
 def boot(host: str, job: str, *arguments: str) -> subprocess.Popen[str]:
-    """One host's share of a job of two: the README's command, told which network to use."""
+    """Start one host of a job of two: the README's command with a network interface."""
     address, first = ADDRESSES[host], ADDRESSES["litmus-a"]
     return torchrun(
         f"--rdzv-conf=is_host={int(address == first)}",  # whose name leads to no address here
@@ -65,7 +65,7 @@ def boot(host: str, job: str, *arguments: str) -> subprocess.Popen[str]:
         *("train.py", *RUN, *arguments),
         inside=("ip", "netns", "exec", host),
         GLOO_SOCKET_IFNAME="cable",
-        TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",  # else a host that comes back is never told the address of the first
+        TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",  # else a restarted host does not get the address of the first
     )
 
 
@@ -119,7 +119,7 @@ def test_processes_of_torchrun_share_a_folder_named_by_the_job(tmp_path: Path) -
         ({}, "2026-01-31_12-00-00"),
     ],
 )
-def test_folder_is_named_by_what_all_processes_of_a_run_know(
+def test_folder_name_is_the_same_in_all_processes_of_a_run(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], stamp: str
 ) -> None:
     monkeypatch.setattr(time, "strftime", lambda _: "2026-01-31_12-00-00")
@@ -130,13 +130,13 @@ def test_folder_is_named_by_what_all_processes_of_a_run_know(
     assert launcher.stamp() == stamp
 
 
-def test_job_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_without_a_name_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     with pytest.raises(UserError, match=r"^torchrun: .*; add --rdzv-id=NAME$"):
         launcher.stamp()
 
 
-def test_job_that_is_started_again_goes_on_with_its_run(
+def test_restarted_job_resumes_its_run(
     run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
@@ -151,7 +151,7 @@ def test_job_that_is_started_again_goes_on_with_its_run(
         run(*TINY, *RANDOM, "trainer.max_epochs=2", "seed=1")
 
 
-def test_job_that_died_before_its_first_checkpoint_starts_over(
+def test_job_killed_before_its_first_checkpoint_starts_over(
     run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with run_folder.claim(tmp_path / "run", configure(*TINY)):
@@ -162,7 +162,7 @@ def test_job_that_died_before_its_first_checkpoint_starts_over(
     assert (run(*TINY) / "summary.json").is_file()
 
 
-def test_ranks_that_see_other_checkpoints_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_with_different_checkpoints_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     rank = SimpleNamespace(world_size=2, global_rank=1, global_step=0, strategy=SimpleNamespace(broadcast=lambda _: 7))
     monkeypatch.setattr(LitClassifier, "trainer", rank)
     with pytest.raises(UserError, match=r"^logs_dir: rank 1 starts at step 0, rank 0 at step 7; "):

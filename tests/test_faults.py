@@ -1,8 +1,9 @@
-"""What happens to a run that is killed, stopped, starved, or handed a broken file."""
+"""Runs that are killed, stopped, out of disk space, or given a corrupt file."""
 
 import os
 import pickle
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,23 +18,23 @@ import torch
 from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
 from lit_modules.runs import run_folder
-from tests.conftest import ROOT, TINY, configure
+from tests.conftest import ROOT, TINY, Command, configure
 from tests.runs import RANDOM, assert_same, assert_same_runs, load, table, wait_for
 
 LONG = (*TINY, *RANDOM, "callbacks.mid_epoch_checkpoint.every_n_steps=3")
 
-# Under a constant rate the length of a run does not show in its weights.
+# With a constant learning rate the weights do not depend on the number of epochs.
 CONSTANT = (*LONG, "lit_module/scheduler=constant")
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    """`python train.py …` in the background, its output in one pipe."""
+    """Start `python train.py …` in the background, with stdout and stderr in one pipe."""
     command = [sys.executable, str(ROOT / "train.py"), *arguments]
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_saves_and_the_resumed_run_has_the_same_bits(
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_run_resumed_after_a_signal_has_the_same_bits(
     run: Callable[..., Path], tmp_path: Path, number: signal.Signals
 ) -> None:
     stopped = tmp_path / "stopped"
@@ -48,19 +49,19 @@ def test_signal_saves_and_the_resumed_run_has_the_same_bits(
     assert_same_runs(run(f"run={stopped}", short), run(*CONSTANT, short))
 
 
-def test_diverged_run_stops_before_the_weights_and_leaves_nothing(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_run_that_diverges_at_once_leaves_no_folder(run: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^lit_module\.optimizer\.lr: loss or weights are no longer finite"):
         run(*TINY, "lit_module/optimizer=sgd", "lit_module.optimizer.lr=1e30", "lit_module.net.norm=none")
     assert not (tmp_path / "run").exists()
 
 
-def test_run_that_diverges_late_keeps_its_sound_checkpoints(
+def test_run_that_diverges_late_keeps_its_checkpoints(
     run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = run(*TINY)
     before = load(folder, "last.ckpt")
-    sound = LitClassifier.training_step
-    monkeypatch.setattr(LitClassifier, "training_step", lambda *arguments: sound(*arguments) * float("nan"))
+    step = LitClassifier.training_step
+    monkeypatch.setattr(LitClassifier, "training_step", lambda *arguments: step(*arguments) * float("nan"))
     with pytest.raises(UserError, match=r"epoch=000\.ckpt is valid"):
         run(f"run={folder}", "trainer.max_epochs=3", "callbacks.mid_epoch_checkpoint.every_n_steps=1")
     assert_same(before["state_dict"], load(folder, "last.ckpt")["state_dict"])
@@ -75,7 +76,7 @@ def test_run_that_diverges_late_keeps_its_sound_checkpoints(
         "lit_module.optimizer._target_=torch.optim.SGD",
     ],
 )
-def test_change_that_a_resumed_run_would_ignore_is_refused(run: Callable[..., Path], change: str) -> None:
+def test_change_that_a_resumed_run_would_ignore_is_rejected(run: Callable[..., Path], change: str) -> None:
     folder = run(*TINY)
     with pytest.raises(UserError, match="a resumed run keeps it"):
         run(f"run={folder}", change)
@@ -99,28 +100,32 @@ class Trap:
         return os.mkdir, (os.environ["TRAP"],)
 
 
+@pytest.fixture(scope="module")
+def three_epochs(shared_run: Callable[..., Path]) -> Path:
+    return shared_run(*TINY, *RANDOM, "trainer.max_epochs=3")
+
+
 @pytest.mark.parametrize("how", ["truncated", "empty", "text", "foreign", "code"])
-def test_damaged_checkpoint_is_passed_over_and_named(
+def test_damaged_checkpoint_is_skipped_and_named(
     run: Callable[..., Path],
+    three_epochs: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     how: str,
 ) -> None:
     monkeypatch.setenv("TRAP", str(tmp_path / "sprung"))
-    whole = run(*TINY, *RANDOM, "trainer.max_epochs=3")
-    hurt = whole.with_name("hurt")
-    shutil.copytree(whole, hurt, symlinks=True)
-    damage(hurt / "checkpoints" / "epoch=002.ckpt", how)  # which last.ckpt leads to
+    damaged = shutil.copytree(three_epochs, tmp_path / "damaged", symlinks=True)
+    damage(damaged / "checkpoints" / "epoch=002.ckpt", how)  # the target of last.ckpt
 
-    run(f"run={hurt}")
+    run(f"run={damaged}")
 
-    assert f"skipped {hurt}/checkpoints/last.ckpt" in capsys.readouterr().err
-    assert_same_runs(hurt, whole)
-    for checkpoint in (hurt / "checkpoints").glob("epoch=*.ckpt"):
+    assert f"skipped {damaged}/checkpoints/last.ckpt" in capsys.readouterr().err
+    assert_same_runs(damaged, three_epochs)
+    for checkpoint in (damaged / "checkpoints").glob("epoch=*.ckpt"):
         damage(checkpoint, how)
     with pytest.raises(UserError, match="no readable checkpoint"):
-        run(f"run={hurt}")
+        run(f"run={damaged}")
     assert not (tmp_path / "sprung").exists()
 
 
@@ -132,7 +137,7 @@ def test_every_written_file_loads_without_code(run: Callable[..., Path]) -> None
         assert torch.load(file, weights_only=True)
 
 
-def test_moved_run_goes_on_and_remembers_its_best(run: Callable[..., Path]) -> None:
+def test_moved_run_resumes_and_keeps_its_best_score(run: Callable[..., Path]) -> None:
     folder = run(*TINY, "trainer.max_epochs=2", "lit_module.optimizer.lr=0.01")
     moved = folder.rename(folder.with_name("elsewhere"))
     run(f"run={moved}", "trainer.max_epochs=3")
@@ -143,7 +148,7 @@ def test_moved_run_goes_on_and_remembers_its_best(run: Callable[..., Path]) -> N
     assert len(table(moved)) == 3
 
 
-def test_folder_of_another_run_is_refused(run: Callable[..., Path]) -> None:
+def test_folder_of_another_run_is_rejected(run: Callable[..., Path]) -> None:
     folder = run(*TINY)
     written = (folder / "config.yaml").read_text()
     with pytest.raises(UserError, match=r"^run_dir: .* already contains a run; resume it with run="):
@@ -151,7 +156,7 @@ def test_folder_of_another_run_is_refused(run: Callable[..., Path]) -> None:
     assert (folder / "config.yaml").read_text() == written
 
 
-def test_folder_in_use_is_refused_and_its_owner_named(tmp_path: Path) -> None:
+def test_folder_in_use_is_rejected_and_its_owner_named(tmp_path: Path) -> None:
     cfg = configure(f"run_dir={tmp_path / 'run'}")
     with run_folder.claim(tmp_path / "run", cfg):
         again = configure(f"run={tmp_path / 'run'}")
@@ -161,12 +166,16 @@ def test_folder_in_use_is_refused_and_its_owner_named(tmp_path: Path) -> None:
         assert (tmp_path / "run" / ".lock").exists()
 
 
-def test_full_disk_is_one_line_and_loses_nothing(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_full_disk_is_one_line_and_loses_nothing(run: Callable[..., Path], command: Command) -> None:
     folder = run(*TINY)
     before = {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
-    # A limit on the size of a file stands for a disk that is full; Python turns it into the same OSError.
-    limited = f"ulimit -f 20; exec {sys.executable} {ROOT}/train.py run={folder} trainer.max_epochs=3"
-    result = subprocess.run(["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    # A file size limit simulates a full disk: Python raises an OSError for both.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20 * 1024, limits[1]))
+    try:
+        result = command(f"run={folder}", "trainer.max_epochs=3")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert result.returncode == 2, result.stderr
     assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
 
@@ -185,9 +194,7 @@ def test_dead_rank_ends_the_run_within_a_minute(tmp_path: Path) -> None:
     assert run_folder.newest_checkpoint(tmp_path / "run").exists()
 
 
-def test_sweep_over_several_processes_is_refused(
-    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_sweep_over_several_processes_is_rejected(command: Command, tmp_path: Path) -> None:
     several = ("trainer.devices=2", "trainer.accelerator=cpu", f"logs_dir={tmp_path}")
     result = command("-m", "seed=0,1", *TINY, *several)
     assert result.returncode == 2
@@ -274,7 +281,7 @@ while True:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_fifty_kills_while_a_checkpoint_is_written_leave_it_readable(tmp_path: Path) -> None:
+def test_killed_writer_leaves_a_readable_checkpoint(tmp_path: Path) -> None:
     file = tmp_path / "last.ckpt"
     torch.save({"weights": torch.zeros(1)}, file)
     moments = random.Random(0)

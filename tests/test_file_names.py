@@ -1,4 +1,4 @@
-"""A file may have any name that the system allows, even bytes that are no UTF-8: no task stumbles over it."""
+"""All tasks accept file names that are not valid UTF-8."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ def column(path: Path) -> list[str]:
         return [row["file"] for row in csv.DictReader(file)]
 
 
-def test_every_task_takes_a_name_that_is_no_utf_8(
+def test_every_task_accepts_a_name_that_is_not_utf_8(
     run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     console = io.TextIOWrapper(io.BytesIO(), "utf-8")  # a strict one
@@ -50,8 +50,8 @@ def test_every_task_takes_a_name_that_is_no_utf_8(
     assert (out / "contact_sheet.png").exists() and (tmp_path / "more" / "contact_sheet.png").exists()
 
     run(*choices, *source, "task=inspect", f"output={tmp_path / 'inspected'}")
-    found = json.loads((tmp_path / "inspected" / "inspection.json").read_text(encoding="utf-8"))
-    assert found["unreadable"] == [{"file": f"train/dark/{NAME}", "reason": "not an image that Pillow reads"}]
+    inspection = json.loads((tmp_path / "inspected" / "inspection.json").read_text(encoding="utf-8"))
+    assert inspection["unreadable"] == [{"file": f"train/dark/{NAME}", "reason": "not an image that Pillow reads"}]
     console.flush()
     shown = console.buffer.getvalue()  # type: ignore[attr-defined]
     assert b"train/dark/??.png" in shown and b"test/light/??.png" in shown

@@ -1,11 +1,13 @@
-"""task=test scores a network on data that it was not made for, if they have its classes."""
+"""task=test scores a trained network on other data, if its classes are known to the run."""
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from sklearn.metrics import accuracy_score, f1_score
 
 from conf.errors import UserError
@@ -14,20 +16,23 @@ from tests.conftest import TINY, write_images
 CHOICES = ("+experiment=image_folder", *TINY, "lit_module.net.pool=2", "trainer.max_epochs=2")
 
 
-@pytest.fixture
-def trained_run(run: Callable[..., Path], images: Path) -> Path:
+@pytest.fixture(scope="module")
+def trained_run(tmp_path_factory: pytest.TempPathFactory, shared_run: Callable[..., Path]) -> Path:
     """A run with the classes dark, grey and light."""
+    images = tmp_path_factory.mktemp("classes")
+    write_images(images / "dark", 40, level=60)
+    write_images(images / "light", 30, level=190, suffix="jpg")
     write_images(images / "grey", 30, level=125)
-    return run(*CHOICES, f"datamodule.root={images}")
+    return shared_run(*CHOICES, f"datamodule.root={images}")
 
 
 def scores(output: str) -> dict[str, float]:
-    """Those of the last table."""
+    """Accuracy and F1 of the last printed table."""
     rows = [line.split() for line in output.splitlines()]
     values = next(row for row in rows if row[:1] == ["test"])
     names = next(row for row in rows if row[:2] == ["loss", "acc"])
-    found = dict(zip(names, map(float, values[1:]), strict=True))
-    return {name: found[name] for name in ("acc", "f1")}
+    row = dict(zip(names, map(float, values[1:]), strict=True))
+    return {name: row[name] for name in ("acc", "f1")}
 
 
 @pytest.mark.parametrize("classes", [["grey", "light"], ["light"], ["dark", "grey", "light"]], ids=len)
@@ -53,32 +58,31 @@ def test_scores_on_other_images_are_those_of_their_predictions(
     assert scores(printed) == pytest.approx(expected, abs=1e-4)
 
 
-def test_data_at_another_place_give_the_same_scores(
-    run: Callable[..., Path], trained_run: Path, images: Path, capfd: pytest.CaptureFixture[str]
+def test_moved_data_give_the_same_scores(
+    run: Callable[..., Path], trained_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run(f"run={trained_run}", "task=test")
     before = scores(capfd.readouterr().out)
-    moved = images.rename(images.with_name("moved"))
+    images = Path(OmegaConf.load(trained_run / "config.yaml").datamodule.root)
+    moved = shutil.copytree(images, tmp_path / "moved")
     run(f"run={trained_run}", "task=test", f"datamodule.root={moved}")
     assert scores(capfd.readouterr().out) == before
 
 
-def test_a_class_that_the_run_does_not_know_is_named(
-    run: Callable[..., Path], trained_run: Path, tmp_path: Path
-) -> None:
+def test_unknown_class_is_named(run: Callable[..., Path], trained_run: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "other" / "test" / "ligth", 3, level=190)
     with pytest.raises(UserError, match=r"^datamodule.root: the run has no class 'ligth'; did you mean 'light'\?$"):
         run(f"run={trained_run}", "task=test", f"datamodule.root={tmp_path / 'other'}")
 
 
-def test_a_test_split_alone_is_nothing_to_train_on(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_training_on_a_test_split_alone_is_rejected(run: Callable[..., Path], tmp_path: Path) -> None:
     for name in ("dark", "light"):
         write_images(tmp_path / "other" / "test" / name, 3, level=190)
     with pytest.raises(UserError, match=r"^datamodule.root: holds no training split, only a test split; "):
         run(*CHOICES, f"datamodule.root={tmp_path / 'other'}")
 
 
-def test_samples_of_another_shape_are_refused(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_samples_of_another_shape_are_rejected(run: Callable[..., Path], tmp_path: Path) -> None:
     for name, length in (("one", 20), ("other", 21)):
         inputs = np.random.default_rng(0).random((60, 3, length), np.float32)
         np.savez(tmp_path / f"{name}.npz", inputs=inputs, labels=np.arange(60) % 2)

@@ -1,4 +1,4 @@
-"""Several processes give the figures of one."""
+"""Several processes give the scores and weights of one."""
 
 import json
 from functools import partial
@@ -39,8 +39,8 @@ def score(samples: int, rank: int, world_size: int) -> dict[str, list[float]]:
 
 def score_all_sizes(rank: int, world_size: int, folder: Path) -> None:
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
-    found = {samples: score(samples, rank, world_size) for samples in SIZES}
-    (folder / f"{rank}.json").write_text(json.dumps(found))
+    scores = {samples: score(samples, rank, world_size) for samples in SIZES}
+    (folder / f"{rank}.json").write_text(json.dumps(scores))
     dist.destroy_process_group()
 
 
@@ -49,13 +49,13 @@ def test_scores_on_several_ranks_equal_those_on_one(tmp_path: Path, world_size: 
     mp.spawn(score_all_sizes, (world_size, tmp_path), nprocs=world_size)
 
     for samples in SIZES:
-        alone = score(samples, 0, 1)
+        single = score(samples, 0, 1)
         for rank in range(world_size):
-            together = json.loads((tmp_path / f"{rank}.json").read_text())[str(samples)]
+            distributed = json.loads((tmp_path / f"{rank}.json").read_text())[str(samples)]
             for name in ("acc", "f1"):
-                assert together[name] == alone[name], (samples, name)  # to the last bit
+                assert distributed[name] == single[name], (samples, name)  # to the last bit
             for name in ("loss", "likelihood", "likelihood_per_class"):
-                np.testing.assert_allclose(together[name], alone[name], rtol=1e-6, atol=1e-7)
+                np.testing.assert_allclose(distributed[name], single[name], rtol=1e-6, atol=1e-7)
 
 
 def summary(folder: Path) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Every command of the README works as it stands there (with fewer epochs)."""
+"""Every command of the README works as written, with fewer epochs."""
 
 import re
 import shlex
@@ -8,25 +8,25 @@ import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-import train
-from conf import schema
+from conf import validation
 from tests.conftest import DRAWN, ROOT, TINY, UNDRAWN, Command, configure, write_images
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
 LINES = [re.sub(r"\s+#.*", "", line) for block in BLOCKS for line in block.splitlines()]
 TRAINING = [line for line in LINES if line.startswith("python train.py")]
-# What this process cannot compose, or must not launch.
+# Commands that one composed config cannot express: several runs, several processes, or Hydra's own flags.
 OWN_PROCESS = [line for line in TRAINING if {"-m", "--cfg", "devices=ddp", "+sweep=cnn"} & set(line.split())]
 
 QUICK = (*UNDRAWN, "trainer.limit_train_batches=2", "trainer.limit_val_batches=2")
 
 
-def words(line: str, run_folder: Path, images: Path) -> list[str]:
+def arguments_of(line: str, run_folder: Path, images: Path) -> list[str]:
     places = {
         "run=DIR": f"run={run_folder}",
         "datamodule.root=DIR": f"datamodule.root={images}",
@@ -47,11 +47,15 @@ def test_every_block_is_covered() -> None:
     assert len(TRAINING) >= 10
 
 
+class Trained(NamedTuple):
+    run: Path
+    images: Path
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with labelled images, a table and arrays of them, and a run on them, which makes mistakes."""
-    folder = tmp_path_factory.mktemp("readme")
-    images = folder / "images"
+def trained(tmp_path_factory: pytest.TempPathFactory, shared_run: Callable[..., Path]) -> Trained:
+    """Labelled images, a table and arrays of them in their folder, and a run on them that makes mistakes."""
+    images = tmp_path_factory.mktemp("readme") / "images"
     write_images(images / "dark", 40, level=60)
     write_images(images / "light", 30, level=190, suffix="jpg")
     for i in range(8):
@@ -61,19 +65,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (images / "table.csv").write_text("\n".join(["path,label", *rows]))
     np.savez(images / "arrays.npz", inputs=np.random.rand(60, 3, 20), labels=np.arange(60) % 3)
     small = (*DRAWN, "++callbacks.dashboard=null", "lit_module.net.pool=2")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LITMUS_STAMP", "now")
-        patch.setenv("LITMUS_CACHE", str(folder / "cache"))
-        schema.register()
-        options = ("+experiment=image_folder", f"datamodule.root={images}", *small, f"run_dir={folder / 'run'}")
-        train.fit(configure(*options))
-    return folder
+    return Trained(shared_run("+experiment=image_folder", f"datamodule.root={images}", *small), images)
 
 
 @pytest.mark.parametrize("line", [line for line in TRAINING if line not in OWN_PROCESS])
-def test_command_runs(run: Callable[..., Path], trained: Path, tmp_path: Path, line: str) -> None:
-    folder = shutil.copytree(trained / "run", tmp_path / "earlier", symlinks=True)
-    arguments = words(line, folder, trained / "images")
+def test_command_runs(run: Callable[..., Path], trained: Trained, tmp_path: Path, line: str) -> None:
+    folder = shutil.copytree(trained.run, tmp_path / "earlier", symlinks=True)
+    arguments = arguments_of(line, folder, trained.images)
     if "task=" not in line:
         arguments.append(f"trainer.max_epochs={2 if 'epochs=60' in line else 1}")
         arguments += QUICK
@@ -81,23 +79,31 @@ def test_command_runs(run: Callable[..., Path], trained: Path, tmp_path: Path, l
         arguments.append("num_steps=20")
     if "task=inspect" in line or "task=tune" in line:
         arguments.append(f"output={tmp_path / 'run' / 'output'}")
-    made = {
+    outputs = {
         "task=predict": "predictions/now/contact_sheet.png",
         "task=export": "export/model.onnx",
         "task=inspect": "output/inspection.json",
         "task=tune": "output/tuning.png",
     }
     written = run(*arguments)
-    expected = next((made[word] for word in line.split() if word in made), "summary.json")
+    expected = next((outputs[word] for word in line.split() if word in outputs), "summary.json")
     assert "task=compare" in line or (written / expected).is_file(), [str(path) for path in written.rglob("*")]
 
 
-@pytest.mark.parametrize("line", OWN_PROCESS)
+@pytest.mark.parametrize("line", [line for line in OWN_PROCESS if "devices=ddp" in line])
+def test_command_of_several_processes_is_valid(line: str) -> None:
+    validation.check(configure(*shlex.split(line)[2:]))  # test_ranks.py runs these overrides
+
+
+@pytest.mark.parametrize(
+    "line",
+    [pytest.param(line, marks=pytest.mark.slow) if "devices=ddp" in line else line for line in OWN_PROCESS],
+)
 def test_command_of_several_runs_or_processes_runs(
     command: Command, process: Command, tmp_path: Path, line: str
 ) -> None:
     execute = process if "devices=ddp" in line else command
-    result = execute("trainer.max_epochs=1", f"logs_dir={tmp_path}", *QUICK, *words(line, tmp_path, tmp_path))
+    result = execute("trainer.max_epochs=1", f"logs_dir={tmp_path}", *QUICK, *arguments_of(line, tmp_path, tmp_path))
     assert result.returncode == 0, result.stderr
     if "--cfg" not in line:
         assert len(list(tmp_path.rglob("summary.json"))) == (3 if "-m" in line else 1)

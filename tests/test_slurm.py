@@ -1,4 +1,4 @@
-"""Jobs of a real SLURM, started here for the test, and of submitit: queued again, they go on in the same folder."""
+"""Jobs of a local SLURM and of submitit: requeued jobs resume in the same folder."""
 
 import os
 import shutil
@@ -42,15 +42,15 @@ srun {python} train.py {words}
 
 @pytest.fixture
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
-    """A controller and a node on this machine; runs one of SLURM's commands."""
+    """Start a controller and a node on this machine; returns a function that runs SLURM commands."""
     daemons = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
     if missing := [name for name in daemons if shutil.which(name) is None]:
         pytest.skip(f"SLURM is not installed here: {', '.join(missing)}")
     if os.geteuid() != 0:
         pytest.skip("SLURM's node needs root")
     folder = tmp_path_factory.mktemp("slurm")
-    for each in (folder, *folder.parents[:2]):
-        each.chmod(0o755)  # munge wants its socket within everybody's reach
+    for path in (folder, *folder.parents[:2]):
+        path.chmod(0o755)  # munge requires a socket that all users can reach
     (folder / "slurm.conf").write_text(CONFIG.format(host=socket.gethostname().split(".")[0], folder=folder))
     (folder / "key").write_bytes(os.urandom(1024))
     (folder / "key").chmod(0o600)
@@ -96,13 +96,13 @@ def wait_until(holds: Callable[[], bool], seconds: float) -> None:
 
 
 def queue_again(slurm: Callable[..., str], job: str) -> None:
-    """SLURM would wait for two minutes before it starts the job again."""
+    """Requeue a job and start it at once, instead of after SLURM's two minutes."""
     slurm("scontrol", "requeue", job)
     wait_until(lambda: f"{job} PENDING" in slurm("squeue", "-a", "-h", "-r", "-o", "%i %T"), 60)
     slurm("scontrol", "update", f"jobid={job}", "StartTime=now")
 
 
-def test_job_that_is_queued_again_goes_on_in_its_folder(
+def test_requeued_job_resumes_in_its_folder(
     slurm: Callable[..., str], run: Callable[..., Path], tmp_path: Path
 ) -> None:
     two = ("devices=multi_node", "trainer.accelerator=cpu")
@@ -124,7 +124,7 @@ def test_job_that_is_queued_again_goes_on_in_its_folder(
     assert_same_runs(folder, whole)
 
 
-def test_runs_of_a_sweep_are_jobs_of_their_own(slurm: Callable[..., str], tmp_path: Path) -> None:
+def test_runs_of_a_sweep_are_separate_jobs(slurm: Callable[..., str], tmp_path: Path) -> None:
     here = ("hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1", "devices=cpu")
     slurm(
         sys.executable, "train.py", "-m", "hydra/launcher=slurm", *here, *TINY[1:], "seed=0,1", f"logs_dir={tmp_path}"
@@ -133,7 +133,7 @@ def test_runs_of_a_sweep_are_jobs_of_their_own(slurm: Callable[..., str], tmp_pa
     assert sorted(path.parent.name for path in study.rglob("summary.json")) == ["0", "1"]
 
 
-def test_runs_of_a_sweep_go_side_by_side_on_this_machine(
+def test_runs_of_a_sweep_are_parallel_on_this_machine(
     process: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     local = ("-m", "hydra/launcher=submitit_local", "devices=cpu", *TINY[1:], f"logs_dir={tmp_path}")

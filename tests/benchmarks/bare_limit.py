@@ -1,11 +1,11 @@
-"""What the Trainer costs a step: Litmus against forward, loss, backward and step written by hand on images in memory.
+"""Overhead of a training step: Litmus against a hand-written loop over images in memory.
 
 python -m tests.benchmarks.bare_limit --images DIR
 
-DIR holds train/<class> and test/<class>. The network is the notes', or that of other --overrides. The loop by hand
-picks random decoded images and scales them, as Litmus must; beside it stands one whose batches lay ready, which no
-training can have. A step of each side is timed in turn, within one run of the Trainer, so that whatever else slows the
-machine meets all of them. First comes Lightning alone, on ready batches, which is as near as its own loop can come.
+DIR contains train/<class> and test/<class>. The network is that of the notes, or that of --overrides. The hand-written
+loop selects and scales random decoded images, as Litmus must; a second one uses prepared batches, which is a lower
+bound that training cannot reach. Steps of all sides alternate within one Trainer run, so that other work on the machine
+affects all of them. The first report is of Lightning alone on prepared batches.
 """
 
 import argparse
@@ -25,13 +25,14 @@ import train
 from datamodules.datamodule import DataModule
 from lit_modules.classifier import LitClassifier
 from lit_modules.trainer import process
-from tests.benchmarks.measuring import BOOK, UNDRAWN, Measured, chosen_classes, configure, multiple, report
+from tests.benchmarks.measuring import BOOK, Measured, chosen_classes, configure, multiple, report
+from tests.configs import UNDRAWN
 
 ALONE = "Lightning alone"
 
 
 class Plain(LightningModule):
-    """The network, and no more than must be written. It serves as the loop without a Trainer, too."""
+    """A minimal LightningModule; `bare_step` is its training step without a Trainer."""
 
     def __init__(self, module: LitClassifier) -> None:
         super().__init__()
@@ -55,8 +56,11 @@ class Plain(LightningModule):
 
 
 class BesideTheTrainer(Callback):
-    """Before each step of the Trainer, times one of every bare side; then the Trainer's own, from its start to the
-    start of the next one. Neither the first epoch counts, which warms up, nor the last step of an epoch."""
+    """Time one step of each bare loop before each step of the Trainer, and then the Trainer's step.
+
+    A Trainer's step lasts until the next one starts. The first epoch (warm-up) and the last step of an epoch do not
+    count.
+    """
 
     def __init__(self, side: str, sides: dict[str, Callable[[int], None]]) -> None:
         self.side = side
@@ -88,7 +92,7 @@ def pick(datamodule: DataModule) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def measure(images: Path, side: str, epochs: int, *overrides: str) -> Measured:
-    """A fit with the bare sides beside it."""
+    """Fit once, and time the bare loops between its steps."""
     with TemporaryDirectory() as logs:
         place = (
             f"datamodule.root={images}",
@@ -102,12 +106,12 @@ def measure(images: Path, side: str, epochs: int, *overrides: str) -> Measured:
         datamodule, module, trainer = train.build(cfg)
         picked, steps = pick(datamodule), -(-len(datamodule.files("train")) // datamodule.batch_size)
         ready = list(islice(picked, steps))
-        ours, theirs = Plain(module), Plain(module)
+        picking, prepared = Plain(module), Plain(module)
         beside = BesideTheTrainer(
             side,
             {
-                "by hand, images in memory": lambda _: ours.bare_step(next(picked)),
-                "by hand, batches ready": lambda i: theirs.bare_step(ready[i]),
+                "by hand, images in memory": lambda _: picking.bare_step(next(picked)),
+                "by hand, prepared batches": lambda i: prepared.bare_step(ready[i]),
             },
         )
         if side == ALONE:
@@ -124,9 +128,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--classes", nargs="+", default=["airplane", "bird"])
-    parser.add_argument("--epochs", type=int, default=2, help="of a round")
-    parser.add_argument("--rounds", type=int, default=4, help="of runs, which lie elsewhere in memory each time")
-    parser.add_argument("--overrides", nargs="*", default=BOOK, help="of the network and its data")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs of a round")
+    parser.add_argument("--rounds", type=int, default=4, help="number of runs; memory layout differs between runs")
+    parser.add_argument("--overrides", nargs="*", default=BOOK, help="overrides that choose network and data")
     arguments = parser.parse_args()
     with chosen_classes(arguments.images, arguments.classes) as folder:
         for side, more in ((ALONE, ()), ("Litmus, nothing drawn", UNDRAWN), ("Litmus", ())):

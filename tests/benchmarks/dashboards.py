@@ -1,8 +1,9 @@
-"""What the dashboards cost: the seconds of each epoch that are spent in what draws and collects, as a share of it.
+"""Cost of the dashboards: the fraction of each epoch spent in drawing and collecting.
 
 python -m tests.benchmarks.dashboards --images DIR
 
-DIR is an image folder, as of CIFAR-10. Not a comparison of two runs, for two epochs of the same run differ by more.
+DIR is an image folder, such as CIFAR-10. Time is measured inside one run, because two epochs of the same run differ by
+more than the cost.
 """
 
 import argparse
@@ -23,16 +24,16 @@ SIDES = ("Dashboard", "CollectPredictions", "TensorBoard")
 
 
 class Stopwatch:
-    """Adds up the seconds inside the methods of objects."""
+    """Sum of the seconds inside methods of objects."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self._inside = False
 
-    def watch(self, thing: Any, prefixes: tuple[str, ...]) -> None:
-        for name in dir(thing):
-            if name.startswith(prefixes) and callable(getattr(thing, name)):
-                setattr(thing, name, self._timed(getattr(thing, name)))
+    def watch(self, watched: Any, prefixes: tuple[str, ...]) -> None:
+        for name in dir(watched):
+            if name.startswith(prefixes) and callable(getattr(watched, name)):
+                setattr(watched, name, self._timed(getattr(watched, name)))
 
     def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -43,7 +44,7 @@ class Stopwatch:
 
     @contextmanager
     def _running(self) -> Iterator[None]:
-        """A call within a call counts once."""
+        """Nested calls count once."""
         if self._inside:
             yield
             return
@@ -55,7 +56,7 @@ class Stopwatch:
 
 
 class Marks(Callback):
-    """The seconds on each stopwatch when an epoch starts, and at the end."""
+    """The seconds of each stopwatch at the start of each epoch and at the end."""
 
     def __init__(self, watches: dict[str, Stopwatch]) -> None:
         self.watches = watches
@@ -68,8 +69,8 @@ class Marks(Callback):
 
 
 def measure(images: Path, epochs: int) -> Measured:
-    """The share of each epoch by who spent it, and of all of them."""
-    shares: Measured = {side: {"% of an epoch": []} for side in ("all", *SIDES)}
+    """Percentage of each epoch spent by each side, and by all sides together."""
+    percentages: Measured = {side: {"% of an epoch": []} for side in ("all", *SIDES)}
     with TemporaryDirectory() as place:
         choices = (f"datamodule.root={images}", f"logs_dir={place}", f"epochs={epochs}")
         cfg = configure("+experiment=image_folder", *choices)
@@ -78,16 +79,16 @@ def measure(images: Path, epochs: int) -> Measured:
         (folder / "config.yaml").write_text("")
         datamodule, module, trainer = train.build(cfg)
         marks = Marks({side: Stopwatch() for side in SIDES})
-        for thing in (*trainer.callbacks, *trainer.loggers):
-            if type(thing).__name__ in SIDES:
-                marks.watches[type(thing).__name__].watch(thing, ("on_", "log_"))
+        for part in (*trainer.callbacks, *trainer.loggers):
+            if type(part).__name__ in SIDES:
+                marks.watches[type(part).__name__].watch(part, ("on_", "log_"))
         trainer.callbacks.append(marks)
         trainer.fit(module, datamodule)
         for before, after, row in zip(marks.marks, marks.marks[1:], read_metrics(folder), strict=False):
             used = {side: 100 * (after[side] - before[side]) / row["seconds"] for side in SIDES}
-            for side, share in {**used, "all": sum(used.values())}.items():
-                shares[side]["% of an epoch"].append(share)
-    return shares
+            for side, percentage in {**used, "all": sum(used.values())}.items():
+                percentages[side]["% of an epoch"].append(percentage)
+    return percentages
 
 
 def main() -> None:
@@ -95,9 +96,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=10)
     options = parser.parse_args()
-    shares = measure(options.images, options.epochs)
-    report("dashboards", shares)
-    total = shares["all"]["% of an epoch"]
+    percentages = measure(options.images, options.epochs)
+    report("dashboards", percentages)
+    total = percentages["all"]["% of an epoch"]
     print(f"all epochs together: {sum(total) / len(total):.2f} %")
 
 

@@ -1,9 +1,9 @@
-"""Loading alone, without a network: an epoch of batches of floats in [0, 1], and decoding.
+"""Data loading without a network: an epoch of float batches in [0, 1], and decoding.
 
 python -m tests.benchmarks.loading --images DIR
 
-DIR holds train/<class> and test/<class>. Epochs are those after the first, which decodes. Decoding by all cores is set
-against what one core alone would do, times their number.
+DIR contains train/<class> and test/<class>. The first epoch, which decodes, does not count. Decoding with all cores is
+compared with one core's time divided by the number of cores.
 """
 
 import argparse
@@ -13,11 +13,11 @@ from pathlib import Path
 
 from tests.benchmarks.measuring import BOOK, Figures, chosen_classes, configure, in_turn, report
 
-# torch is imported inside the functions, for every process that decodes imports this file.
+# torch is imported inside the functions: every decoding process imports this file.
 
 
 def decode(root: Path, workers: int) -> float:
-    """Seconds until all images are decoded by so many processes, none of them kept by an earlier call."""
+    """Seconds to decode all images with `workers` processes and an empty cache."""
     import train
 
     with tempfile.TemporaryDirectory() as cache:
@@ -41,7 +41,7 @@ def textbook(root: Path, workers: int) -> float:
 
 
 def race(root: Path, rounds: int, choices: list[int]) -> None:
-    """Epochs of both sides."""
+    """Compare epochs of Litmus with those of a DataLoader over an ImageFolder."""
     import train
     from datamodules.loader import BatchLoader, to_float
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: sides measured in turn, processes with a stopwatch beside them, a table, one JSON line."""
+"""Benchmarks: alternate sides, time processes, print a table and one JSON line."""
 
 import json
 import os
@@ -15,30 +15,31 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from conf import schema, validation
+from tests import configs
+from tests.configs import ROOT
 
-ROOT = Path(__file__).parents[2]
-# The notes' network, on the images of a folder.
+# The notes' network on an image folder.
 BOOK = (
     "+experiment=book/baseline",
     "datamodule=image_folder",
     "~datamodule.dataset",
     "datamodule.classes=null",
 )
-UNDRAWN = ("++callbacks.predictions=null", "++callbacks.dashboard=null")
 PACKAGES = ("torch", "torchvision", "pytorch-lightning")
 
-# Of one measurement: figure → value. Of all: side → figure → its value in each round.
+# One measurement: figure → value. All of them: side → figure → one value a round.
 Figures = Mapping[str, float]
 Measured = dict[str, dict[str, list[float]]]
 
 
 def in_turn(sides: Mapping[str, Callable[[int], Figures]], rounds: int) -> Measured:
-    """Calls every side once a round with the round's number, each round beginning with another side, so that whatever
-    else slows the machine meets all of them. A side returns its figures by name."""
+    """Call every side once a round with the round's number, and collect its figures by name.
+
+    Each round starts with another side, so that other work on the machine affects all of them.
+    """
     measured: Measured = {side: {} for side in sides}
     names = list(sides)
     for number in range(rounds):
@@ -50,44 +51,47 @@ def in_turn(sides: Mapping[str, Callable[[int], Figures]], rounds: int) -> Measu
     return measured
 
 
-def report(benchmark: str, measured: Measured, **facts: object) -> None:
-    """Prints a table: for each figure and side the median, the lowest and highest, and the median over rounds of its
-    multiple of the first side's. Then the same, with all values, the hardware and versions, as one line of JSON."""
+def report(benchmark: str, measured: Measured, **metadata: object) -> None:
+    """Print a table, then one line of JSON with all values, the hardware and the versions.
+
+    The table has for each figure and side: median, lowest, highest, and the median over rounds of the ratio to the
+    first side.
+    """
     first, *_ = measured
-    print(f"{'':36}{'median':>10}{'lowest':>10}{'highest':>10}{'× first':>10}{'n':>6}")
+    print(f"{'':48}{'median':>10}{'lowest':>10}{'highest':>10}{'× first':>10}{'n':>6}")
     for figure in measured[first]:
         for side, figures in measured.items():
             if figure in figures:
                 values = figures[figure]
                 spread = [statistics.median(values), min(values), max(values), multiple(measured, side, figure)]
-                print(f"{f'{figure}: {side}':36}{''.join(f'{value:10.4g}' for value in spread)}{len(values):6}")
+                print(f"{f'{figure}: {side}':48}{''.join(f'{value:10.4g}' for value in spread)}{len(values):6}")
     hardware = {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
     versions = {package: version(package) for package in PACKAGES}
-    print(json.dumps({"benchmark": benchmark, **facts, **hardware, **versions, "measured": measured}))
+    print(json.dumps({"benchmark": benchmark, **metadata, **hardware, **versions, "measured": measured}))
 
 
 def multiple(measured: Measured, side: str, figure: str) -> float:
-    """The median over rounds of a side's figure divided by that of the first side."""
+    """Median over rounds of the ratio of a side's figure to that of the first side."""
     first, *_ = measured
     pairs = zip(measured[side][figure], measured[first][figure], strict=True)
-    return statistics.median(ours / base for ours, base in pairs)
+    return statistics.median(value / base for value, base in pairs)
 
 
 class Watched(NamedTuple):
-    """A process that has ended."""
+    """Times and output of a finished process."""
 
     seconds: float
-    """From its start to its end"""
+    """Wall clock from start to end"""
     cpu_seconds: float
-    """Of all cores, in it and its own processes: what other work on the machine changes less"""
+    """CPU time of the process and its children; less sensitive to other work than wall clock"""
     marks: list[float]
-    """When each line came that began with the mark, in seconds from its start"""
+    """Seconds from the start to each line that begins with the mark"""
     lines: list[str]
-    """All that it printed"""
+    """Its output"""
 
 
 def watch(command: list[str], mark: str, cwd: Path = ROOT) -> Watched:
-    """Runs a Python command, notes when its lines come, and raises RuntimeError with what it said if it fails."""
+    """Run a Python command and time its lines; RuntimeError with its output if it fails."""
     began, used = time.perf_counter(), _cpu_seconds()
     marks, lines = [], []
     clean = {key: value for key, value in os.environ.items() if key != "LITMUS_STAMP"}
@@ -106,7 +110,7 @@ def watch(command: list[str], mark: str, cwd: Path = ROOT) -> Watched:
 
 @contextmanager
 def chosen_classes(images: Path, classes: list[str]) -> Iterator[Path]:
-    """A folder with some classes of `images/train` and `images/test` alone; one half of the latter validates."""
+    """A folder of links to some classes; one half of `images/test` becomes the validation split."""
     with TemporaryDirectory() as made:
         folder = Path(made)
         for name in classes:
@@ -123,14 +127,13 @@ def configure(*overrides: str) -> DictConfig:
     """The checked config of a command line."""
     os.environ.setdefault("LITMUS_STAMP", "benchmark")
     schema.register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", list(overrides))
+    cfg = configs.configure(*overrides)
     validation.check(cfg)
     return cfg
 
 
 def _cpu_seconds() -> float:
-    """Of processes that have ended."""
+    """CPU time of finished child processes."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

@@ -1,10 +1,10 @@
-"""The notes' loop against Litmus: whole processes from Enter to the prompt, and epochs after the first.
+"""The training loop of the notes against Litmus: whole processes, and epochs after the first.
 
 python -m tests.benchmarks.notes_loop --images DIR
 
-DIR holds train/<class> and test/<class>. Both train the same network on the same images with the same optimizer, and
-Litmus also tests, writes checkpoints, TensorBoard's events and a report. The other side gets the number of workers with
-which an epoch of it is fastest here. Round r of both has seed r.
+DIR contains train/<class> and test/<class>. Both train the same network on the same images with the same optimizer;
+Litmus also tests and writes checkpoints, TensorBoard events and a report. The other side uses its fastest number of
+workers on this machine. Round r of both uses seed r.
 """
 
 import argparse
@@ -20,14 +20,14 @@ EPOCH, WHOLE, CPU, ACCURACY = "an epoch, s", "whole process, s", "whole process,
 
 
 def scripted(script: str, root: Path, epochs: int, workers: int, seed: int) -> dict[str, float]:
-    """A process of a script that prints a line an epoch, with the validation accuracy at its end."""
+    """Run a script that prints a line for each epoch, which ends with the validation accuracy."""
     watched = watch(["-m", script, str(root), *map(str, (epochs, workers, seed))], "epoch")
     *_, last = (line for line in watched.lines if line.startswith("epoch"))
     return times(watched) | {ACCURACY: float(last.split()[-1])}
 
 
 def litmus(root: Path, epochs: int, seed: int) -> dict[str, float]:
-    """A process of train.py that finds no images decoded by an earlier one."""
+    """Run train.py with an empty cache."""
     with tempfile.TemporaryDirectory() as logs:
         place = [f"datamodule.root={root}", f"datamodule.cache_dir={logs}/cache", f"run_dir={logs}/run"]
         watched = watch(["train.py", *BOOK, *place, f"epochs={epochs}", f"seed={seed}"], "epoch")
@@ -42,7 +42,7 @@ def times(watched: Watched) -> dict[str, float]:
 
 
 def race(benchmark: str, opponent: str, script: str, description: str | None) -> None:
-    """Litmus against a script, by the command line's options."""
+    """Compare Litmus with a script, as the command line says."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--classes", nargs="+", default=["airplane", "bird"])
@@ -58,10 +58,11 @@ def race(benchmark: str, opponent: str, script: str, description: str | None) ->
         }
         measured = in_turn(sides, options.rounds)
     report(benchmark, measured, epochs=options.epochs, workers=workers)
-    ours, theirs = (figures[ACCURACY] for figures in measured.values())
+    litmus_accuracy, other_accuracy = measured["Litmus"][ACCURACY], measured[opponent][ACCURACY]
     if options.rounds > 1:
-        error = sum(statistics.variance(each) / len(each) for each in (ours, theirs)) ** 0.5
-        difference = statistics.mean(ours) - statistics.mean(theirs)
+        variances = [statistics.variance(values) / len(values) for values in (litmus_accuracy, other_accuracy)]
+        error = sum(variances) ** 0.5
+        difference = statistics.mean(litmus_accuracy) - statistics.mean(other_accuracy)
         print(f"{ACCURACY}: the means differ by {difference:+.4f}, with a standard error of {error:.4f}")
 
 

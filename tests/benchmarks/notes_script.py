@@ -1,9 +1,9 @@
-"""The training loop of the notes, section 2-1-1, written out by hand: what Litmus is measured against.
+"""The training loop of the notes, section 2-1-1, written by hand; `notes_loop` runs it.
 
 python -m tests.benchmarks.notes_script ROOT EPOCHS WORKERS SEED
 
-The images come from an ImageFolder, every step asks for the loss and the predictions as Python numbers, and each
-epoch ends with scikit-learn's scores and a validation. Images are standardised, as Litmus does it.
+Images come from an ImageFolder and are standardized as in Litmus. Every step converts loss and predictions to Python
+numbers, and each epoch ends with a validation and scikit-learn's scores.
 """
 
 import sys
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import ToTensor
 
-# Of airplanes and birds of CIFAR-10.
+# Of CIFAR-10's airplanes and birds.
 MEAN = torch.tensor([0.509, 0.530, 0.538]).view(3, 1, 1)
 STD = torch.tensor([0.230, 0.226, 0.246]).view(3, 1, 1)
 

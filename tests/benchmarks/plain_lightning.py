@@ -1,4 +1,4 @@
-"""A textbook LightningModule against Litmus, as notes_loop does it.
+"""A textbook LightningModule against Litmus, measured as in notes_loop.
 
 python -m tests.benchmarks.plain_lightning --images DIR
 """

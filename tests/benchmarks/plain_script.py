@@ -1,4 +1,4 @@
-"""A LightningModule as tutorials have it, for the notes' network: what Litmus is measured against.
+"""A textbook LightningModule with the notes' network; `plain_lightning` runs it.
 
 python -m tests.benchmarks.plain_script ROOT EPOCHS WORKERS SEED
 

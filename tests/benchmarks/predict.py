@@ -1,8 +1,8 @@
-"""`task=predict` against its two halves, each alone on all cores: reading and decoding, and the network.
+"""`task=predict` against its two halves on all cores: reading and decoding, and the network.
 
 python -m tests.benchmarks.predict --images FOLDER
 
-Where the network runs on a CPU both need the same cores, so that no more than their sum can be hoped for.
+With the network on a CPU both halves need the same cores, so their sum is the lower bound.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.benchmarks.measuring import configure, in_turn, report
 
-# torch is imported inside the function, for every process that decodes imports this file.
+# torch is imported inside the function: every decoding process imports this file.
 
 
 def seconds(work: Callable[[], object]) -> dict[str, float]:
@@ -33,8 +33,8 @@ def main() -> None:
     from lit_modules.inference.predictor import Predictor
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, required=True, help="a folder with a folder for each class")
-    parser.add_argument("--overrides", nargs="*", default=["+experiment=image_folder"], help="of the network")
+    parser.add_argument("--images", type=Path, required=True, help="an image folder")
+    parser.add_argument("--overrides", nargs="*", default=["+experiment=image_folder"], help="of network and data")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     cfg = configure(*options.overrides, f"datamodule.root={options.images}")
@@ -42,11 +42,9 @@ def main() -> None:
     device = trainer.strategy.root_device
     predictor = Predictor(module, 1.0).to(device)
     channels, *size = module.input_shape
-    files, form = (
-        find(str(options.images)),
-        ImageSpec(channels, tuple(size), cfg.datamodule.resize, cfg.datamodule.jpeg_draft),
-    )
-    settings = form, cfg.datamodule.batch_size, cfg.datamodule.num_workers
+    files = find(str(options.images))
+    spec = ImageSpec(channels, tuple(size), cfg.datamodule.resize, cfg.datamodule.jpeg_draft)
+    settings = spec, cfg.datamodule.batch_size, cfg.datamodule.num_workers
     decoded = list(read_in_batches(files, *settings, "none"))
 
     def read() -> None:
@@ -66,10 +64,12 @@ def main() -> None:
     sides = {"predict": both, "the loader alone": read, "the network alone": compute}
     measured = in_turn({name: lambda _, work=work: seconds(work) for name, work in sides.items()}, options.rounds)
     report("predict", measured, images=len(files), batch_size=cfg.datamodule.batch_size)
-    ours, loader, network = (figures["seconds"] for figures in measured.values())
-    slower = statistics.median(max(halves) / own for own, *halves in zip(ours, loader, network, strict=True))
-    both_halves = statistics.median(sum(halves) / own for own, *halves in zip(ours, loader, network, strict=True))
-    print(f"predict works at {slower:.2f} of the slower half's rate, {both_halves:.2f} of both, one after the other")
+    predicting = measured["predict"]["seconds"]
+    loader, network = measured["the loader alone"]["seconds"], measured["the network alone"]["seconds"]
+    rounds = list(zip(predicting, loader, network, strict=True))
+    slower = statistics.median(max(halves) / seconds for seconds, *halves in rounds)
+    both_halves = statistics.median(sum(halves) / seconds for seconds, *halves in rounds)
+    print(f"predict runs at {slower:.2f} of the slower half's rate, {both_halves:.2f} of that of both in sequence")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From Enter to an answer, and to the first step, against the imports that no Lightning program can do without.
+"""Startup: time to the first step and to `--cfg job`, against importing torch and Lightning.
 
 python -m tests.benchmarks.startup
 """
@@ -6,13 +6,14 @@ python -m tests.benchmarks.startup
 import argparse
 import tempfile
 
-from tests.benchmarks.measuring import UNDRAWN, in_turn, report, watch
+from tests.benchmarks.measuring import in_turn, report, watch
+from tests.configs import UNDRAWN
 
-IMPORTS = "import torch, pytorch_lightning; print('there', flush=True)"
+IMPORTS = "import torch, pytorch_lightning; print('imported', flush=True)"
 
 
 def first_step(_: int) -> dict[str, float]:
-    """Until the line of an epoch of one small batch, of the run that needs no data of the user's and draws nothing."""
+    """Seconds to the end of an epoch of one small batch, on data that is installed, without plots."""
     with tempfile.TemporaryDirectory() as logs:
         choices = ["trainer=debug", f"logs_dir={logs}", *UNDRAWN]
         return {"seconds": watch(["train.py", "+experiment=digits", *choices], "epoch 1/1").marks[0]}
@@ -23,7 +24,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     sides = {
-        "import torch and Lightning": lambda _: {"seconds": watch(["-c", IMPORTS], "there").marks[0]},
+        "import torch and Lightning": lambda _: {"seconds": watch(["-c", IMPORTS], "imported").marks[0]},
         "the first step": first_step,
         "--cfg job": lambda _: {"seconds": watch(["train.py", "+experiment=digits", "--cfg", "job"], "task").seconds},
     }

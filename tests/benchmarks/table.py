@@ -1,20 +1,18 @@
-"""A table of a million images: seconds and memory from the start of the program's own work to the first batch.
+"""Startup on a CSV table of a million images: seconds and memory up to the first batch.
 
 python -m tests.benchmarks.table [rows]
 
-The rows name 10,000 JPEG files of 32×32 over and over, by links to their folder, so that the disk is not what is
-measured. Decoded images are kept nowhere, and channels and size are given; else each image would be opened to find
-them. Imports are not counted. The last line is JSON.
+The rows repeat 10,000 JPEG files of 32×32 through links to their folder, so that the disk is not measured. The image
+cache is off, and channels and image size are given: otherwise every image would be opened to find them. Imports do not
+count.
 """
 
-import json
 import os
 import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,10 @@ import numpy as np
 from PIL import Image
 
 from conf import validation
+from tests.benchmarks.measuring import Measured, report
+from tests.configs import configure
 
-# No torch above `main`: as under train.py, the processes that decode start from this file too.
+# torch is imported inside `main`: the processes that decode import this file, too.
 
 FILES = 10_000
 CLASSES = 100
@@ -45,8 +45,8 @@ def write_table(folder: Path, rows: int) -> Path:
     return table
 
 
-def resident() -> float:
-    """The most memory that this process held so far, MiB."""
+def peak_memory() -> float:
+    """Peak resident memory of this process, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -54,47 +54,36 @@ def main(rows: int) -> None:
     os.environ["LITMUS_STAMP"] = "now"
     import train
     from conf import schema
-    from datamodules.storage.worker_pool import cores
     from lit_modules import classifier  # noqa: F401  # torch, Lightning and torchmetrics
-    from tests.conftest import configure
 
     schema.register()
     seconds: dict[str, float] = {}
 
-    def timed(what: str, work: Callable[[], Any]) -> Any:
+    def timed(part: str, work: Callable[[], Any]) -> Any:
         began = time.perf_counter()
         result = work()
-        seconds[what] = time.perf_counter() - began
+        seconds[part] = time.perf_counter() - began
         return result
 
     with tempfile.TemporaryDirectory() as folder:
         table = write_table(Path(folder), rows)
-        before = resident()
+        before = peak_memory()
         choices = ["datamodule=image_table", f"datamodule.root={table}", f"run_dir={folder}/run", "devices=cpu"]
-        form = ["datamodule.cache=off", "datamodule.channels=3", "datamodule.image_size=32"]
-        cfg = timed("config", lambda: configure(*choices, *form))
+        image_spec = ["datamodule.cache=off", "datamodule.channels=3", "datamodule.image_size=32"]
+        cfg = timed("config", lambda: configure(*choices, *image_spec))
         timed("check", lambda: validation.check(cfg))
         datamodule = timed("splits", lambda: train.build_datamodule(cfg, "fit"))
         timed("mean and std", lambda: datamodule.mean_std)
         datamodule.trainer = timed("trainer", lambda: train.build_trainer(cfg))
         batches = iter(datamodule.train_dataloader())
         batch = timed("first batch", lambda: next(batches))
-        own = resident() - before
+        memory = peak_memory() - before
         batches.close()
     assert batch.inputs.shape == (64, 3, 32, 32)
-    total = sum(seconds.values())
-    for what, value in {**seconds, "total": total}.items():
-        print(f"{what:20} {value:7.2f} s")
-    print(f"{'memory':20} {own:7.0f} MiB beside the decoders' own")
-    facts = {
-        "rows": rows,
-        "seconds": round(total, 2),
-        "parts": {what: round(value, 2) for what, value in seconds.items()},
-        "memory_mib": round(own),
-        "cores": cores(),
-        "versions": {package: version(package) for package in ("torch", "pytorch-lightning", "numpy", "pillow")},
-    }
-    print(json.dumps(facts))
+    figures = {f"{part}, s": [value] for part, value in seconds.items()}
+    figures |= {"total, s": [sum(seconds.values())], "memory beside the decoders', MiB": [memory]}
+    measured: Measured = {"table": figures}
+    report("table", measured, rows=rows)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""CIFAR-10 against the clock: Litmus' speedrun, and if it is there the script of the public record, on the same GPU.
+"""Time to accuracy on CIFAR-10: Litmus' speedrun, and optionally the public record's script, on one GPU.
 
 python -m tests.benchmarks.time_to_accuracy --record airbench94_muon.py datamodule.root=DIR
 
-What follows the options are overrides of +experiment=cifar10_speedrun. Rounds of several runs of each side take turns;
-each round begins with a run that warms up and does not count. `span` is what the record's own clock covers: whitening,
-training, and the test with its views; not loading, compiling, or validation. `fit` is the whole of Trainer.fit with
-TensorBoard and checkpoints. The record's script trains on the images that Litmus holds out, too.
+Arguments after the options are overrides of +experiment=cifar10_speedrun. Rounds of several runs of each side
+alternate; the first run of a round is a warm-up and does not count. `span` covers the same as the record's timer:
+whitening, training, and the test with test-time augmentation, without loading, compilation or validation. `fit` is all
+of Trainer.fit with TensorBoard and checkpoints. The record's script also trains on Litmus' validation images.
 """
 
 import argparse
@@ -44,14 +44,14 @@ class Span(Callback):
 
 
 def now() -> float:
-    """By a clock that has waited for the device."""
+    """Seconds, after all work on the device has finished."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def litmus(seed: int, overrides: list[str]) -> dict[str, float]:
-    """One run with all that a run writes, in a folder that is thrown away."""
+    """One complete run in a temporary folder."""
     with tempfile.TemporaryDirectory() as logs:
         cfg = configure("+experiment=cifar10_speedrun", f"seed={seed}", f"logs_dir={logs}", *overrides)
         folder = Path(cfg.run_dir)
@@ -68,20 +68,20 @@ def litmus(seed: int, overrides: list[str]) -> dict[str, float]:
 
 
 def record(script: Path, runs: int, images: Path) -> list[dict[str, float]]:
-    """The counted runs of the record's script, of whose 200 only so many are asked for."""
+    """The counted runs of the record's script, reduced from 200 to `runs`."""
     text, changed = re.subn(r"range\(200\)", f"range({runs})", script.read_text(encoding="utf-8"))
     if not changed:
         raise SystemExit(f"{script}: has no range(200), its number of runs")
     copy = images / "record.py"
     copy.write_text(text, encoding="utf-8")
     rows = [line.strip("|").split("|") for line in watch([str(copy)], "", cwd=images).lines]
-    found = [[cell.strip() for cell in row] for row in rows]
-    every = [row for row in found if len(row) == 6 and row[1] == "eval"]
-    return [{SPAN: float(row[5]), ACCURACY: float(row[4])} for row in every[-runs:]]  # the first warms up
+    cells = [[cell.strip() for cell in row] for row in rows]
+    evaluated = [row for row in cells if len(row) == 6 and row[1] == "eval"]
+    return [{SPAN: float(row[5]), ACCURACY: float(row[4])} for row in evaluated[-runs:]]  # the first warms up
 
 
 def write_images(folder: Path, overrides: list[str]) -> None:
-    """The images of a data module as the record's script keeps them."""
+    """Write the images of a data module in the format of the record's script."""
     datamodule = train.build_datamodule(configure("+experiment=cifar10_speedrun", *overrides), "fit")
     (folder / "cifar10").mkdir()
     for name, parts in (("train", ("train", "val")), ("test", ("test",))):
@@ -94,13 +94,13 @@ def write_images(folder: Path, overrides: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--record", type=Path)
-    parser.add_argument("--runs", type=int, default=5, help="of a round")
+    parser.add_argument("--runs", type=int, default=5, help="runs of a round")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     measured: Measured = {}
 
-    def note(side: str, runs: list[dict[str, float]]) -> None:
+    def add(side: str, runs: list[dict[str, float]]) -> None:
         for run in runs:
             for figure, value in run.items():
                 measured.setdefault(side, {}).setdefault(figure, []).append(value)
@@ -111,9 +111,9 @@ def main() -> None:
         for number in range(options.rounds):
             litmus(0, options.overrides)  # warms up
             seeds = range(number * options.runs, (number + 1) * options.runs)
-            note("Litmus", [litmus(seed, options.overrides) for seed in seeds])
+            add("Litmus", [litmus(seed, options.overrides) for seed in seeds])
             if options.record:
-                note("the record", record(options.record, options.runs, Path(folder)))
+                add("the record", record(options.record, options.runs, Path(folder)))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     report("time_to_accuracy", measured, device=device, overrides=options.overrides)
     for side, figures in measured.items():

@@ -1,4 +1,4 @@
-"""The loop over the batches does what Lightning's does, and asks less."""
+"""The fast epoch loop gives the results of Lightning's with fewer function calls."""
 
 import sys
 from collections.abc import Callable
@@ -20,7 +20,7 @@ SMALL = (*TINY, *RANDOM, "trainer.max_epochs=2", "datamodule.batch_size=200")
 
 
 class Recorder(Callback):
-    """Everything that a hook of a step can see, at each of them; and scores that two hooks log for the epoch."""
+    """Record the state visible to each hook of a step, and log two scores for the epoch."""
 
     def __init__(self, stop_at: int = -1) -> None:
         self.seen: list[Any] = []
@@ -70,7 +70,7 @@ for _name in set(HOOKS) - {"on_train_batch_start", "on_train_batch_end"}:
 
 
 def fit(folder: Path, loop: type[_TrainingEpochLoop], *choices: str, callback: Callback) -> Trainer:
-    """A run with that loop, and with a callback of the test's."""
+    """Fit with the given loop and an additional callback."""
     cfg = configure(*choices, f"run_dir={folder}")
     validation.check(cfg)
     folder.mkdir()
@@ -105,29 +105,29 @@ OTHERS = {
 
 @pytest.mark.filterwarnings("ignore:Trying to infer the `batch_size`")
 @pytest.mark.parametrize("name", [*ORDINARY, *OTHERS])
-def test_hooks_see_what_they_see_in_lightnings_loop(tmp_path: Path, name: str) -> None:
-    ours, theirs = Recorder(), Recorder()
+def test_hooks_see_the_same_state_as_in_lightnings_loop(tmp_path: Path, name: str) -> None:
+    fast, expected = Recorder(), Recorder()
     choices = (ORDINARY | OTHERS)[name]
-    trainer = fit(tmp_path / "ours", EpochLoop, *SMALL, *choices, callback=ours)
-    fit(tmp_path / "theirs", _TrainingEpochLoop, *SMALL, *choices, callback=theirs)
+    trainer = fit(tmp_path / "fast", EpochLoop, *SMALL, *choices, callback=fast)
+    fit(tmp_path / "lightning", _TrainingEpochLoop, *SMALL, *choices, callback=expected)
     assert (trainer.fit_loop.epoch_loop._fallback is None) == (name in ORDINARY)
-    assert len(ours.seen) > 20
-    for number, (one, other) in enumerate(zip(ours.seen, theirs.seen, strict=True)):
-        assert_same(one, other, f"{number} {one['hook'][0]}")
+    assert len(fast.seen) > 20
+    for number, (state, expected_state) in enumerate(zip(fast.seen, expected.seen, strict=True)):
+        assert_same(state, expected_state, f"{number} {state['hook'][0]}")
 
 
 @pytest.mark.filterwarnings("ignore:Trying to infer the `batch_size`")
 @pytest.mark.parametrize("step", [2, 5, 9])
-def test_run_that_is_told_to_stop_stops_where_lightnings_would(tmp_path: Path, step: int) -> None:
-    ours, theirs = Recorder(step), Recorder(step)
-    fit(tmp_path / "ours", EpochLoop, *SMALL, callback=ours)
-    fit(tmp_path / "theirs", _TrainingEpochLoop, *SMALL, callback=theirs)
-    for one, other in zip(ours.seen, theirs.seen, strict=True):
-        assert_same(one, other)
+def test_stopped_run_ends_at_the_same_step_as_lightnings(tmp_path: Path, step: int) -> None:
+    fast, expected = Recorder(step), Recorder(step)
+    fit(tmp_path / "fast", EpochLoop, *SMALL, callback=fast)
+    fit(tmp_path / "lightning", _TrainingEpochLoop, *SMALL, callback=expected)
+    for state, expected_state in zip(fast.seen, expected.seen, strict=True):
+        assert_same(state, expected_state)
 
 
 class Calls(Callback):
-    """Python functions called from the start of a step to that of the next, in the middle of an epoch."""
+    """Count of Python function calls from one step to the next, in the middle of an epoch."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -142,14 +142,14 @@ class Calls(Callback):
         self.count += event == "call"
 
 
-def test_step_calls_few_functions_beside_those_of_torch(tmp_path: Path) -> None:
+def test_step_calls_few_python_functions(tmp_path: Path) -> None:
     counts = []
     for loop in (EpochLoop, _TrainingEpochLoop):
         calls = Calls()
         fit(tmp_path / loop.__name__, loop, *TINY, "datamodule.batch_size=200", callback=calls)
         counts.append(calls.count)
-    ours, theirs = counts
-    assert ours < 400 < 1000 < theirs
+    fast, lightning = counts
+    assert fast < 400 < 1000 < lightning
 
 
 def test_untested_lightning_keeps_its_own_loop(
