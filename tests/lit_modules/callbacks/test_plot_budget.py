@@ -1,7 +1,7 @@
 """Plots stay within their time budget, and the last epoch is always drawn."""
 
 import time
-from types import SimpleNamesbudget
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,8 +26,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def trainer_at(epoch: int, max_epochs: int | None) -> Any:
-    strategy = SimpleNamesbudget(reduce_boolean_decision=lambda decision, **_: decision)
-    return SimpleNamesbudget(current_epoch=epoch, max_epochs=max_epochs, is_global_zero=True, strategy=strategy)
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, **_: decision)
+    return SimpleNamespace(current_epoch=epoch, max_epochs=max_epochs, is_global_zero=True, strategy=strategy)
 
 
 def drawn(budget: PlotBudget, clock: Clock, epochs: int, epoch_seconds: float, seconds: float) -> list[int]:

@@ -160,8 +160,8 @@ def test_activation_is_the_torch_class(activation: str) -> None:
     [
         ({"channels": []}, r"lit_module\.net\.channels: \[\] is not a list of channel counts"),
         ({"channels": [4, 0]}, r"lit_module\.net\.channels: \[4, 0\]"),
-        ({"pool": [2]}, r"lit_module\.net\.pool: \[2\] does not fit 2 blocks"),
-        ({"pool": 0}, r"lit_module\.net\.pool: \[0, 0\] does not fit"),
+        ({"pool": [2]}, r"lit_module\.net\.pool: \[2\] does not match 2 blocks"),
+        ({"pool": 0}, r"lit_module\.net\.pool: \[0, 0\] does not match"),
         ({"pool": 5}, r"lit_module\.net\.pool: \[5, 5\] reduces 16×16 to nothing"),
         ({"kernel_size": 4}, r"lit_module\.net\.kernel_size: must be odd, not 4"),
         ({"kernel_size": -1}, r"lit_module\.net\.kernel_size: must be odd, not -1"),
