@@ -41,9 +41,7 @@ def fit(cfg: DictConfig) -> float:
             raise UserError(f"{part}: training needs it; leave it in")
     folder = Path(cfg.run_dir)
     checkpoint = run_folder.resume_from(cfg)
-    if checkpoint:
-        cfg = saved_config.without_pretrained_weights(cfg)
-    datamodule, module, trainer = build(cfg)
+    datamodule, module, trainer = build(saved_config.without_pretrained_weights(cfg) if checkpoint else cfg)
     check_devices(trainer)
     if checkpoint:
         module.check_same_data(run_folder.load_checkpoint(checkpoint))

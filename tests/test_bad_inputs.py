@@ -124,7 +124,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "empty checkpoints": (checkpoint(b""), "run=RUN", "run: ", ""),
     "foreign checkpoints": (checkpoint({"weights": torch.zeros(3)}), "run=RUN", "run: ", ""),
     "malicious checkpoints": (checkpoint(pickle.dumps(Malicious())), "run=RUN", "run: ", ""),
-    "a malicious file": (checkpoint(Malicious()), "FIT ROOT init_from=RUN/model.pt", "init_from: ", "no weights"),
+    "a malicious file": (checkpoint(Malicious()), "FIT ROOT init_from=RUN/model.pt", "init_from: ", "no readable weights"),
     "other classes": (
         lambda p, r: (p / "dark").rename(p / "dusk"), "run=RUN ROOT trainer.max_epochs=2", "", "dusk"
     ),
@@ -158,7 +158,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
         nothing, "task=predict run=RUN input=IMAGES datamodule.batch_size=-1", "datamodule.batch_size: must be ", "; "
     ),
     "nothing to compare": (nothing, "task=compare runs=/not/there/*", "runs: ", ""),
-    "no number of a run": (nothing, "task=compare runs=5", "runs: 5 names no run", ""),
+    "no number of a run": (nothing, "task=compare runs=5", "runs: 5 matches no run", ""),
 }  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def test_host_that_dies_and_comes_back_changes_no_bit(hosts: dict[str, str], tmp
     again = boot("litmus-b", "broken", logs)
     output, _ = a.communicate(timeout=100)
     assert (a.returncode, again.wait(timeout=60)) == (0, 0), output
-    assert f"going on from {died.name}" in output
+    assert f"resumed from {died.name}" in output
     assert sorted(path.name for path in (tmp_path / "default").iterdir()) == ["broken", "whole"]
     assert_same_runs(tmp_path / "default" / "broken", tmp_path / "default" / "whole")
     again.communicate()
@@ -145,7 +145,7 @@ def test_restarted_job_resumes_its_run(
     (folder / "checkpoints" / "epoch=001.ckpt").unlink()
     (folder / "checkpoints" / "last.ckpt").unlink()
     run(*TINY, *RANDOM, "trainer.max_epochs=2")
-    assert "going on from epoch=000.ckpt" in capsys.readouterr().out
+    assert "resumed from epoch=000.ckpt" in capsys.readouterr().out
     assert_same_runs(folder, whole)
     with pytest.raises(UserError, match=r"^seed: this run has 0, not 1"):
         run(*TINY, *RANDOM, "trainer.max_epochs=2", "seed=1")

@@ -97,7 +97,10 @@ def test_command_of_several_processes_is_valid(line: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [pytest.param(line, marks=pytest.mark.slow) if "devices=ddp" in line else line for line in OWN_PROCESS],
+    [
+        pytest.param(line, marks=pytest.mark.slow) if {"devices=ddp", "+sweep=cnn"} & set(line.split()) else line
+        for line in OWN_PROCESS
+    ],
 )
 def test_command_of_several_runs_or_processes_runs(
     command: Command, process: Command, tmp_path: Path, line: str

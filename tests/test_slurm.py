@@ -115,7 +115,7 @@ def test_requeued_job_resumes_in_its_folder(
     queue_again(slurm, job)
     folder = tmp_path / "default" / f"slurm-{job}.0"
     wait_until(lambda: (folder / "summary.json").exists(), 120)
-    assert "stopped by SIGTERM" in log.read_text() and "going on from last.ckpt" in log.read_text()
+    assert "stopped by SIGTERM" in log.read_text() and "resumed from last.ckpt" in log.read_text()
     assert [path.name for path in (tmp_path / "default").iterdir()] == [folder.name]
 
     whole = tmp_path / "whole"

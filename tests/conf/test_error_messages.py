@@ -252,7 +252,7 @@ def test_target_of_another_package_runs_nothing(
     folder = experiment(HEADER + place % ("os.mkdir", tmp_path / "made"))
     (tmp_path / "here").mkdir()
     # If the target were not refused, the batch size would be, before training.
-    refused = command("--config-dir", str(folder), "+experiment=mine", "datamodule.batch_size=0", cwd=tmp_path / "here")
+    refused = command("--config-dir", str(folder), "+experiment=mine", "epochs=0", cwd=tmp_path / "here")
     assert not (tmp_path / "made").exists()
     line = error_line(refused.returncode, refused.stderr)
     assert "os.mkdir" in line or line.startswith("experiment/mine.yaml: ")

@@ -219,11 +219,13 @@ def test_every_task_takes_a_run_on_arrays(
         run(f"run={folder}", "task=test", f"datamodule.root={other}")
     run(f"run={folder}", "task=export", "format=torch_export", f"output={tmp_path / 'export'}")
     assert "validation samples" in capfd.readouterr().out
-    with pytest.raises(UserError, match=r"^input: .* learned from arrays, not from images; "):
+    with pytest.raises(UserError, match=r"^input: .* was trained on arrays, not images; "):
         run(f"run={folder}", "task=predict", f"input={tmp_path / 'export' / 'example_torch_export.py'}")
 
 
-@pytest.mark.parametrize(("dtype", "kinds"), [("uint8", ["uint8", "float"]), ("float32", ["uint8"])])
+@pytest.mark.parametrize(
+    ("dtype", "kinds"), [pytest.param("uint8", ["uint8", "float"], marks=pytest.mark.slow), ("float32", ["uint8"])]
+)
 def test_the_example_of_an_export_gives_the_probabilities_of_the_run(
     run: Callable[..., Path], tmp_path: Path, dtype: str, kinds: list[str]
 ) -> None:

@@ -242,6 +242,7 @@ def test_the_home_folder_may_be_written_short(tmp_path: Path, monkeypatch: pytes
     assert module_of(f"~{os.sep}images").read()[1] == ["ant", "bee"]
 
 
+@pytest.mark.slow
 def test_asking_for_suffixes_leaves_common_formats_first() -> None:
     asked = "from datamodules.image_folder import is_image; assert is_image('a.png')"
     order = "from PIL import Image; assert Image.ID.index('JPEG') < Image.ID.index('BLP')"

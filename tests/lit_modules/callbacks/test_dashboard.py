@@ -155,6 +155,7 @@ def test_other_epochs_are_not_drawn(run: Callable[..., Path]) -> None:
     assert steps(events, "Images", "val/confusion") == [2, 4]
 
 
+@pytest.mark.slow
 def test_epoch_resumed_within_it_is_drawn_once(run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def keep(trainer: Trainer, path: Path) -> None:
         Trainer.save_checkpoint_(trainer, path)

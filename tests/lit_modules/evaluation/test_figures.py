@@ -24,7 +24,7 @@ def image(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content))
 
 
-@pytest.mark.parametrize("num_classes", [2, 3, 40, 1000])
+@pytest.mark.parametrize("num_classes", [2, 40, pytest.param(1000, marks=pytest.mark.slow)])
 def test_every_figure_is_an_image_of_a_size_that_can_be_shown(num_classes: int) -> None:
     drawn = draw(evaluation(num_classes, samples=2000))
     expected = {"confusion", "classes", "reliability", "roc", "precision_recall", "mistakes"}

@@ -55,7 +55,8 @@ def collect_all_sizes(rank: int, world_size: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("world_size", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.slow
 def test_several_ranks_give_the_predictions_of_one(tmp_path: Path, world_size: int) -> None:
     mp.spawn(collect_all_sizes, (world_size, tmp_path), nprocs=world_size)
     for samples in SIZES:

@@ -87,7 +87,7 @@ def test_a_moved_run_without_its_data_gives_files_that_need_no_litmus(
 
     answers = []
     for file_format in FORMATS:
-        for kind in ("uint8", "float"):
+        for kind in ("uint8", "float") if file_format == "onnx" else ("uint8",):
             run(f"run={moved}", "task=export", f"format={file_format}", f"input={kind}")
             output = capfd.readouterr()
             assert "noise" in output.out and "datamodule.root: " in output.err

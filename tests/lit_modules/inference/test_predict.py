@@ -103,7 +103,7 @@ def test_unreadable_files_are_named_and_passed_over(
     result = command(f"run={trained_run}", "task=predict", f"input={tmp_path / 'new'}", f"output={tmp_path / 'out'}")
     assert result.returncode == 3, result.stderr
     assert f"skipped {tmp_path / 'new' / '001.png'}: the file is empty\n" in result.stderr
-    assert "1 of 3 files could not be read" in result.stderr and "Traceback" not in result.stderr
+    assert "1 of 3 files were unreadable" in result.stderr and "Traceback" not in result.stderr
     assert list(table(tmp_path / "out")) == ["000.png", "002.png"]
 
 
@@ -112,11 +112,11 @@ def test_unreadable_files_are_named_and_passed_over(
     [
         (["input={}/nothing/*"], "^input: .* names no image; "),
         (["input={}/new/list.csv"], "^input: .*list.csv has no column 'file'; did you mean 'files'"),
-        (["input={}/new", "output={}/new/out"], "^output: .* lies in the folder that is read"),
-        (["input={}/new", "output={}/new/list.csv/out"], "^output: .* lies in"),
+        (["input={}/new", "output={}/new/out"], "^output: .* is in the input folder"),
+        (["input={}/new", "output={}/new/list.csv/out"], "^output: .* is in"),
         (["input={}/new/000.png", "output={}/new/list.csv/out"], "^output: cannot write to .*list.csv/out"),
         (["input={}/new", "lit_module.net.dropout=0.3"], "^lit_module.net.dropout: this run has "),
-        (["input={}/new", "calibrate=true"], "^calibrate: .* has no validation samples"),
+        (["input={}/new", "calibrate=true"], "^calibrate: .* has no readable validation samples"),
     ],
 )
 def test_a_wrong_use_is_one_line_and_writes_nothing(

@@ -86,6 +86,7 @@ def test_library_weights_are_the_default_ones(monkeypatch: pytest.MonkeyPatch) -
     assert all(torch.equal(value, body(theirs)[name]) for name, value in body(ours).items())
 
 
+@pytest.mark.slow
 def test_run_starts_from_another_runs_model(run: Callable[..., Path], tmp_path: Path) -> None:
     small = ("lit_module/net=torchvision", "datamodule.image_size=32", "trainer=debug", "devices=cpu")
     first = run(*small)

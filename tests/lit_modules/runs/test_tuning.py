@@ -126,6 +126,7 @@ def test_another_error_is_no_lack_of_memory(tmp_path: Path, monkeypatch: pytest.
         time_batch_sizes(module, datamodule, build)
 
 
+@pytest.mark.slow
 def test_suggested_rate_trains_better_than_others(
     run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

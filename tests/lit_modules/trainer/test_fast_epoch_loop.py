@@ -95,6 +95,7 @@ ORDINARY = {
     "frozen at first": ["lit_module.freeze=[blocks.0.*]", "lit_module.unfreeze_epoch=1"],
     "mixing": ["datamodule/mix=cutmix"],
 }
+QUICK = ("plain", "a rate for each step", "clipping", "average", "no validation at first", "mixing", "accumulation")
 OTHERS = {
     "accumulation": ["trainer.accumulate_grad_batches=2"],
     "validation within": ["++trainer.val_check_interval=2"],
@@ -104,7 +105,10 @@ OTHERS = {
 
 
 @pytest.mark.filterwarnings("ignore:Trying to infer the `batch_size`")
-@pytest.mark.parametrize("name", [*ORDINARY, *OTHERS])
+@pytest.mark.parametrize(
+    "name",
+    [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in {**ORDINARY, **OTHERS} if name not in QUICK)],
+)
 def test_hooks_see_the_same_state_as_in_lightnings_loop(tmp_path: Path, name: str) -> None:
     fast, expected = Recorder(), Recorder()
     choices = (ORDINARY | OTHERS)[name]

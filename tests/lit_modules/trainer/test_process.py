@@ -86,7 +86,8 @@ def test_exit_code_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "unbuffered"), [(["--cfg", "job"], ""), (["--cfg", "job"], "1"), (["trainer=debug"], "1")]
+    ("overrides", "unbuffered"),
+    [(["--cfg", "job"], ""), (["--cfg", "job"], "1"), pytest.param(["trainer=debug"], "1", marks=pytest.mark.slow)],
 )
 def test_closed_pipe_ends_a_command_silently_with_141(overrides: list[str], unbuffered: str, tmp_path: Path) -> None:
     reader, writer = os.pipe()
