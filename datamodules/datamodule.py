@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -21,22 +21,10 @@ from datamodules.augment.augmentation import as_augmentation, augment, uniform
 from datamodules.augment.mixing import Mixing, soft_targets
 from datamodules.loader import Batch, BatchLoader, to_float
 from datamodules.splits import Samples, keep_classes, take_split
-from datamodules.storage.inputs import Loaded, Split, resident
+from datamodules.storage.inputs import Inspected, Loaded, Split, resident
 
 # Training samples from which mean and standard deviation are computed, at most.
 MAX_MEASURED = 20_000
-
-
-class Inspected(NamedTuple):
-    """The samples of all splits as `task=inspect` sees them, unreadable ones included."""
-
-    items: Sequence[Any]
-    """Paths, PIL images or rows of an array"""
-    files: Sequence[str]
-    """A name for each"""
-    loaded: Loaded
-    splits: dict[str, Split]
-    """Of the readable samples"""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -124,7 +124,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "empty checkpoints": (checkpoint(b""), "run=RUN", "run: ", ""),
     "foreign checkpoints": (checkpoint({"weights": torch.zeros(3)}), "run=RUN", "run: ", ""),
     "malicious checkpoints": (checkpoint(pickle.dumps(Malicious())), "run=RUN", "run: ", ""),
-    "a malicious file": (checkpoint(Malicious()), "FIT ROOT init_from=RUN/model.pt", "init_from: ", "no readable weights"),
+    "a malicious file": (checkpoint(Malicious()), "FIT ROOT init_from=RUN/model.pt", "init_from: ", "no readable"),
     "other classes": (
         lambda p, r: (p / "dark").rename(p / "dusk"), "run=RUN ROOT trainer.max_epochs=2", "", "dusk"
     ),

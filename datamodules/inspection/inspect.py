@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from conf.files import make_output, write_text
-from datamodules.datamodule import DataModule, Inspected
+from datamodules.datamodule import DataModule
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.inspection.duplicates import (
     FREQUENCIES,
@@ -27,6 +27,7 @@ from datamodules.inspection.report import draw_sheet, print_report
 from datamodules.storage.cache import CachedImages
 from datamodules.storage.decode import ImageSpec, decode_all, digests
 from datamodules.storage.image_header import ImageHeader, read_headers
+from datamodules.storage.inputs import Inspected
 from datamodules.storage.memory import free_memory
 from datamodules.storage.worker_pool import Workers, chunks, cores, progress
 

@@ -148,6 +148,18 @@ class Split(NamedTuple):
         return self.inputs.read([self.rows[positions] for positions in batches])
 
 
+class Inspected(NamedTuple):
+    """The samples of all splits as `task=inspect` sees them, unreadable ones included."""
+
+    items: Sequence[Any]
+    """Paths, PIL images or rows of an array"""
+    files: Sequence[str]
+    """A name for each"""
+    loaded: Loaded
+    splits: dict[str, Split]
+    """Of the readable samples"""
+
+
 def resident(split: Split, device: torch.device, max_fraction: float) -> Split:
     """Moves a split to the GPU if it is small enough.
 

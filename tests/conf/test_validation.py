@@ -218,7 +218,7 @@ def test_bounds_of_an_annotation_are_checked() -> None:
     assert out_of_range(3, Annotated[int, Le(2)]) == "must be at most 2, not 3; correct it"
 
 
-def test_store_replaces_earlier_configs_where_hydra_wants_to_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_replaces_configs_where_hydra_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
 
     def store(name: str, node: Any, group: str = "", package: str = "", replace: bool = False) -> None:

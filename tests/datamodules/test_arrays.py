@@ -226,7 +226,7 @@ def test_every_task_takes_a_run_on_arrays(
 @pytest.mark.parametrize(
     ("dtype", "kinds"), [pytest.param("uint8", ["uint8", "float"], marks=pytest.mark.slow), ("float32", ["uint8"])]
 )
-def test_the_example_of_an_export_gives_the_probabilities_of_the_run(
+def test_example_of_an_export_gives_the_same_probabilities(
     run: Callable[..., Path], tmp_path: Path, dtype: str, kinds: list[str]
 ) -> None:
     inputs = noise(60, 2, 16, dtype=dtype)

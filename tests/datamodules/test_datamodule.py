@@ -67,9 +67,7 @@ def test_averaging_weights_copies_no_data(run: Callable[..., Path], images: Path
     assert (folder / "model.pt").exists()
 
 
-def test_images_without_room_anywhere_are_decoded_as_they_are_needed(
-    images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_without_room_are_decoded_on_demand(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_datamodule, "MIN_CACHE_SIZE", 0)
     monkeypatch.setattr(cache, "has_room", lambda folder, size: False)
     assert isinstance(folder(images).split("train").inputs, InMemory)

@@ -86,7 +86,7 @@ def test_stratified_split_is_a_function_of_its_seed() -> None:
     assert not np.array_equal(first, other)
 
 
-def test_stratified_split_takes_different_positions_of_each_class() -> None:
+def test_stratified_split_takes_random_positions_per_class() -> None:
     _, taken = take_split(np.repeat([0, 1], 50), None, 0.2, 0, ["a", "b"])
     assert not np.array_equal(taken[taken < 50], taken[taken >= 50] - 50)
 
@@ -97,7 +97,7 @@ def test_a_class_too_small_to_split_is_refused(count: int) -> None:
         take_split(np.array([0] * 5 + [1] * count), None, 0.2, 0, ["ant", "bee"])
 
 
-def test_test_and_validation_images_are_taken_from_training_and_disjoint() -> None:
+def test_splits_taken_from_training_are_disjoint() -> None:
     source = noise(48, 6, 5)
     module = datamodule({"train": source}, val_fraction=0.5)
     module.setup()
@@ -278,7 +278,7 @@ def test_values_out_of_range_are_refused(override: str, bounds: str) -> None:
         validation.check(configure(f"datamodule.{override}"))
 
 
-def test_a_batch_larger_than_the_data_is_refused_where_no_batch_would_be_left() -> None:
+def test_batch_larger_than_the_data_is_rejected() -> None:
     module = datamodule(batch_size=28, drop_last=True)
     module.setup()
     with pytest.raises(UserError, match=r"^datamodule.batch_size: 28 is more than the 27 samples"):

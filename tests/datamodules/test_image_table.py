@@ -151,7 +151,7 @@ def test_what_cannot_be_learned_from_is_refused(tmp_path: Path, text: str, line:
     assert str(caught.value).startswith(line)
 
 
-def test_paths_that_lead_nowhere_are_named_as_they_are_understood(tmp_path: Path) -> None:
+def test_missing_paths_are_named_in_full(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", f"{HEAD}b.png,x\nc.png,y\nd.png,y\n")
     with pytest.raises(UserError) as caught:
         module_of(table).setup()

@@ -74,7 +74,7 @@ def test_evaluation_is_in_order() -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_evaluation_on_ranks_sees_every_sample_once_without_padding(ranks: int) -> None:
+def test_evaluation_on_ranks_sees_every_sample_once(ranks: int) -> None:
     for samples in SIZES:
         batches = of_all_ranks(samples, ranks)
         whole = indices(BatchLoader(split_of(samples), 4))
@@ -83,7 +83,7 @@ def test_evaluation_on_ranks_sees_every_sample_once_without_padding(ranks: int) 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_training_batches_are_the_same_sets_on_any_number_of_ranks(ranks: int, drop_last: bool) -> None:
+def test_training_batches_are_the_same_on_any_number_of_ranks(ranks: int, drop_last: bool) -> None:
     for samples in SIZES:
         batches = of_all_ranks(samples, ranks, seed=2, drop_last=drop_last)
         order = np.random.default_rng((2, 0)).permutation(samples).tolist()

@@ -107,7 +107,7 @@ def test_labels_are_found_under_another_name(tmp_path: Path) -> None:
     assert module.class_counts == [1, 1]
 
 
-def test_labels_are_found_sample_by_sample_where_there_is_no_table(tmp_path: Path) -> None:
+def test_labels_are_read_sample_by_sample_without_a_table(tmp_path: Path) -> None:
     base = tmp_path / "gtsrb" / "GTSRB"
     write_folders(base, "Training", suffix="ppm", classes=("00000", "00001", "00002"))
     write_folders(base, "Final_Test", suffix="ppm", classes=("Images",))
@@ -195,7 +195,7 @@ def write_celeba(root: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torchvision's own open files
 @pytest.mark.parametrize(("dataset", "write"), [("Kitti", write_kitti), ("CelebA", write_celeba)])
-def test_a_dataset_of_boxes_or_of_several_labels_an_image_is_refused(
+def test_dataset_of_boxes_or_several_labels_is_rejected(
     tmp_path: Path, dataset: str, write: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path)

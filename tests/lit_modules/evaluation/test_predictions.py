@@ -90,7 +90,7 @@ def test_mistakes_are_the_most_probable_of_the_wrong(samples: int) -> None:
     np.testing.assert_array_equal(found.mistaken_inputs, logits[expected])
 
 
-def test_equal_probabilities_of_different_logits_keep_the_prediction() -> None:
+def test_equal_probabilities_keep_the_prediction_of_logits() -> None:
     collector = Collector()
     logits = torch.tensor([[1e-9, 2e-9, -50.0]])  # float32 gives both a probability of one half
     collector.add(Batch(torch.zeros(1, 1), torch.tensor([1]), torch.tensor([0])), logits)

@@ -74,7 +74,7 @@ def test_an_extra_that_is_missing_is_one_line(tmp_path: Path, monkeypatch: pytes
         export(Predictor(module, 1), images, by_hand(module, images), facts(), "onnx", tmp_path)
 
 
-def test_a_moved_run_without_its_data_gives_files_that_need_no_litmus(
+def test_moved_run_without_data_exports_standalone_files(
     run: Callable[..., Path], images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     root = f"datamodule.root={images}"

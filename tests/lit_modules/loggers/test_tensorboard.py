@@ -124,7 +124,7 @@ def test_another_logger_may_stand_beside(run: Callable[..., Path], tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", ["image", "histogram", "metrics"])
-def test_whatever_a_resumed_run_writes_first_withdraws_what_was_later(tmp_path: Path, kind: str) -> None:
+def test_first_write_of_a_resumed_run_drops_later_events(tmp_path: Path, kind: str) -> None:
     def write(logger: TensorBoard, step: int) -> None:
         png = b"\x89PNG" + bytes(12) + struct.pack(">II", 4, 3)
         values = {"image": png, "histogram": np.ones(3)}

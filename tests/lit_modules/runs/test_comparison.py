@@ -56,7 +56,7 @@ def compared(runs: str | list[str], output: Path) -> dict[str, dict[str, dict[st
     return {name: table(output / f"{name}.csv") for name in ("runs", "configs", "pairs")}
 
 
-def test_seeds_of_one_config_are_averaged_and_settings_that_differ_are_named(tmp_path: Path) -> None:
+def test_seeds_are_averaged_and_differing_settings_named(tmp_path: Path) -> None:
     for seed in range(3):
         write_run(tmp_path / "runs" / f"a{seed}", 0.9, seed=seed)
     write_run(tmp_path / "runs" / "b", 0.2, lr=0.5, seed=7)
@@ -74,7 +74,7 @@ def test_seeds_of_one_config_are_averaged_and_settings_that_differ_are_named(tmp
     assert (tmp_path / "out" / "scores.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_pair_is_tested_on_the_same_images_whatever_their_order(tmp_path: Path) -> None:
+def test_pair_is_tested_on_the_same_images_in_any_order(tmp_path: Path) -> None:
     good, bad = write_run(tmp_path / "good", 0.9, seed=1), write_run(tmp_path / "bad", 0.6, seed=2)
     heading, *rows = (bad / "predictions.csv").read_text().splitlines()
     (bad / "predictions.csv").write_text("\n".join([heading, *reversed(rows)]))
@@ -169,7 +169,7 @@ def test_a_wrong_key_of_the_task_is_answered_by_its_own_keys(
     assert result.returncode == 2 and result.stderr.startswith(f"error: {line}")
 
 
-def test_an_unfinished_run_whose_scores_were_edited_is_shown_as_broken(tmp_path: Path) -> None:
+def test_unfinished_run_with_edited_scores_is_invalid(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "good", 0.9)
     bad = write_run(tmp_path / "runs" / "bad", 0.9)
     damage(bad, "summary.json", None)

@@ -227,9 +227,7 @@ def test_study_of_somebody_else_runs_nothing_of_hydra(begin: Callable[..., Path]
         (["+sweep=grid", "+space={seed:{low:1,high:3}}"], "space.seed: a grid needs values; "),
     ],
 )
-def test_space_that_makes_no_sense_is_refused_before_anything_is_made(
-    tmp_path: Path, texts: list[str], line: str
-) -> None:
+def test_invalid_space_is_rejected_before_writing(tmp_path: Path, texts: list[str], line: str) -> None:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), pytest.raises(UserError) as caught:
         cfg = compose("train", [*texts, f"run_dir={tmp_path / 'study'}"])
         validation.check(cfg)

@@ -71,7 +71,7 @@ def trainer_of(overrides: tuple[str, ...]) -> tuple[Any, Any, Callable[..., Trai
     return datamodule, module, build
 
 
-def test_rates_rise_by_one_factor_and_groups_keep_their_proportions(tmp_path: Path) -> None:
+def test_rates_rise_geometrically_and_groups_keep_ratios(tmp_path: Path) -> None:
     datamodule, module, build = trainer_of((*DIGITS, "lit_module.layer_decay=0.5", f"logs_dir={tmp_path}"))
     seen: list[list[float]] = []
 
