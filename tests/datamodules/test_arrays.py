@@ -219,7 +219,7 @@ def test_every_task_takes_a_run_on_arrays(
         run(f"run={folder}", "task=test", f"datamodule.root={other}")
     run(f"run={folder}", "task=export", "format=torch_export", f"output={tmp_path / 'export'}")
     assert "validation samples" in capfd.readouterr().out
-    with pytest.raises(UserError, match=r"^input: .* learned from arrays, not from images; "):
+    with pytest.raises(UserError, match=r"^input: .* was trained on arrays, not images; "):
         run(f"run={folder}", "task=predict", f"input={tmp_path / 'export' / 'example_torch_export.py'}")
 
 

@@ -247,10 +247,10 @@ def test_ranks_share_each_batch() -> None:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"image_size": 0}, "datamodule.image_size: 0 is no size"),
-        ({"image_size": [3]}, r"datamodule.image_size: \[3\] is no size"),
-        ({"image_size": [3, 0]}, r"datamodule.image_size: \[3, 0\] is no size"),
-        ({"image_size": []}, r"datamodule.image_size: \[\] is no size"),
+        ({"image_size": 0}, "datamodule.image_size: 0 is not a size"),
+        ({"image_size": [3]}, r"datamodule.image_size: \[3\] is not a size"),
+        ({"image_size": [3, 0]}, r"datamodule.image_size: \[3, 0\] is not a size"),
+        ({"image_size": []}, r"datamodule.image_size: \[\] is not a size"),
         ({"names": ["ant"]}, "datamodule: holds only the class ant"),
         ({"names": [*CLASSES, "dog"], "source": {"train": noise(7, 6, 5)}}, "class dog: too few samples"),
     ],
