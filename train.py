@@ -75,7 +75,6 @@ def test(cfg: DictConfig) -> None:
     module = best_network(cfg)
     datamodule = build_datamodule(cfg, "test", **image_shape(cfg, module))
     datamodule.relabel(module.class_names, module.input_shape)
-    module.files = {"test": datamodule.files("test")}
     trainer = build_trainer(cfg, logger=False)  # the dashboard stays that of the training
     if trainer.is_global_zero:
         print(f"testing {cfg.run} on {len(datamodule.files('test'))} samples", flush=True)
@@ -204,7 +203,7 @@ def build_module(cfg: DictConfig, datamodule: Any, **changes: Any) -> Any:
     from hydra.utils import instantiate
 
     mean, std = datamodule.mean_std
-    module = instantiate(
+    return instantiate(
         cfg.lit_module,
         input_shape=datamodule.input_shape,
         class_names=datamodule.class_names,
@@ -214,8 +213,6 @@ def build_module(cfg: DictConfig, datamodule: Any, **changes: Any) -> Any:
         **changes,
         _convert_="all",
     )
-    module.files = {split: datamodule.files(split) for split in ("train", "val", "test")}
-    return module
 
 
 def build_trainer(cfg: DictConfig, logger: bool = True) -> Any:

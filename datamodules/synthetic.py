@@ -3,9 +3,10 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from annotated_types import Ge
 
 from conf.errors import UserError
 from datamodules.datamodule import DataModule
@@ -29,14 +30,12 @@ class SyntheticDataModule(DataModule):
     CLASSES: ClassVar[list[str]]
 
     count: int
-    noise: float
+    noise: Annotated[float, Ge(0)]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.count < 10 * len(self.CLASSES):
             raise UserError(f"datamodule.count: must be {10 * len(self.CLASSES)} or more, not {self.count}; try 4000")
-        if self.noise < 0:
-            raise UserError(f"datamodule.noise: must be 0 or more, not {self.noise}; try 0.5")
 
     @abstractmethod
     def draw(self, labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:

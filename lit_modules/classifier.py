@@ -2,19 +2,19 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.distributed as dist
+from annotated_types import Ge, Interval
 from pytorch_lightning import Callback, LightningModule
 from torch import Tensor, nn
 
 from conf.errors import UserError
-from lit_modules.evaluation.evaluation import Evaluation
 from lit_modules.evaluation.scores import Scores
 from lit_modules.networks.normalize import Normalize
 from lit_modules.networks.weights import check_same_weights, read_weights
@@ -63,9 +63,9 @@ class LitClassifier(LightningModule):
         class_weights: Literal["auto"] | list[float] | None,
         optimizer: Callable[..., torch.optim.Optimizer],
         param_groups: dict[str, dict[str, Any]],
-        layer_decay: float,
+        layer_decay: Annotated[float, Interval(gt=0, le=1)],
         freeze: list[str],
-        unfreeze_epoch: int | None,
+        unfreeze_epoch: Annotated[int, Ge(1)] | None,
         scheduler: Callable[..., Any] | None,
         interval: Literal["step", "epoch"],
         monitor: str,
@@ -92,10 +92,7 @@ class LitClassifier(LightningModule):
         self.train_scores = Scores(len(class_names), denominator)
         self.val_scores = Scores(len(class_names), denominator)
         self.test_scores = Scores(len(class_names), denominator)
-        self.latest_val: dict[str, float] = {}
-        self.speed: dict[str, float] = {}  # of the latest epoch; set by callbacks/throughput.py
-        self.files: dict[str, Sequence[str]]  # sample names of each split; set by train.py
-        self.evaluations: dict[str, Evaluation] = {}  # of the best epoch; set by callbacks/predictions.py
+        self.epoch_row: dict[str, float] = {}  # logged at the end of the epoch; validation and callbacks add to it
         self._saved_schedules: list[dict[str, Any]] = []
         self._optimizer_and_scheduler(total_steps=100)  # raises UserError before the run folder is created
 
@@ -158,7 +155,7 @@ class LitClassifier(LightningModule):
         self._begin_epoch()
 
     def on_train_epoch_start(self) -> None:
-        self.latest_val = {}
+        self.epoch_row = {}
         self._begin_epoch()
 
     def _begin_epoch(self) -> None:
@@ -173,7 +170,7 @@ class LitClassifier(LightningModule):
                 parameter.grad = None
 
     def on_train_epoch_end(self) -> None:
-        row = self._compute_scores("train", self.train_scores) | self.latest_val | self.speed
+        row = self._compute_scores("train", self.train_scores) | self.epoch_row
         row["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         row["seconds"] = time.perf_counter() - self._epoch_began
         for logger in self.loggers:
@@ -200,7 +197,7 @@ class LitClassifier(LightningModule):
                 dist.broadcast(buffer, src=0)
 
     def on_validation_epoch_end(self) -> None:
-        self.latest_val = self._compute_scores("val", self.val_scores)
+        self.epoch_row |= self._compute_scores("val", self.val_scores)
 
     def on_test_epoch_end(self) -> None:
         row = self._compute_scores("test", self.test_scores)

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge, Gt, Interval
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.optim import SGD, Adam, NAdam, Optimizer, RAdam
 from tqdm import tqdm
@@ -36,15 +37,14 @@ class AdamToSGD(Callback):
 
     needs_whole_network = True
 
-    def __init__(self, window: int, min_jump: float, lr_scale: float, momentum: float, weight_decay: float) -> None:
-        if window < 3:
-            raise UserError(f"window: must be 3 epochs or more, not {window}; try 8")
-        if not 0 < min_jump < 1:
-            raise UserError(f"min_jump: must be between 0 and 1, not {min_jump}; try 0.01")
-        if not 0 <= momentum < 1:
-            raise UserError(f"momentum: must be at least 0 and below 1, not {momentum}; try 0.9")
-        if lr_scale <= 0:
-            raise UserError(f"lr_scale: must be above 0, not {lr_scale}; try 0.1")
+    def __init__(
+        self,
+        window: Annotated[int, Ge(3)],
+        min_jump: Annotated[float, Interval(gt=0, lt=1)],
+        lr_scale: Annotated[float, Gt(0)],
+        momentum: Annotated[float, Interval(ge=0, lt=1)],
+        weight_decay: Annotated[float, Ge(0)],
+    ) -> None:
         self.window = window
         self.min_jump = min_jump
         self.lr_scale = lr_scale
@@ -80,8 +80,8 @@ class AdamToSGD(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Runs before the checkpoint of the epoch is saved, because Lightning calls checkpoint callbacks last."""
         assert isinstance(pl_module, LitClassifier)
-        if self.chosen_lr is None and pl_module.latest_val:
-            self.scores = [*self.scores, pl_module.latest_val["val/acc"]][-self.window :]
+        if self.chosen_lr is None and "val/acc" in pl_module.epoch_row:
+            self.scores = [*self.scores, pl_module.epoch_row["val/acc"]][-self.window :]
             num_jumps = jumps(self.scores, self.min_jump)
             if len(self.scores) == self.window and num_jumps >= (self.window - 2) / 2:
                 self._switch(trainer, pl_module, num_jumps)

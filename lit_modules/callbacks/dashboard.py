@@ -1,9 +1,10 @@
 """Dashboard: inputs, weights, gradients and feature maps in TensorBoard."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Interval
 from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -33,7 +34,9 @@ class Dashboard(Callback):
         every_n_epochs, max_overhead: see `PlotBudget`.
     """
 
-    def __init__(self, every_n_epochs: int, max_overhead: float | None) -> None:
+    def __init__(
+        self, every_n_epochs: Annotated[int, Ge(1)], max_overhead: Annotated[float, Interval(gt=0, le=1)] | None
+    ) -> None:
         self.budget = PlotBudget(every_n_epochs, max_overhead)
         self._board: TensorBoard | None = None
         self._epoch = -1

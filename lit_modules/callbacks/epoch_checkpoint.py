@@ -80,7 +80,7 @@ class EpochCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LitClassifier)
-        if str(self.monitor).startswith("val/") and not pl_module.latest_val:
+        if str(self.monitor).startswith("val/") and self.monitor not in pl_module.epoch_row:
             trainer.save_checkpoint(self.last)  # an epoch without validation is never best
             return
         super().on_train_epoch_end(trainer, pl_module)

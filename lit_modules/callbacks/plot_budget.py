@@ -6,8 +6,6 @@ from contextlib import contextmanager
 
 from pytorch_lightning import Trainer
 
-from conf.errors import UserError
-
 
 class PlotBudget:
     """Selects every n-th epoch and the last, and skips epochs that would exceed the time limit.
@@ -19,10 +17,6 @@ class PlotBudget:
     """
 
     def __init__(self, every_n_epochs: int, max_overhead: float | None) -> None:
-        if every_n_epochs < 1:
-            raise UserError(f"every_n_epochs: must be 1 or more, not {every_n_epochs}; leave the callback out instead")
-        if max_overhead is not None and not 0 < max_overhead <= 1:
-            raise UserError(f"max_overhead: must be above 0 and at most 1, not {max_overhead}; try 0.01")
         self.every_n_epochs = every_n_epochs
         self.max_overhead = max_overhead
         self.spent = 0.0

@@ -1,8 +1,9 @@
 """CollectPredictions: evaluates the predictions of a split and logs figures to TensorBoard."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge, Interval
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
@@ -18,15 +19,17 @@ from lit_modules.loggers.tensorboard import tensorboard_of
 class CollectPredictions(Callback):
     """Draws figures of the validation split during training, and of the test split.
 
-    In `trainer.validate` and `trainer.test`, it also logs `ece`, `auc` and `ap`, and stores the `Evaluation` in
-    `LitClassifier.evaluations`.
+    In `trainer.validate` and `trainer.test`, it also logs `ece`, `auc` and `ap`, and keeps the `evaluations` by split.
 
     Args:
         every_n_epochs, max_overhead: see `PlotBudget`; skipped epochs collect no predictions.
     """
 
-    def __init__(self, every_n_epochs: int, max_overhead: float | None) -> None:
+    def __init__(
+        self, every_n_epochs: Annotated[int, Ge(1)], max_overhead: Annotated[float, Interval(gt=0, le=1)] | None
+    ) -> None:
         self.budget = PlotBudget(every_n_epochs, max_overhead)
+        self.evaluations: dict[str, Evaluation] = {}
         self._collector: Collector | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -71,10 +74,11 @@ class CollectPredictions(Callback):
             predictions = collector.gather()
             if predictions is None:
                 return
-            evaluation = Evaluation(pl_module.class_names, pl_module.files[split], predictions)
+            files = trainer.datamodule.files(split)  # type: ignore[attr-defined]
+            evaluation = Evaluation(pl_module.class_names, files, predictions)
             scores = {f"{split}/{name}": value for name, value in evaluation.scores.items() if not math.isnan(value)}
             if trainer.state.fn != TrainerFn.FITTING:
-                pl_module.evaluations[split] = evaluation
+                self.evaluations[split] = evaluation
                 pl_module.log_dict(scores, logger=False, rank_zero_only=True)
             board = tensorboard_of(trainer)
             if board and trainer.state.fn != TrainerFn.VALIDATING:  # validating the best epoch again is for the report

@@ -1,12 +1,12 @@
 """Projector: inputs of the last linear layer in TensorBoard's embedding projector."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
 from lit_modules.evaluation.predictions import evenly_spaced
 from lit_modules.loggers.tensorboard import tensorboard_of
@@ -19,9 +19,7 @@ class Projector(Callback):
         samples: number of samples, evenly spaced over the test samples of rank 0.
     """
 
-    def __init__(self, samples: int) -> None:
-        if samples < 1:
-            raise UserError(f"samples: must be 1 or more, not {samples}; leave the callback out instead")
+    def __init__(self, samples: Annotated[int, Ge(1)]) -> None:
         self.samples = samples
         self._samples: list[tuple[Tensor, Tensor, Tensor]] = []
         self._features = torch.empty(0)

@@ -35,4 +35,4 @@ class Throughput(Callback):
         assert isinstance(pl_module, LitClassifier)
         seconds = self._latest - self._began
         if seconds:  # zero if the epoch was resumed after its last batch
-            pl_module.speed = {"images_per_second": self._samples / seconds, "data_wait": self._waited / seconds}
+            pl_module.epoch_row |= {"images_per_second": self._samples / seconds, "data_wait": self._waited / seconds}

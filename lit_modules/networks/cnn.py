@@ -4,9 +4,10 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from conf.errors import UserError, nearest
@@ -52,8 +53,8 @@ class CNN(nn.Module):
         pool_type: Literal["max", "avg"],
         norm: Literal["batch", "instance", "none"],
         activation: str,
-        dropout: float,
-        head_dropout: float,
+        dropout: Annotated[float, Interval(ge=0, lt=1)],
+        head_dropout: Annotated[float, Interval(ge=0, lt=1)],
         global_pool: Literal["avg", "max", "none"],
         hidden: list[int],
     ) -> None:
@@ -63,7 +64,6 @@ class CNN(nn.Module):
         pools = [pool] * len(channels) if isinstance(pool, int) else pool
         check_widths(channels, hidden)
         check_blocks(len(channels), kernel_size, pools)
-        check_probabilities(dropout=dropout, head_dropout=head_dropout)
         for stride in pools:
             size = [length // stride for length in size]
         if min(size) < 1:
@@ -141,12 +141,6 @@ def check_widths(channels: list[int], hidden: list[int]) -> None:
         raise UserError(f"lit_module.net.channels: {channels} is not a list of channel counts; try [32,64]")
     if hidden and min(hidden) < 1:
         raise UserError(f"lit_module.net.hidden: {hidden} is not a list of widths; try [64] or []")
-
-
-def check_probabilities(**probabilities: float) -> None:
-    for key, value in probabilities.items():
-        if not 0 <= value < 1:
-            raise UserError(f"lit_module.net.{key}: must be at least 0 and below 1, not {value}; try 0.2")
 
 
 def layer_class(name: str, dimensions: int) -> Any:

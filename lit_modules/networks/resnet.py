@@ -1,8 +1,9 @@
 """ResNet: a small residual network for series, images and volumes."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from conf.errors import UserError
@@ -45,8 +46,8 @@ class ResNet(nn.Module):
         num_classes: int,
         *,
         channels: list[int],
-        blocks: int,
-        repeats: int,
+        blocks: Annotated[int, Ge(1)],
+        repeats: Annotated[int, Ge(1)],
         norm: Literal["batch", "none"],
         norm_weight: float,
         activation: str,
@@ -56,9 +57,6 @@ class ResNet(nn.Module):
         in_channels, *size = input_shape
         dimensions = spatial_dimensions(input_shape)
         check_widths(channels, hidden)
-        for key, value in (("blocks", blocks), ("repeats", repeats)):
-            if value < 1:
-                raise UserError(f"lit_module.net.{key}: must be 1 or more, not {value}; try 1")
         size = [length // 2 ** (len(channels) + 1) for length in size]
         if min(size) < 1:
             shape = "×".join(map(str, input_shape[1:]))

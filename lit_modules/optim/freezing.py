@@ -27,8 +27,6 @@ class Freezing(Callback):
         self.names = {name for pattern in freeze for name in matching_names(net, pattern, "lit_module.freeze")}
         if unfreeze_epoch is not None and not self.names:
             raise UserError("lit_module.unfreeze_epoch: nothing is frozen; set lit_module.freeze")
-        if unfreeze_epoch is not None and unfreeze_epoch < 1:
-            raise UserError(f"lit_module.unfreeze_epoch: must be 1 or more, not {unfreeze_epoch}; leave it out")
         if self.names.issuperset(name for name, _ in net.named_parameters()):
             raise UserError("lit_module.freeze: leaves nothing to train; freeze less")
         self.net = net

@@ -28,8 +28,6 @@ def build_optimizer(
     Raises:
         UserError: there are no trainable parameters, or the optimizer rejects a value or an option.
     """
-    if not 0 < layer_decay <= 1:
-        raise UserError(f"lit_module.layer_decay: must be above 0 and at most 1, not {layer_decay}; try 0.8")
     built_groups = parameter_groups(module, groups)
     if layer_decay < 1:
         built_groups = split_by_layer(module, built_groups)

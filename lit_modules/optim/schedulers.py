@@ -4,8 +4,9 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Interval
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ChainedScheduler, CyclicLR, LambdaLR, OneCycleLR, SequentialLR
 
@@ -69,9 +70,7 @@ class WarmupCosineLR(RunLengthLR):
         warmup: fraction of the steps with a rising rate.
     """
 
-    def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float) -> None:
-        if not 0 <= warmup < 1:
-            raise UserError(f"lit_module.scheduler.warmup: must be at least 0 and below 1, not {warmup}; try 0.1")
+    def __init__(self, optimizer: Optimizer, total_steps: int, warmup: Annotated[float, Interval(ge=0, lt=1)]) -> None:
         factor = partial(warmup_cosine, warmup=warmup)
         super().__init__(optimizer, total_steps, [factor] * len(optimizer.param_groups))
 

@@ -68,10 +68,14 @@ def finish(folder: Path, trainer: Trainer, results: dict[str, Any], settings: di
         logger.log_metrics(best_scores, step=best_epoch)
     run_folder.write_summary(folder, results | parameter_counts(module.net))
     files = {f"best model (epoch {best_epoch + 1})": folder / "model.pt", "scores": folder / "summary.json"}
-    if module.evaluations:
-        write_predictions(folder / "predictions.csv", module.evaluations)
-        write_confusion(folder / "confusion.csv", module.evaluations)
-        write_report(folder, module.evaluations, settings, command, trainer.strategy.root_device)
+    evaluations: dict[str, Evaluation] = {}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, CollectPredictions):
+            evaluations = callback.evaluations
+    if evaluations:
+        write_predictions(folder / "predictions.csv", evaluations)
+        write_confusion(folder / "confusion.csv", evaluations)
+        write_report(folder, evaluations, settings, command, trainer.strategy.root_device)
         files |= {"predictions": folder / "predictions.csv", "report": folder / "report.md"}
     print_scores(results, files)
 

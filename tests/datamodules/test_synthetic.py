@@ -72,10 +72,9 @@ def test_samples_depend_on_the_split_seed_alone(kind: type[SyntheticDataModule])
 
 
 @BOTH
-def test_too_few_and_negative_noise_are_refused(kind: type[SyntheticDataModule]) -> None:
-    for change, line in (({"count": 39}, "count: must be 40 or more"), ({"noise": -1.0}, "noise: must be 0 or more")):
-        with pytest.raises(UserError, match=rf"^datamodule.{line}"):
-            module_of(kind, **change)
+def test_too_few_samples_are_refused(kind: type[SyntheticDataModule]) -> None:
+    with pytest.raises(UserError, match=r"^datamodule.count: must be 40 or more"):
+        module_of(kind, count=39)
 
 
 @pytest.mark.parametrize("name", ["series", "volumes"])

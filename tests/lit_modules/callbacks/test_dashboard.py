@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningDataModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -210,6 +210,22 @@ class Batch(NamedTuple):
     targets: Tensor | None = None
 
 
+class OneBatch(LightningDataModule):
+    """The same batch for training, validation and test."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__()
+        self.batch = batch
+
+    def files(self, split: str) -> list[str]:
+        return [f"{split}/{i}" for i in range(len(self.batch.labels))]
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return DataLoader([self.batch], batch_size=None)  # type: ignore[arg-type]
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_series_images_and_volumes_are_all_supported(tmp_path: Path, shape: tuple[int, ...]) -> None:
     count = 8
@@ -221,15 +237,13 @@ def test_series_images_and_volumes_are_all_supported(tmp_path: Path, shape: tupl
         param_groups={}, freeze=[], layer_decay=1.0, unfreeze_epoch=None, scheduler=None, interval="step",
         monitor="val/f1", seed=0,
     )  # fmt: skip
-    module.files = {split: [f"{split}/{i}" for i in range(count)] for split in ("val", "test")}
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     trainer = Trainer(
         accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, logger=TensorBoard(str(tmp_path)),
         callbacks=[Dashboard(1, None), CollectPredictions(1, None), Throughput()], enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=1,
     )  # fmt: skip
-    loader = DataLoader([batch], batch_size=None)  # type: ignore[arg-type]
-    trainer.fit(module, loader, loader)
-    trainer.test(module, loader, verbose=False)
+    trainer.fit(module, OneBatch(batch))
+    trainer.test(module, OneBatch(batch), verbose=False)
     tags = read(tmp_path).Tags()["images"]
     assert set(OF_THE_NETWORK) <= set(tags) and "test/mistakes" in tags

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from conf.errors import UserError
 from lit_modules.callbacks.plot_budget import PlotBudget
 
 
@@ -66,11 +65,3 @@ def test_only_every_nth_epoch_and_the_last_is_drawn(clock: Clock) -> None:
 
 def test_run_without_an_end_draws_too(clock: Clock) -> None:
     assert [epoch for epoch in range(4) if PlotBudget(2, None).due(trainer_at(epoch, -1))] == [1, 3]
-
-
-@pytest.mark.parametrize(
-    ("every", "max_overhead", "key"), [(0, 0.01, "every_n"), (1, 0.0, "max_overhead"), (1, 1.5, "max_overhead")]
-)
-def test_value_out_of_range_is_rejected(every: int, max_overhead: float, key: str) -> None:
-    with pytest.raises(UserError, match=f"{key}.*must be"):
-        PlotBudget(every, max_overhead)

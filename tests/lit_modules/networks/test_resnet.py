@@ -55,8 +55,6 @@ def test_input_memory_format_does_not_change_logits() -> None:
     [
         ({"channels": []}, r"net\.channels: \[\] is not a list of channel counts"),
         ({"channels": [4] * 5}, r"net\.channels: 6 poolings reduce 16×16 to nothing"),
-        ({"blocks": 0}, r"net\.blocks: must be 1 or more, not 0"),
-        ({"repeats": 0}, r"net\.repeats: must be 1 or more, not 0"),
         ({"hidden": [0]}, r"net\.hidden: \[0\] is not a list of widths"),
         ({"activation": "Relu"}, r"net\.activation: torch\.nn has no activation Relu; did you mean 'ReLU'"),
         ({"input_shape": (3,)}, r"net: samples of shape \(3,\) do not have 1 to 3 spatial dimensions"),

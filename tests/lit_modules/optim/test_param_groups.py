@@ -91,9 +91,3 @@ def test_children_of_sequentials_are_separate_layers() -> None:
 def test_option_for_other_training_loops_is_rejected(net: nn.Sequential, option: str) -> None:
     with pytest.raises(UserError, match=rf"^lit_module\.optimizer\.{option}: "):
         build_optimizer(net, lambda chosen: torch.optim.Adam(chosen, **{option: True}), {}, layer_decay=1.0)
-
-
-@pytest.mark.parametrize("decay", [0.0, 1.5, -1.0])
-def test_layer_decay_out_of_range_is_rejected(net: nn.Sequential, decay: float) -> None:
-    with pytest.raises(UserError, match=r"^lit_module\.layer_decay: must be above 0 and at most 1"):
-        build_optimizer(net, lambda chosen: torch.optim.SGD(chosen, lr=1.0), {}, layer_decay=decay)
