@@ -48,7 +48,7 @@ def positions(module: ArraysDataModule, split: str) -> list[int]:
 @pytest.mark.parametrize("name", ["a.npz", "folder"])
 @pytest.mark.parametrize("shape", [(2, 9), (3, 6, 5), (1, 4, 5, 6)], ids=len)
 @pytest.mark.parametrize("dtype", ["uint8", "float32", ">f8", "int16", "float16", "bool"])
-def test_samples_are_those_of_the_array(tmp_path: Path, name: str, shape: tuple[int, ...], dtype: str) -> None:
+def test_samples_equal_the_array(tmp_path: Path, name: str, shape: tuple[int, ...], dtype: str) -> None:
     inputs = noise(24, *shape, dtype=dtype)
     module = module_of(save(tmp_path / name, inputs=inputs, labels=LABELS))
     module.setup()
@@ -64,7 +64,7 @@ def test_samples_are_those_of_the_array(tmp_path: Path, name: str, shape: tuple[
     assert sorted(seen) == list(range(24))
 
 
-def test_mean_and_deviation_are_those_of_the_network_inputs(tmp_path: Path) -> None:
+def test_mean_and_std_are_of_the_network_inputs(tmp_path: Path) -> None:
     for dtype, scale in (("float64", 1), ("uint8", 255)):
         inputs = noise(24, 2, 9, dtype=dtype)
         module = module_of(save(tmp_path / f"{dtype}.npz", inputs=inputs, labels=LABELS))
@@ -76,14 +76,14 @@ def test_mean_and_deviation_are_those_of_the_network_inputs(tmp_path: Path) -> N
         assert torch.equal(scaled, to_float(raw)) and scaled.dtype == torch.float32
 
 
-def test_a_folder_is_mapped_not_read(tmp_path: Path) -> None:
+def test_folder_is_memory_mapped(tmp_path: Path) -> None:
     module = module_of(save(tmp_path / "folder", inputs=noise(24, 2, 9), labels=LABELS))
     module.read()
     assert isinstance(module._inputs, np.memmap) and not module._inputs.flags.writeable
 
 
 @pytest.mark.parametrize("given", [None, ["cat", "ant", "bee"]])
-def test_strings_are_classes(tmp_path: Path, given: list[str] | None) -> None:
+def test_string_labels_are_class_names(tmp_path: Path, given: list[str] | None) -> None:
     labels = np.array(["cat", "bee", "ant"])[LABELS]
     names = {} if given is None else {"class_names": np.array(given)}
     module = module_of(save(tmp_path / "a.npz", inputs=noise(24, 2, 9), labels=labels, **names))
@@ -145,7 +145,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_named(tmp_path: Path, name: str) -> None:
+def test_malformed_arrays_are_named(tmp_path: Path, name: str) -> None:
     arrays, line = MISTAKES[name]
     root = save(tmp_path / "a.npz", **arrays)
     with pytest.raises(UserError) as caught:
@@ -164,13 +164,13 @@ def test_a_mistake_is_named(tmp_path: Path, name: str) -> None:
     ],
     ids=["nan", "too_large_for_float32", "one_class", "parted_group", "class_not_learned"],
 )
-def test_what_cannot_be_learned_from_is_refused(tmp_path: Path, arrays: dict[str, Any], line: str) -> None:
+def test_unusable_samples_are_rejected(tmp_path: Path, arrays: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError) as caught:
         module_of(save(tmp_path / "a.npz", **arrays)).setup()
     assert str(caught.value).startswith(line)
 
 
-def test_a_sample_that_is_not_finite_can_be_passed_over(tmp_path: Path) -> None:
+def test_sample_that_is_not_finite_is_skipped_if_asked(tmp_path: Path) -> None:
     module = module_of(save(tmp_path / "a.npz", **SOUND | {"inputs": with_nan()}), on_error="skip")
     module.setup()
     seen = {position for split in ("train", "val", "test") for position in positions(module, split)}
@@ -200,7 +200,7 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
             module_of(tmp_path / name).setup()
 
 
-def test_every_task_takes_a_run_on_arrays(
+def test_every_task_accepts_a_run_on_arrays(
     run: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     labels = np.arange(60) % 2
@@ -224,7 +224,7 @@ def test_every_task_takes_a_run_on_arrays(
 
 
 @pytest.mark.parametrize(("dtype", "kinds"), [("uint8", ["uint8", "float"]), ("float32", ["uint8"])])
-def test_the_example_of_an_export_gives_the_probabilities_of_the_run(
+def test_export_example_gives_the_probabilities_of_the_run(
     run: Callable[..., Path], tmp_path: Path, dtype: str, kinds: list[str]
 ) -> None:
     inputs = noise(60, 2, 16, dtype=dtype)
@@ -247,7 +247,7 @@ def test_the_example_of_an_export_gives_the_probabilities_of_the_run(
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 5), (1, 6, 5, 4)], ids=["images", "volumes"])
-def test_bytes_of_any_dimension_are_learned_from(run: Callable[..., Path], tmp_path: Path, shape: Any) -> None:
+def test_run_trains_on_uint8_of_any_dimension(run: Callable[..., Path], tmp_path: Path, shape: Any) -> None:
     inputs = noise(24, *shape, dtype="uint8")
     root = save(tmp_path / "a.npz", inputs=inputs, labels=LABELS)
     choices = ("datamodule=arrays", "datamodule.val_fraction=0.3", "datamodule.test_fraction=0.3")

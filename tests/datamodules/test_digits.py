@@ -16,7 +16,7 @@ def digits() -> DigitsDataModule:
     return module
 
 
-def test_bytes_give_back_the_ink_of_the_source(digits: DigitsDataModule) -> None:
+def test_pixels_are_the_scaled_values_of_the_source(digits: DigitsDataModule) -> None:
     ink = load_digits().images
     seen = set()
     for name in ("train", "val", "test"):
@@ -28,7 +28,7 @@ def test_bytes_give_back_the_ink_of_the_source(digits: DigitsDataModule) -> None
     assert seen == set(range(1797))
 
 
-def test_labels_are_those_of_the_source(digits: DigitsDataModule) -> None:
+def test_labels_equal_those_of_the_source(digits: DigitsDataModule) -> None:
     target = load_digits().target
     for name in ("val", "test"):
         assert labels(digits, name) == [target[int(file.removeprefix("digits/"))] for file in digits.files(name)]

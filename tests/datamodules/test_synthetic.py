@@ -38,13 +38,13 @@ def drawn(kind: type[SyntheticDataModule], count: int) -> tuple[np.ndarray, np.n
 
 
 @BOTH
-def test_a_linear_model_is_about_at_chance(kind: type[SyntheticDataModule]) -> None:
+def test_linear_model_is_about_at_chance(kind: type[SyntheticDataModule]) -> None:
     inputs, labels = drawn(kind, 1600)
     noisy = inputs + 0.3 * np.random.default_rng(2).standard_normal(inputs.shape)
     assert linear_accuracy(noisy, labels) == pytest.approx(0.25, abs=0.06)  # 4 standard deviations
 
 
-def test_a_chirp_rises_where_its_class_says_so() -> None:
+def test_chirp_rises_in_rising_classes() -> None:
     inputs, labels = drawn(SeriesDataModule, 200)
     for half, rises in enumerate((labels // 2, labels % 2)):
         part = inputs[:, 64 * half : 64 * half + 64]
@@ -72,13 +72,13 @@ def test_samples_depend_on_the_split_seed_alone(kind: type[SyntheticDataModule])
 
 
 @BOTH
-def test_too_few_samples_are_refused(kind: type[SyntheticDataModule]) -> None:
+def test_too_few_samples_are_rejected(kind: type[SyntheticDataModule]) -> None:
     with pytest.raises(UserError, match=r"^datamodule.count: must be 40 or more"):
         module_of(kind, count=39)
 
 
 @pytest.mark.parametrize("name", ["series", "volumes"])
-def test_a_short_run_learns(run: Callable[..., Path], name: str) -> None:
+def test_short_run_learns(run: Callable[..., Path], name: str) -> None:
     easy = ("datamodule.noise=0", "datamodule.count=400", "datamodule.batch_size=8", "lit_module.optimizer.lr=0.01")
     small = ("lit_module.net.channels=[8,16,16]", "trainer.max_epochs=3")
     folder = run(f"+experiment={name}", "devices=cpu", *TINY[3:], *easy, *small)
