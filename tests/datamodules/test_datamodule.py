@@ -1,4 +1,4 @@
-"""What is kept where changes no bit; what is bad is named; mixing and sampling are functions of (seed, epoch)."""
+"""Caching changes no bit, unreadable samples are reported, mixing and sampling depend on (seed, epoch) alone."""
 
 import os
 from collections.abc import Callable
@@ -30,6 +30,10 @@ def folder(root: Path, *overrides: str) -> ImageDataModule:
     return module
 
 
+def number_of_samples(module: ImageDataModule) -> int:
+    return sum(len(module.files(split)) for split in ("train", "val", "test"))
+
+
 def epoch_of(module: ImageDataModule) -> list[torch.Tensor]:
     return [part for batch in loader_of(module, "train") for part in batch[:3]]
 
@@ -39,10 +43,10 @@ def test_cache_location_changes_no_bit(images: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(worker_pool, "MIN_FILES_FOR_PROCESSES", 1)
     monkeypatch.setattr(image_datamodule, "MIN_CACHE_SIZE", 0)
     expected = folder(images, "datamodule.cache=memory")
-    found = folder(images, f"datamodule.cache={cache}")
+    first = folder(images, f"datamodule.cache={cache}")
     again = folder(images, f"datamodule.cache={cache}")
     kinds = {"auto": CachedImages, "disk": CachedImages, "off": Streamed}
-    for module in (found, again):
+    for module in (first, again):
         assert isinstance(module.split("train").inputs, kinds[cache])
         assert module.mean_std == expected.mean_std and module.input_shape == expected.input_shape
         assert all(map(torch.equal, epoch_of(module), epoch_of(expected)))
@@ -50,20 +54,18 @@ def test_cache_location_changes_no_bit(images: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_images_in_memory_are_streamed_too() -> None:
-    found, expected = (
-        instantiate(configure("datamodule=digits", *more).datamodule, _convert_="all")
-        for more in (["datamodule.cache=off"], [])
-    )
-    for module in (found, expected):
-        module.setup()
-    assert isinstance(found.split("train").inputs, Streamed)
-    assert torch.equal(inputs_of(found, "test"), inputs_of(expected, "test"))
+    streamed = instantiate(configure("datamodule=digits", "datamodule.cache=off").datamodule, _convert_="all")
+    expected = instantiate(configure("datamodule=digits").datamodule, _convert_="all")
+    streamed.setup()
+    expected.setup()
+    assert isinstance(streamed.split("train").inputs, Streamed)
+    assert torch.equal(inputs_of(streamed, "test"), inputs_of(expected, "test"))
 
 
 def test_averaging_weights_copies_no_data(run: Callable[..., Path], images: Path, tmp_path: Path) -> None:
-    place = (f"datamodule.root={images}", "datamodule.cache=disk", f"datamodule.cache_dir={tmp_path / 'cache'}")
+    data = (f"datamodule.root={images}", "datamodule.cache=disk", f"datamodule.cache_dir={tmp_path / 'cache'}")
     average = ("callbacks=[default,ema]", "callbacks.ema.decay=0.5", "lit_module.net.pool=2")
-    folder = run("+experiment=image_folder", *TINY, *place, *average)
+    folder = run("+experiment=image_folder", *TINY, *data, *average)
     assert (folder / "model.pt").exists()
 
 
@@ -87,10 +89,9 @@ def test_image_changed_during_a_run_is_named(images: Path) -> None:
 def test_damaged_image_is_skipped_if_asked(images: Path, capsys: pytest.CaptureFixture[str], cache: str) -> None:
     whole = folder(images)
     (images / "dark" / "004.png").write_bytes((images / "dark" / "004.png").read_bytes()[:150])
-    found = folder(images, f"datamodule.cache={cache}", "datamodule.on_error=skip")
+    readable = folder(images, f"datamodule.cache={cache}", "datamodule.on_error=skip")
     assert "skipped dark/004.png (" in capsys.readouterr().err
-    counts = [sum(len(module.files(split)) for split in ("train", "val", "test")) for module in (whole, found)]
-    assert counts[1] == counts[0] - 1
+    assert number_of_samples(readable) == number_of_samples(whole) - 1
     if cache == "off":
         with pytest.raises(UserError, match=r"^dark/004.png: .*; repair the file"):
             module = folder(images, "datamodule.cache=off")
@@ -178,9 +179,9 @@ def test_partners_are_of_the_same_batch_on_any_number_of_ranks() -> None:
     whole = pairs(0, 1)
     for batch in whole:
         own, partners = zip(*batch, strict=True)
-        assert sorted(own) == sorted(partners) and all(one != other for one, other in batch)
-    shares = [pairs(rank, 2) for rank in range(2)]
-    assert [sorted(one + other) for one, other in zip(*shares, strict=True)] == [sorted(batch) for batch in whole]
+        assert sorted(own) == sorted(partners) and all(sample != partner for sample, partner in batch)
+    joined = [first + second for first, second in zip(pairs(0, 2), pairs(1, 2), strict=True)]
+    assert [sorted(batch) for batch in joined] == [sorted(batch) for batch in whole]
 
 
 def test_mixed_samples_agree_with_their_targets() -> None:
@@ -194,7 +195,7 @@ def test_mixed_samples_agree_with_their_targets() -> None:
     mixed = module.on_after_batch_transfer(batch, 0)
     assert mixed.inputs.shape == (8, 1, 6, 5) and mixed.targets is not None and mixed.size == 8
     assert torch.equal(mixed.labels, batch.labels[:8]) and torch.equal(mixed.index, batch.index[:8])
-    level = mixed.targets @ torch.tensor([0.0, 100.0, 200.0]) / 255  # a class is a level, so a mixture tells its parts
+    level = mixed.targets @ torch.tensor([0.0, 100.0, 200.0]) / 255  # the level of a mixture reveals lam
     assert torch.allclose(mixed.inputs, level.view(-1, 1, 1, 1).expand_as(mixed.inputs), atol=1e-6)
     module.trainer = trainer(training=False)
     assert next(iter(loader_of(module, "val"))).targets is None
@@ -204,13 +205,14 @@ def test_mixed_samples_agree_with_their_targets() -> None:
 def test_run_with_mixing_resumes_with_the_same_bits(
     run: Callable[..., Path], images: Path, tmp_path: Path, mix: str
 ) -> None:
-    choices = ("+experiment=image_folder", f"datamodule.root={images}", *TINY[:2], *TINY[3:], f"datamodule/mix={mix}")
-    choices = (*choices, "lit_module.net.pool=2", "lit_module/scheduler=constant")
+    data = ("+experiment=image_folder", f"datamodule.root={images}", f"datamodule/mix={mix}")
+    choices = (*data, *TINY[:2], *TINY[3:], "lit_module.net.pool=2", "lit_module/scheduler=constant")
     whole = run(*choices, "trainer.max_epochs=3", f"run_dir={tmp_path / 'whole'}")
     cut = run(*choices, "trainer.max_epochs=1", f"run_dir={tmp_path / 'cut'}")
     run(f"run={cut}", "trainer.max_epochs=3")
-    first, second = (torch.load(each / "checkpoints" / "last.ckpt", weights_only=True) for each in (whole, cut))
-    assert all(torch.equal(first["state_dict"][name], second["state_dict"][name]) for name in first["state_dict"])
+    expected = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    resumed = torch.load(cut / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
 
 
 def test_split_moves_to_a_gpu_with_enough_memory(monkeypatch: pytest.MonkeyPatch) -> None:

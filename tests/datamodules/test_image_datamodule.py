@@ -1,4 +1,4 @@
-"""Splits, decoding, loaders and ToTensor of a data module of images, on a source in memory."""
+"""Splits, decoding, loaders and ToTensor of ImageDataModule, with images in memory."""
 
 from typing import Any
 
@@ -26,8 +26,8 @@ def test_to_float_has_the_bits_of_to_tensor_for_all_values() -> None:
 def test_relabel_matches_classes_by_name() -> None:
     module = datamodule()
     module.setup("test")
-    names, labels = module.class_names, module.split("test").labels
-    before = [names[label] for label in labels.tolist()]
+    names = module.class_names
+    before = [names[label] for label in module.split("test").labels.tolist()]
     module.relabel(["another", *reversed(names)], (1, 6, 5))
     assert [module.class_names[label] for label in module.split("test").labels.tolist()] == before
 
@@ -81,9 +81,9 @@ def test_stratified_split_takes_exact_counts_of_each_class(fraction: float) -> N
 
 def test_stratified_split_is_a_function_of_its_seed() -> None:
     classes = np.arange(100) % 4
-    first, again, other = (take_split(classes, None, 0.2, seed, list("abcd"))[1] for seed in (1, 1, 2))
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
+    _, taken = take_split(classes, None, 0.2, 1, list("abcd"))
+    assert np.array_equal(taken, take_split(classes, None, 0.2, 1, list("abcd"))[1])
+    assert not np.array_equal(taken, take_split(classes, None, 0.2, 2, list("abcd"))[1])
 
 
 def test_stratified_split_takes_different_positions_of_each_class() -> None:
@@ -102,7 +102,7 @@ def test_missing_splits_are_disjoint_parts_of_training() -> None:
     module = datamodule({"train": source}, val_fraction=0.5)
     module.setup()
     parts = {name: pixels(module, name) for name in ("train", "val", "test")}
-    # A quarter of each class of 16 is tested, half of the 12 that are left validates.
+    # Of the 16 samples of each class a quarter is for test, and half of the other 12 for validation.
     assert [len(part) for part in parts.values()] == [18, 18, 12]
     everything = sorted(image.tobytes() for part in parts.values() for image in part)
     assert everything == sorted(image.tobytes() for image in source)
@@ -140,11 +140,14 @@ def test_official_validation_split_is_kept() -> None:
 
 
 def test_test_split_depends_on_split_seed_alone() -> None:
-    modules = [datamodule(seed=seed, split_seed=split) for seed, split in ((0, 0), (1, 0), (0, 1))]
-    for module in modules:
+
+    def test_files(seed: int, split_seed: int) -> list[str]:
+        module = datamodule(seed=seed, split_seed=split_seed)
         module.setup()
-    same, other_seed, other_split = (list(module.files("test")) for module in modules)
-    assert same == other_seed and same != other_split
+        return list(module.files("test"))
+
+    assert test_files(0, 0) == test_files(1, 0)
+    assert test_files(0, 0) != test_files(0, 1)
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3)])
@@ -236,12 +239,12 @@ def test_drop_last_affects_training_alone() -> None:
 def test_each_rank_gets_its_shard_of_a_batch() -> None:
     module = datamodule()
     module.setup()
-    shares = []
+    shards = []
     for rank in range(3):
         module.trainer = trainer(world_size=3, global_rank=rank)
-        shares.append(next(iter(loader_of(module, "train"))).index.tolist())
+        shards.append(next(iter(loader_of(module, "train"))).index.tolist())
     whole = np.random.default_rng((0, 0)).permutation(27)[:8].tolist()
-    assert shares == [whole[0::3], whole[1::3], whole[2::3]]
+    assert shards == [whole[0::3], whole[1::3], whole[2::3]]
 
 
 @pytest.mark.parametrize(

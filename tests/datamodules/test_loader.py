@@ -1,4 +1,4 @@
-"""Batches are a function of (seed, epoch) alone: every sample once, the same sets on any number of ranks."""
+"""Batches depend on (seed, epoch) alone: every sample once, the same sets on any number of ranks."""
 
 from itertools import chain
 
@@ -29,9 +29,9 @@ def flat(lists: list[list[int]]) -> list[int]:
 
 
 def of_all_ranks(samples: int, ranks: int, **options: object) -> list[list[list[int]]]:
-    """For each batch, for each rank, the indices."""
+    """The indices by batch and rank."""
     loaders = [BatchLoader(split_of(samples), 4, rank=rank, world_size=ranks, **options) for rank in range(ranks)]
-    return [list(shares) for shares in zip(*map(indices, loaders), strict=True)]
+    return [list(shards) for shards in zip(*map(indices, loaders), strict=True)]
 
 
 @pytest.mark.parametrize("seed", [None, 3])
@@ -78,7 +78,7 @@ def test_evaluation_on_ranks_pads_nothing(ranks: int) -> None:
     for samples in SIZES:
         batches = of_all_ranks(samples, ranks)
         whole = indices(BatchLoader(split_of(samples), 4))
-        assert [sorted(flat(shares)) for shares in batches] == whole
+        assert [sorted(flat(shards)) for shards in batches] == whole
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
@@ -89,15 +89,15 @@ def test_training_batches_do_not_depend_on_the_number_of_ranks(ranks: int, drop_
         order = np.random.default_rng((2, 0)).permutation(samples).tolist()
         whole = [order[start : start + 4] for start in range(0, samples, 4)]
         expected = [batch for batch in whole if len(batch) >= (4 if drop_last else ranks)]
-        assert [sorted(flat(shares)) for shares in batches] == [sorted(batch) for batch in expected]
-        assert all(share for shares in batches for share in shares), "a rank without a sample has no gradient"
+        assert [sorted(flat(shards)) for shards in batches] == [sorted(batch) for batch in expected]
+        assert all(shard for shards in batches for shard in shards), "a rank without a sample has no gradient"
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_batch_size_counts_all_ranks(ranks: int) -> None:
     loaders = [BatchLoader(split_of(10), 4, rank=rank, world_size=ranks) for rank in range(ranks)]
-    for shares in zip(*loaders, strict=True):
-        assert {batch.size for batch in shares} == {sum(len(batch.labels) for batch in shares)}
+    for shards in zip(*loaders, strict=True):
+        assert {shard.size for shard in shards} == {sum(len(shard.labels) for shard in shards)}
 
 
 def test_empty_shard_keeps_its_shape() -> None:

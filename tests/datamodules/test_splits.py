@@ -1,4 +1,4 @@
-"""Splits by class and by group, subsets of classes, and balanced orders."""
+"""Stratified and grouped splits, subsets of classes, balanced sampling."""
 
 import numpy as np
 import pytest
@@ -22,10 +22,10 @@ def test_take_keeps_fields_of_a_sample_together() -> None:
 
 
 def test_classes_are_kept_in_the_given_order() -> None:
-    found, names = keep_classes({"train": samples([0, 1, 2, 1]), "test": samples([2, 2])}, NAMES, ["cat", "bee"])
+    splits, names = keep_classes({"train": samples([0, 1, 2, 1]), "test": samples([2, 2])}, NAMES, ["cat", "bee"])
     assert names == ["cat", "bee"]
-    assert found["train"].labels.tolist() == [1, 0, 1] and found["train"].files == ["file 1", "file 2", "file 3"]
-    assert found["test"].labels.tolist() == [0, 0]
+    assert splits["train"].labels.tolist() == [1, 0, 1] and splits["train"].files == ["file 1", "file 2", "file 3"]
+    assert splits["test"].labels.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def test_groups_that_cannot_be_split_are_rejected() -> None:
 def test_balanced_order_draws_classes_equally_often(counts: list[int]) -> None:
     labels = np.repeat(np.arange(3), counts)
     drawn = balanced_order(labels, np.random.default_rng(0))
-    found = np.bincount(labels[drawn], minlength=3)[np.array(counts) > 0]
-    assert len(drawn) == len(labels) and found.max() - found.min() <= 1
+    drawn_counts = np.bincount(labels[drawn], minlength=3)[np.array(counts) > 0]
+    assert len(drawn) == len(labels) and drawn_counts.max() - drawn_counts.min() <= 1
     for label, count in enumerate(counts):
         times = np.bincount(drawn, minlength=len(labels))[labels == label]
         if count:

@@ -1,4 +1,4 @@
-"""Datasets of torchvision, by its own loading code, on small files that the tests write. Nothing is downloaded."""
+"""Datasets of torchvision, read by its own code from small files that the tests write."""
 
 import struct
 import time
@@ -23,7 +23,7 @@ def module_of(dataset: str, root: Path, **changes: Any) -> TorchvisionDataModule
     return TorchvisionDataModule(**PLAIN | source | changes)
 
 
-def refusal(dataset: str, root: Path, **changes: Any) -> str:
+def error_of(dataset: str, root: Path, **changes: Any) -> str:
     with pytest.raises(UserError) as caught:
         module_of(dataset, root, **changes).setup()
     assert "\n" not in str(caught.value)
@@ -37,7 +37,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 
 def write_mnist(root: Path, train: int, test: int) -> dict[str, np.ndarray]:
-    """Random images of 28×28 whose classes follow one another; returns the images of both splits."""
+    """Random 28×28 images whose labels cycle through the classes; returns the images by split."""
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
     images = {}
@@ -49,7 +49,7 @@ def write_mnist(root: Path, train: int, test: int) -> dict[str, np.ndarray]:
 
 
 def write_folders(root: Path, *splits: str, suffix: str = "png", classes: tuple[str, ...] = ("AD", "AE")) -> None:
-    """Three 5×4 images for each class and split; their level tells the split, then the class."""
+    """Three 5×4 images for each class and split; their red level encodes split and class."""
     for level, split in enumerate(splits):
         for label, name in enumerate(classes):
             (root / split / name).mkdir(parents=True)
@@ -114,7 +114,7 @@ def test_labels_are_read_from_samples_without_an_attribute(tmp_path: Path) -> No
     (tmp_path / "gtsrb" / "GT-final_test.csv").write_text("Filename;ClassId\n1.ppm;2\n0.ppm;1\n")
     module = module_of("GTSRB", tmp_path)
     module.setup()
-    assert module.class_names == ["0", "1", "2"], "it has no names for them"
+    assert module.class_names == ["0", "1", "2"], "torchvision has no names for them"
     assert labels(module, "test") == [2, 1]
     assert module.class_counts == [2, 2, 2] and sorted(labels(module, "val")) == [0, 1, 2]
 
@@ -143,7 +143,7 @@ def test_classes_of_equal_name_are_numbered(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("dataset", ["MNIST", "CIFAR10", "Country211"])
 def test_error_for_missing_data_suggests_download(tmp_path: Path, dataset: str) -> None:
-    line = refusal(dataset, tmp_path)
+    line = error_of(dataset, tmp_path)
     assert line.startswith(f"datamodule.root: no {dataset} in {tmp_path} (")
     assert line.endswith("add datamodule.download=true to fetch it")
 
@@ -151,26 +151,26 @@ def test_error_for_missing_data_suggests_download(tmp_path: Path, dataset: str) 
 @pytest.mark.parametrize(("typed", "meant"), [("CIFAR", "CIFAR10"), ("FashionMnist", "FashionMNIST")])
 def test_unknown_name_suggests_the_nearest(tmp_path: Path, typed: str, meant: str) -> None:
     expected = f"datamodule.dataset: torchvision has no {typed}; did you mean '{meant}'?"
-    assert refusal(typed, tmp_path) == expected
+    assert error_of(typed, tmp_path) == expected
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("mnist", "MNIST"), ("cifar10", "CIFAR10")])
 def test_name_in_lower_case_suggests_the_right_one(tmp_path: Path, typed: str, meant: str) -> None:
     expected = f"datamodule.dataset: torchvision has no {typed}; did you mean '{meant}'?"
-    assert refusal(typed, tmp_path) == expected
+    assert error_of(typed, tmp_path) == expected
 
 
 @pytest.mark.parametrize("dataset", ["FakeData", "ImageFolder", "EMNIST"])
 def test_dataset_without_a_training_split_is_rejected(tmp_path: Path, dataset: str) -> None:
     (tmp_path / "ant").mkdir()
     Image.new("L", (2, 2)).save(tmp_path / "ant" / "a.png")
-    assert refusal(dataset, tmp_path).startswith(f"datamodule.dataset: {dataset} ")
+    assert error_of(dataset, tmp_path).startswith(f"datamodule.dataset: {dataset} ")
 
 
 @pytest.mark.parametrize("dataset", ["UCF101", "HMDB51", "PhotoTour", "Kinetics", "CocoDetection"])
 def test_dataset_without_labelled_images_is_rejected(tmp_path: Path, dataset: str) -> None:
     expected = f"datamodule.dataset: {dataset} is not a dataset of labelled images; "
-    assert refusal(dataset, tmp_path).startswith(expected)
+    assert error_of(dataset, tmp_path).startswith(expected)
 
 
 def write_kitti(root: Path) -> None:
@@ -182,7 +182,7 @@ def write_kitti(root: Path) -> None:
 
 
 def write_celeba(root: Path) -> None:
-    """Six images, two a split, with two attributes each."""
+    """Six images, two per split, with two attributes each."""
     folder = root / "celeba"
     (folder / "img_align_celeba").mkdir(parents=True)
     for i in range(6):
@@ -201,7 +201,7 @@ def test_dataset_of_boxes_or_multiple_labels_is_rejected(
     write(tmp_path)
     monkeypatch.setattr("torchvision.datasets.CelebA._check_integrity", lambda _: True)
     expected = f"datamodule.dataset: {dataset} does not have one class per image; choose another"
-    assert refusal(dataset, tmp_path) == expected
+    assert error_of(dataset, tmp_path) == expected
 
 
 def test_prepare_data_without_download_writes_nothing(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_prepare_data_downloads_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     module.prepare_data()
     assert fetched == [True, False]
     module.setup()
-    assert fetched == [True, False], "what was fetched is read without the network"
+    assert fetched == [True, False], "downloaded files are read without the network"
 
 
 def test_ranks_download_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
