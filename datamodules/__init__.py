@@ -1,1 +1,1 @@
-"""What we learn from: data modules that turn a source of images into batches. Knows nothing of lit_modules."""
+"""Data modules: from a source of samples to batches. Imports nothing from lit_modules."""

@@ -1,11 +1,9 @@
 """DataModule: splits, order, scaling and augmentation of labelled samples from any source."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -21,7 +19,7 @@ from datamodules.augment.augmentation import as_augmentation, augment, uniform
 from datamodules.augment.mixing import Mixing, soft_targets
 from datamodules.loader import Batch, BatchLoader, to_float
 from datamodules.splits import Samples, keep_classes, take_split
-from datamodules.storage.inputs import Inspected, Loaded, Split, resident
+from datamodules.storage.inputs import Inspected, Loaded, Split, channel_mean_std, resident
 
 # Training samples from which mean and standard deviation are computed, at most.
 MAX_MEASURED = 20_000
@@ -126,8 +124,12 @@ class DataModule(LightningDataModule):
         self, splits: dict[str, Samples], files: Sequence[str], loaded: Loaded, stage: str | None
     ) -> dict[str, np.ndarray]:
         """The rows of each split among all samples. Unreadable samples raise, or are removed from `splits` too."""
-        ends = accumulate(len(samples.labels) for samples in splits.values())
-        rows = {name: np.arange(end - len(splits[name].labels), end) for name, end in zip(splits, ends, strict=True)}
+        rows: dict[str, np.ndarray] = {}
+        start = 0
+        for name, samples in splits.items():
+            stop = start + len(samples.labels)
+            rows[name] = np.arange(start, stop)
+            start = stop
         if not loaded.bad:
             return rows
         if stage != "inspect":
@@ -161,10 +163,14 @@ class DataModule(LightningDataModule):
         return False
 
     def relabel(self, class_names: Sequence[str], input_shape: Sequence[int]) -> None:
-        """Labels the test split by the classes of a network, by name: they may be more, and in another order.
+        """Replaces the labels of the test split by the network's labels for the same class names.
+
+        Args:
+            class_names: those of the network: all of the split's, in any order, and possibly more.
+            input_shape: of the network.
 
         Raises:
-            UserError: the network does not know a class of the split, or takes samples of another shape.
+            UserError: the network lacks a class of the split, or takes samples of another shape.
         """
         test = self._splits["test"]
         if tuple(test.inputs.shape) != tuple(input_shape):
@@ -172,11 +178,12 @@ class DataModule(LightningDataModule):
             trained = "×".join(map(str, input_shape))
             raise UserError(f"datamodule.root: samples of {here}, but the run was trained on {trained}; reshape them")
         for label in test.labels.unique().tolist():
-            if (name := self.class_names[label]) not in class_names:
+            name = self.class_names[label]
+            if name not in class_names:
                 raise UserError(f"datamodule.root: the run has no class '{name}'; {nearest(name, class_names)}")
-        known = {name: label for label, name in enumerate(class_names)}
-        labels = torch.tensor([known.get(name, -1) for name in self.class_names])[test.labels]
-        self._splits = {"test": test._replace(labels=labels)}
+        label_of = {name: label for label, name in enumerate(class_names)}
+        new_labels = torch.tensor([label_of.get(name, -1) for name in self.class_names])  # -1: not in the split
+        self._splits = {"test": test._replace(labels=new_labels[test.labels])}
         self.class_names = list(class_names)
 
     def split(self, name: str) -> Split:
@@ -196,23 +203,7 @@ class DataModule(LightningDataModule):
     @cached_property
     def mean_std(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel in [0, 1], of at most 20,000 training samples, evenly spaced."""
-        train = self._splits["train"]
-        count = min(len(train.rows), MAX_MEASURED)
-        evenly = np.arange(count) * len(train.rows) // count
-        shift: Tensor | None = None  # close to the mean, so that the sums do not cancel
-        total = squares = torch.zeros(())
-        values = 0
-        part_size = max(1, 2**22 // math.prod(self.input_shape))  # 32 MiB as double
-        for part in train.read(np.array_split(evenly, -(-count // part_size))):
-            scale = 255 if part.dtype == torch.uint8 else 1
-            channels = part.transpose(0, 1).flatten(1).double() / scale  # [C, values]
-            shift = channels.mean(1, keepdim=True) if shift is None else shift
-            total = total + (channels - shift).sum(1)
-            squares = squares + (channels - shift).square().sum(1)
-            values += channels.shape[1]
-        assert shift is not None
-        mean = total / values
-        return (mean + shift[:, 0]).tolist(), (squares / values - mean.square()).clamp(min=0).sqrt().tolist()
+        return channel_mean_std(self._splits["train"], MAX_MEASURED)
 
     def files(self, split: str) -> Sequence[str]:
         """The name of each sample of a split, by its index."""

@@ -33,7 +33,7 @@ class ImageDataModule(DataModule):
         resize, jpeg_draft: how an image of another size is resized: see `decode.ImageSpec`.
         cache: where decoded images are kept: in `memory`, on `disk` for later runs too, or nowhere (`off`): then they
             are decoded each time they are needed. `auto`: few in memory, many on disk; if the disk is full, in memory
-            if they take less than half of what is free, else nowhere. It affects speed alone.
+            if they take less than half of the free memory, else nowhere. It affects speed alone.
         cache_dir: where on disk.
         num_workers: processes that decode; null: one per core. It affects speed alone.
     """
@@ -99,7 +99,7 @@ class ImageDataModule(DataModule):
     def _place(
         self, spec: ImageSpec, count: int, max_bytes: int, folder: Path, cacheable: bool
     ) -> Literal["memory", "disk", "off"]:
-        """Where so many decoded images are kept."""
+        """Where `count` decoded images are kept."""
         size = count * spec.channels * spec.size[0] * spec.size[1]
         if self.cache == "disk" and not cacheable:
             raise UserError("datamodule.cache: these images are not files; leave it out")
@@ -114,5 +114,5 @@ class ImageDataModule(DataModule):
             return None
         size = [self.image_size] * 2 if isinstance(self.image_size, int) else self.image_size
         if len(size) != 2 or min(size) < 1:
-            raise UserError(f"datamodule.image_size: {self.image_size} is no size; give pixels or [height, width]")
+            raise UserError(f"datamodule.image_size: {self.image_size} is not a size; give pixels or [height, width]")
         return size[0], size[1]

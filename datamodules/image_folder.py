@@ -53,7 +53,7 @@ def _first_folder(root: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _folders(folder: Path) -> list[tuple[str, str]]:
-    """Names and paths"""
+    """Names and paths of the folders in a folder, sorted by name."""
     return [(entry.name, entry.path) for entry in _entries(str(folder)) if _is_folder(entry)]
 
 

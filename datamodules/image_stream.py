@@ -34,7 +34,7 @@ def find(source: str) -> list[str]:
     else:
         files = [file for file in sorted(glob(str(path), recursive=True)) if is_image(file)]  # noqa: PTH207
     if not files:
-        raise UserError(f"input: {source} names no image; give a file, a folder, a table of files, or a glob")
+        raise UserError(f"input: {source} matches no images; give a file, a folder, a table of files, or a glob")
     return files
 
 
@@ -44,8 +44,8 @@ def _listed(table: Path) -> list[str]:
             header, rows = header_and_rows(file)
             if "file" not in header:
                 raise UserError(f"input: {table} has no column 'file'; {nearest('file', header)}")
-            at = header.index("file")
-            files = [os.path.expanduser(row[at]) for row in rows if row]  # noqa: PTH111  # Path's fails for ~$a.png
+            column = header.index("file")
+            files = [os.path.expanduser(row[column]) for row in rows if row]  # noqa: PTH111  # Path's fails for ~$a.png
             return [str(table.parent / file) for file in files if file]
     except (UnicodeDecodeError, csv.Error, IndexError) as error:
         raise UserError(f"input: {table} is not a CSV table in UTF-8 ({error}); correct it") from error

@@ -17,7 +17,7 @@ from datamodules.splits import SPLIT_WORDS, Samples, by_split
 from datamodules.storage.image_header import reason
 
 COLUMNS = ("path", "label", "split", "group")
-WHAT = "give a CSV table with the columns path and label"
+FIX = "give a CSV table with the columns path and label"
 
 
 class Row(NamedTuple):
@@ -54,12 +54,12 @@ class ImageTableDataModule(ImageDataModule):
         seen: dict[str, int] = {}  # path → row
         items, files, labels, members, splits = [], [], [], [], []
         for row in _rows(table):
-            item = os.path.join(folder, os.path.expanduser(row.path))  # noqa: PTH111, PTH118  # a million
+            item = os.path.join(folder, os.path.expanduser(row.path))  # noqa: PTH111, PTH118  # faster than Path
             plain = os.path.normpath(item) if "./" in row.path or "//" in row.path else item
-            if (first := seen.setdefault(plain, row.number)) != row.number:
-                # It could be in two splits, or have two labels.
+            first = seen.setdefault(plain, row.number)
+            if first != row.number:  # it could be in two splits, or have two labels
                 where = f"{table}: row {row.number}: {row.path}"
-                raise UserError(f"{where} is in row {first} already; keep one of the two")
+                raise UserError(f"{where} is listed in row {first} already; keep one of the two")
             items.append(item)
             files.append(row.path)
             labels.append(names.setdefault(row.label, len(names)))
@@ -83,7 +83,7 @@ class ImageTableDataModule(ImageDataModule):
 def _rows(table: Path) -> Iterator[Row]:
     """
     Raises:
-        UserError: the table cannot be read, or a row of it is wrong.
+        UserError: the table cannot be read, or a row is malformed.
     """
     number = 1
     try:
@@ -108,14 +108,14 @@ def _rows(table: Path) -> Iterator[Row]:
                     raise UserError(f"{table}: row {number}: {column} is empty; fill it or remove the row")
                 if split is not None and split not in SPLIT_WORDS:
                     hint = nearest(split, SPLIT_WORDS)
-                    raise UserError(f"{table}: row {number}: '{split}' is no split; {hint}")
+                    raise UserError(f"{table}: row {number}: '{split}' is not a split; {hint}")
                 yield Row(number, path, label, split and SPLIT_WORDS[split], group)
     except OSError as error:
-        raise UserError(f"datamodule.root: {table}: {reason(error)}; {WHAT}") from error
+        raise UserError(f"datamodule.root: {table}: {reason(error)}; {FIX}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{table}: row {number + 1} or later: is not UTF-8; save the table as UTF-8") from error
     except csv.Error as error:
-        raise UserError(f"{table}: row {number + 1}: is no CSV ({error}); correct its quotes") from error
+        raise UserError(f"{table}: row {number + 1}: is not CSV ({error}); correct its quotes") from error
 
 
 def header_and_rows(file: TextIO) -> tuple[list[str], Iterator[list[str]]]:
@@ -130,8 +130,8 @@ def header_and_rows(file: TextIO) -> tuple[list[str], Iterator[list[str]]]:
 def _check_header(table: Path, header: list[str]) -> None:
     for column in ("path", "label"):
         if column not in header:
-            there = [word for word in header if word and word not in COLUMNS]
-            hint = nearest(column, there) if there else "write it first"
+            others = [word for word in header if word and word not in COLUMNS]
+            hint = nearest(column, others) if others else "write it first"
             raise UserError(f"{table}: row 1: there is no column '{column}'; {hint}")
     for word in header:
         if word in COLUMNS and header.count(word) > 1:

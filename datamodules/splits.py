@@ -20,7 +20,7 @@ class Samples(NamedTuple):
     labels: np.ndarray
     """int64 `[N]`"""
     files: Sequence[str]
-    """A name for each, for people"""
+    """A name for each, to be displayed"""
     groups: np.ndarray | None = None
     """`[N]`: samples of one group, such as images of one patient, stay in one split"""
 
@@ -85,7 +85,8 @@ def take_split(
             taken[generator.permutation(members)[:count]] = True
     else:
         taken = _take_groups(labels, groups, fraction, generator, len(class_names))
-        if missing := set(labels.tolist()) - set(labels[~taken].tolist()):
+        missing = set(labels.tolist()) - set(labels[~taken].tolist())
+        if missing:
             name = class_names[min(missing)]
             raise UserError(f"class {name}: all its groups would leave the training split; add groups to it")
     return np.flatnonzero(~taken), np.flatnonzero(taken)

@@ -1,4 +1,4 @@
-"""Series and volumes that the project draws itself, of classes that no linear model can tell apart."""
+"""Synthetic series and volumes whose classes no linear model can separate."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -17,12 +17,14 @@ from datamodules.storage.inputs import InMemory, Loaded
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class SyntheticDataModule(DataModule):
-    """A function of (split_seed, count, noise). In each class a sample and its negative are equally likely: the classes
-    have the same mean, and a linear model is about as good as chance.
+    """Samples that depend on (split_seed, count, noise) alone.
+
+    In each class a sample and its negative are equally likely. So all classes have the same mean, and a linear model
+    is about as good as chance.
 
     Args:
-        count: samples in all, the same number of each class.
-        noise: standard deviation of white noise; what is to be found in it is at most 1.
+        count: number of samples, spread evenly over the classes.
+        noise: standard deviation of the white noise; the signal is at most 1.
     """
 
     CLASSES: ClassVar[list[str]]
@@ -37,7 +39,7 @@ class SyntheticDataModule(DataModule):
 
     @abstractmethod
     def draw(self, labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """int64 `[N]` → samples without noise `[N, *spatial]`"""
+        """Labels, int64 `[N]` → samples without noise `[N, *spatial]`."""
 
     def read(self) -> tuple[dict[str, Samples], list[str]]:
         generator = np.random.default_rng(self.split_seed)
@@ -53,24 +55,27 @@ class SyntheticDataModule(DataModule):
 
 
 class SeriesDataModule(SyntheticDataModule):
-    """128 points with a short chirp in each half, whose pitch rises or falls: `[1, 128]`. Place and phase of each are
-    random. A rising and a falling chirp have the same power spectrum: one is the other, seen from its end."""
+    """Series `[1, 128]` with a short chirp in each half, whose frequency rises or falls.
+
+    Position and phase of each chirp are random. Rising and falling chirps are time reversals of each other, so they
+    have the same power spectrum.
+    """
 
     CLASSES: ClassVar[list[str]] = ["fall-fall", "fall-rise", "rise-fall", "rise-rise"]
 
     def draw(self, labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         drawn = np.zeros((len(labels), 128))
         for half, rises in enumerate((labels // 2, labels % 2)):
-            place = generator.uniform(64 * half + 14, 64 * half + 50, (len(labels), 1))
+            position = generator.uniform(64 * half + 14, 64 * half + 50, (len(labels), 1))
             phase = generator.uniform(0, 2 * np.pi, (len(labels), 1))
-            time = np.arange(128) - place
+            time = np.arange(128) - position
             cycles = 0.15 * time + np.where(rises, 0.002, -0.002)[:, None] * time**2
             drawn += np.exp(-((time / 10) ** 2)) * np.cos(2 * np.pi * cycles + phase)
         return drawn
 
 
 class VolumesDataModule(SyntheticDataModule):
-    """A solid of about 200 voxels, lighter or darker than what is around it, somewhere in `[1, 16, 16, 16]`."""
+    """Volumes `[1, 16, 16, 16]` with a solid of about 200 voxels, lighter or darker than the background."""
 
     CLASSES: ClassVar[list[str]] = ["ball", "cross", "cube", "shell"]
 

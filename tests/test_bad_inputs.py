@@ -149,7 +149,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
         nothing, "task=export format=safetensors run=RUN output=RUN/config.yaml/x", "output: ", ""
     ),
     "an unknown user": (nothing, "task=predict run=RUN input='~nosuchuser/x'", "command line: ", "unknown user"),
-    "nothing to predict": (nothing, "task=predict run=RUN input=/not/there", "input: /not/there names no image", ""),
+    "nothing to predict": (nothing, "task=predict run=RUN input=/not/there", "input: /not/there matches no images", ""),
     "an empty word to predict": (nothing, "task=predict run=RUN input=", "input: is empty", ""),
     "no batch to predict": (
         nothing, "task=predict run=RUN input=IMAGES datamodule.batch_size=0", "datamodule.batch_size: must be ", "; "

@@ -1,5 +1,6 @@
 """Sources of samples: in memory, on a GPU, or decoded on demand."""
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -158,6 +159,32 @@ class Inspected(NamedTuple):
     loaded: Loaded
     splits: dict[str, Split]
     """Of the readable samples"""
+
+
+def channel_mean_std(split: Split, max_samples: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, of uint8 scaled to [0, 1].
+
+    Args:
+        max_samples: a larger split is represented by this many samples, evenly spaced.
+    """
+    count = min(len(split.rows), max_samples)
+    positions = np.arange(count) * len(split.rows) // count
+    part_size = max(1, 2**22 // math.prod(split.inputs.shape))  # 32 MiB as double
+    shift: Tensor | None = None  # close to the mean, so that the sums do not cancel
+    total = squares = torch.zeros(())
+    values = 0
+    for part in split.read(np.array_split(positions, -(-count // part_size))):
+        scale = 255 if part.dtype == torch.uint8 else 1
+        channels = part.transpose(0, 1).flatten(1).double() / scale  # [N, C, *spatial] → [C, values]
+        if shift is None:
+            shift = channels.mean(1, keepdim=True)
+        total = total + (channels - shift).sum(1)
+        squares = squares + (channels - shift).square().sum(1)
+        values += channels.shape[1]
+    assert shift is not None
+    mean = total / values
+    std = (squares / values - mean.square()).clamp(min=0).sqrt()
+    return (mean + shift[:, 0]).tolist(), std.tolist()
 
 
 def resident(split: Split, device: torch.device, max_fraction: float) -> Split:

@@ -1,4 +1,4 @@
-"""Arrays are read as they are, from a file or mapped from a folder, and mistakes in them answered by their keys."""
+"""Arrays are read unchanged, from an .npz file or memory-mapped, and errors name the key."""
 
 import csv
 import io
@@ -22,8 +22,8 @@ LABELS = np.arange(24) % 3
 
 
 def module_of(root: Path, **changes: Any) -> ArraysDataModule:
-    taken = {key: PLAIN[key] for key in ArraysDataModule.__dataclass_fields__ if key in PLAIN}
-    return ArraysDataModule(**taken | changes, root=str(root))
+    parameters = {key: PLAIN[key] for key in ArraysDataModule.__dataclass_fields__ if key in PLAIN}
+    return ArraysDataModule(**parameters | changes, root=str(root))
 
 
 def noise(*shape: int, dtype: str = "float32") -> np.ndarray:
@@ -31,7 +31,7 @@ def noise(*shape: int, dtype: str = "float32") -> np.ndarray:
 
 
 def save(root: Path, **arrays: Any) -> Path:
-    """As .npz, or by a folder's name as .npy files."""
+    """Writes an .npz file, or a folder of .npy files if `root` has no such suffix."""
     if root.suffix == ".npz":
         np.savez(root, **arrays)
     else:
@@ -48,7 +48,7 @@ def positions(module: ArraysDataModule, split: str) -> list[int]:
 @pytest.mark.parametrize("name", ["a.npz", "folder"])
 @pytest.mark.parametrize("shape", [(2, 9), (3, 6, 5), (1, 4, 5, 6)], ids=len)
 @pytest.mark.parametrize("dtype", ["uint8", "float32", ">f8", "int16", "float16", "bool"])
-def test_samples_are_those_of_the_array(tmp_path: Path, name: str, shape: tuple[int, ...], dtype: str) -> None:
+def test_samples_equal_the_array(tmp_path: Path, name: str, shape: tuple[int, ...], dtype: str) -> None:
     inputs = noise(24, *shape, dtype=dtype)
     module = module_of(save(tmp_path / name, inputs=inputs, labels=LABELS))
     module.setup()
@@ -56,15 +56,15 @@ def test_samples_are_those_of_the_array(tmp_path: Path, name: str, shape: tuple[
     seen = []
     for split in ("train", "val", "test"):
         rows = positions(module, split)
-        found = inputs_of(module, split).numpy()
-        assert found.dtype == (np.uint8 if dtype == "uint8" else np.float32)
-        assert np.array_equal(found, inputs[rows].astype(found.dtype))
+        samples = inputs_of(module, split).numpy()
+        assert samples.dtype == (np.uint8 if dtype == "uint8" else np.float32)
+        assert np.array_equal(samples, inputs[rows].astype(samples.dtype))
         assert module.split(split).labels.tolist() == LABELS[rows].tolist()
         seen += rows
     assert sorted(seen) == list(range(24))
 
 
-def test_mean_and_deviation_are_those_of_the_network_inputs(tmp_path: Path) -> None:
+def test_mean_and_std_are_of_the_network_inputs(tmp_path: Path) -> None:
     for dtype, scale in (("float64", 1), ("uint8", 255)):
         inputs = noise(24, 2, 9, dtype=dtype)
         module = module_of(save(tmp_path / f"{dtype}.npz", inputs=inputs, labels=LABELS))
@@ -76,21 +76,21 @@ def test_mean_and_deviation_are_those_of_the_network_inputs(tmp_path: Path) -> N
         assert torch.equal(scaled, to_float(raw)) and scaled.dtype == torch.float32
 
 
-def test_a_folder_is_mapped_not_read(tmp_path: Path) -> None:
+def test_folder_is_memory_mapped(tmp_path: Path) -> None:
     module = module_of(save(tmp_path / "folder", inputs=noise(24, 2, 9), labels=LABELS))
     module.read()
     assert isinstance(module._inputs, np.memmap) and not module._inputs.flags.writeable
 
 
 @pytest.mark.parametrize("given", [None, ["cat", "ant", "bee"]])
-def test_strings_are_classes(tmp_path: Path, given: list[str] | None) -> None:
+def test_string_labels_are_class_names(tmp_path: Path, given: list[str] | None) -> None:
     labels = np.array(["cat", "bee", "ant"])[LABELS]
-    names = {} if given is None else {"class_names": np.array(given)}
-    module = module_of(save(tmp_path / "a.npz", inputs=noise(24, 2, 9), labels=labels, **names))
+    optional = {} if given is None else {"class_names": np.array(given)}
+    module = module_of(save(tmp_path / "a.npz", inputs=noise(24, 2, 9), labels=labels, **optional))
     module.setup()
     assert module.class_names == (given or ["ant", "bee", "cat"])
-    found = [module.class_names[label] for label in module.split("val").labels.tolist()]
-    assert found == labels[positions(module, "val")].tolist()
+    names = [module.class_names[label] for label in module.split("val").labels.tolist()]
+    assert names == labels[positions(module, "val")].tolist()
 
 
 def test_splits_and_groups_are_kept(tmp_path: Path) -> None:
@@ -117,35 +117,35 @@ def with_nan(dtype: str = "float32") -> np.ndarray:
     return inputs
 
 
-SOUND = {"inputs": noise(24, 2, 9), "labels": LABELS}
+VALID = {"inputs": noise(24, 2, 9), "labels": LABELS}
 HALVES = np.array(["train", "test"] * 12)
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
-    "no_labels": ({"inputs": SOUND["inputs"]}, ": holds no 'labels'; add it"),
-    "other_key": (SOUND | {"groups": LABELS}, ": 'groups' is not a known key; did you mean 'group'?"),
-    "no_channels": (SOUND | {"inputs": noise(24, 9)}, ": inputs have the shape (24, 9); give [N, C, L], "),
+    "no_labels": ({"inputs": VALID["inputs"]}, ": holds no 'labels'; add it"),
+    "other_key": (VALID | {"groups": LABELS}, ": 'groups' is not a known key; did you mean 'group'?"),
+    "no_channels": (VALID | {"inputs": noise(24, 9)}, ": inputs have the shape (24, 9); give [N, C, L], "),
     "no_samples": ({"inputs": noise(0, 2, 9), "labels": LABELS[:0]}, ": inputs have the shape (0, 2, 9) and are empty"),
-    "complex": (SOUND | {"inputs": noise(24, 2, 9) * 1j}, ": inputs are of type complex64; give numbers"),
-    "short_labels": (SOUND | {"labels": LABELS[:20]}, ": labels have the shape (20,), inputs (24, 2, 9); give one for"),
-    "one_hot": (SOUND | {"labels": np.eye(24)}, ": labels have the shape (24, 24), "),
-    "short_group": (SOUND | {"group": LABELS[:1]}, ": group have the shape (1,), "),
-    "fractions": (SOUND | {"labels": LABELS / 2}, ": labels are of type float64; give integers from 0"),
-    "negative": (SOUND | {"labels": LABELS - 1}, ": labels[0] is -1; number the classes from 0"),
-    "from_one": (SOUND | {"labels": LABELS + 1}, ": labels: 0 does not occur, but 3 does; "),
-    "gap": (SOUND | {"labels": np.where(LABELS == 2, 255, LABELS)}, ": labels: 2 does not occur, but 255 does; "),
-    "too_large": (SOUND | {"class_names": np.array(["a", "b"])}, ": labels[2] is 2; number the classes from 0"),
+    "complex": (VALID | {"inputs": noise(24, 2, 9) * 1j}, ": inputs are of type complex64; give numbers"),
+    "short_labels": (VALID | {"labels": LABELS[:20]}, ": labels have the shape (20,), inputs (24, 2, 9); give one for"),
+    "one_hot": (VALID | {"labels": np.eye(24)}, ": labels have the shape (24, 24), "),
+    "short_group": (VALID | {"group": LABELS[:1]}, ": group have the shape (1,), "),
+    "fractions": (VALID | {"labels": LABELS / 2}, ": labels are of type float64; give integers from 0"),
+    "negative": (VALID | {"labels": LABELS - 1}, ": labels[0] is -1; number the classes from 0"),
+    "from_one": (VALID | {"labels": LABELS + 1}, ": labels: 0 does not occur, but 3 does; "),
+    "gap": (VALID | {"labels": np.where(LABELS == 2, 255, LABELS)}, ": labels: 2 does not occur, but 255 does; "),
+    "too_large": (VALID | {"class_names": np.array(["a", "b"])}, ": labels[2] is 2; number the classes from 0"),
     "other_name": (
-        SOUND | {"labels": np.array(["ant", "bee"])[LABELS % 2], "class_names": np.array(["ant", "bees"])},
+        VALID | {"labels": np.array(["ant", "bee"])[LABELS % 2], "class_names": np.array(["ant", "bees"])},
         ": labels: 'bee' is not among class_names; did you mean 'bees'?",
     ),
-    "names_twice": (SOUND | {"class_names": np.array(["a", "b", "a"])}, ": class_names must be a list of distinct"),
-    "other_split": (SOUND | {"split": np.array(["train", "tset"] * 12)}, ": split[1] is 'tset'; did you mean 'test'?"),
-    "split_numbers": (SOUND | {"split": LABELS}, ": split[0] is 0; choose from "),
-    "objects": (SOUND | {"labels": LABELS.astype(object)}, ": labels: cannot be read (Object arrays cannot be loaded"),
+    "names_twice": (VALID | {"class_names": np.array(["a", "b", "a"])}, ": class_names must be a list of distinct"),
+    "other_split": (VALID | {"split": np.array(["train", "tset"] * 12)}, ": split[1] is 'tset'; did you mean 'test'?"),
+    "split_numbers": (VALID | {"split": LABELS}, ": split[0] is 0; choose from "),
+    "objects": (VALID | {"labels": LABELS.astype(object)}, ": labels: cannot be read (Object arrays cannot be loaded"),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_named(tmp_path: Path, name: str) -> None:
+def test_malformed_arrays_are_named(tmp_path: Path, name: str) -> None:
     arrays, line = MISTAKES[name]
     root = save(tmp_path / "a.npz", **arrays)
     with pytest.raises(UserError) as caught:
@@ -156,32 +156,32 @@ def test_a_mistake_is_named(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("arrays", "line"),
     [
-        (SOUND | {"inputs": with_nan()}, "inputs[7] (contains NaN or inf): 1 sample cannot be read"),
-        (SOUND | {"inputs": with_nan("float64")}, "inputs[7] (contains NaN or inf): 1 sample cannot"),
-        (SOUND | {"labels": LABELS * 0}, "datamodule: holds only the class 0"),
-        (SOUND | {"split": HALVES, "group": LABELS}, "group 0: is in train and in test"),
-        (SOUND | {"split": np.where(LABELS, "train", "test")}, "class 0: inputs[0] is in test, but none in train"),
+        (VALID | {"inputs": with_nan()}, "inputs[7] (contains NaN or inf): 1 sample cannot be read"),
+        (VALID | {"inputs": with_nan("float64")}, "inputs[7] (contains NaN or inf): 1 sample cannot"),
+        (VALID | {"labels": LABELS * 0}, "datamodule: holds only the class 0"),
+        (VALID | {"split": HALVES, "group": LABELS}, "group 0: is in train and in test"),
+        (VALID | {"split": np.where(LABELS, "train", "test")}, "class 0: inputs[0] is in test, but none in train"),
     ],
     ids=["nan", "too_large_for_float32", "one_class", "parted_group", "class_not_learned"],
 )
-def test_what_cannot_be_learned_from_is_refused(tmp_path: Path, arrays: dict[str, Any], line: str) -> None:
+def test_unusable_samples_are_rejected(tmp_path: Path, arrays: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError) as caught:
         module_of(save(tmp_path / "a.npz", **arrays)).setup()
     assert str(caught.value).startswith(line)
 
 
-def test_a_sample_that_is_not_finite_can_be_passed_over(tmp_path: Path) -> None:
-    module = module_of(save(tmp_path / "a.npz", **SOUND | {"inputs": with_nan()}), on_error="skip")
+def test_sample_that_is_not_finite_is_skipped_if_asked(tmp_path: Path) -> None:
+    module = module_of(save(tmp_path / "a.npz", **VALID | {"inputs": with_nan()}), on_error="skip")
     module.setup()
     seen = {position for split in ("train", "val", "test") for position in positions(module, split)}
     assert seen == set(range(24)) - {7}
 
 
 def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
-    whole = save(tmp_path / "a.npz", **SOUND).read_bytes()
+    whole = save(tmp_path / "a.npz", **VALID).read_bytes()
     array = io.BytesIO()
     np.save(array, LABELS)
-    save(tmp_path / "folder", **SOUND | {"labels": LABELS.astype(object)})
+    save(tmp_path / "folder", **VALID | {"labels": LABELS.astype(object)})
     for root, content, line in (
         (tmp_path / "half.npz", whole[: len(whole) // 2], "half.npz: cannot be read ("),
         (tmp_path / "empty.npz", b"", "empty.npz: cannot be read ("),
@@ -200,7 +200,7 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
             module_of(tmp_path / name).setup()
 
 
-def test_every_task_takes_a_run_on_arrays(
+def test_every_task_accepts_a_run_on_arrays(
     run: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     labels = np.arange(60) % 2
@@ -240,16 +240,16 @@ def test_example_of_an_export_gives_the_same_probabilities(
         export = ("task=export", "format=torch_export", f"input={kind}", f"output={tmp_path / kind}")
         run(f"run={folder}", *export)
         example = [sys.executable, "-I", "example_torch_export.py", str(tmp_path / "one.npy")]
-        answer = subprocess.run(example, cwd=tmp_path / kind, capture_output=True, text=True, check=True, timeout=120)
-        found = json.loads(answer.stdout.replace("'", '"'))
-        assert found == pytest.approx({name: float(row[f"p/{name}"]) for name in ("0", "1")}, abs=1e-5)
+        process = subprocess.run(example, cwd=tmp_path / kind, capture_output=True, text=True, check=True, timeout=120)
+        probabilities = json.loads(process.stdout.replace("'", '"'))
+        assert probabilities == pytest.approx({name: float(row[f"p/{name}"]) for name in ("0", "1")}, abs=1e-5)
     root.unlink()
-    with pytest.raises(UserError, match=r"a\.npz: cannot be read"):  # no noise stands for such samples
+    with pytest.raises(UserError, match=r"a\.npz: cannot be read"):  # an export does not replace them by noise
         run(f"run={folder}", *export)
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 5), (1, 6, 5, 4)], ids=["images", "volumes"])
-def test_bytes_of_any_dimension_are_learned_from(run: Callable[..., Path], tmp_path: Path, shape: Any) -> None:
+def test_run_trains_on_uint8_of_any_dimension(run: Callable[..., Path], tmp_path: Path, shape: Any) -> None:
     inputs = noise(24, *shape, dtype="uint8")
     root = save(tmp_path / "a.npz", inputs=inputs, labels=LABELS)
     choices = ("datamodule=arrays", "datamodule.val_fraction=0.3", "datamodule.test_fraction=0.3")

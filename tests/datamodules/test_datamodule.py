@@ -1,4 +1,4 @@
-"""What is kept where changes no bit; what is bad is named; mixing and sampling are functions of (seed, epoch)."""
+"""Caching changes no bit, unreadable samples are reported, mixing and sampling depend on (seed, epoch) alone."""
 
 import os
 from collections.abc import Callable
@@ -30,44 +30,46 @@ def folder(root: Path, *overrides: str) -> ImageDataModule:
     return module
 
 
+def number_of_samples(module: ImageDataModule) -> int:
+    return sum(len(module.files(split)) for split in ("train", "val", "test"))
+
+
 def epoch_of(module: ImageDataModule) -> list[torch.Tensor]:
     return [part for batch in loader_of(module, "train") for part in batch[:3]]
 
 
 @pytest.mark.parametrize("cache", ["auto", "disk", "off"])
-def test_where_images_are_kept_changes_no_bit(images: Path, monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
+def test_cache_location_changes_no_bit(images: Path, monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
     monkeypatch.setattr(worker_pool, "MIN_FILES_FOR_PROCESSES", 1)
     monkeypatch.setattr(image_datamodule, "MIN_CACHE_SIZE", 0)
     expected = folder(images, "datamodule.cache=memory")
-    found = folder(images, f"datamodule.cache={cache}")
+    first = folder(images, f"datamodule.cache={cache}")
     again = folder(images, f"datamodule.cache={cache}")
     kinds = {"auto": CachedImages, "disk": CachedImages, "off": Streamed}
-    for module in (found, again):
+    for module in (first, again):
         assert isinstance(module.split("train").inputs, kinds[cache])
         assert module.mean_std == expected.mean_std and module.input_shape == expected.input_shape
         assert all(map(torch.equal, epoch_of(module), epoch_of(expected)))
         assert torch.equal(inputs_of(module, "test"), inputs_of(expected, "test"))
 
 
-def test_images_that_are_no_files_are_streamed_too() -> None:
-    found, expected = (
-        instantiate(configure("datamodule=digits", *more).datamodule, _convert_="all")
-        for more in (["datamodule.cache=off"], [])
-    )
-    for module in (found, expected):
-        module.setup()
-    assert isinstance(found.split("train").inputs, Streamed)
-    assert torch.equal(inputs_of(found, "test"), inputs_of(expected, "test"))
+def test_images_in_memory_are_streamed_too() -> None:
+    streamed = instantiate(configure("datamodule=digits", "datamodule.cache=off").datamodule, _convert_="all")
+    expected = instantiate(configure("datamodule=digits").datamodule, _convert_="all")
+    streamed.setup()
+    expected.setup()
+    assert isinstance(streamed.split("train").inputs, Streamed)
+    assert torch.equal(inputs_of(streamed, "test"), inputs_of(expected, "test"))
 
 
 def test_averaging_weights_copies_no_data(run: Callable[..., Path], images: Path, tmp_path: Path) -> None:
-    place = (f"datamodule.root={images}", "datamodule.cache=disk", f"datamodule.cache_dir={tmp_path / 'cache'}")
+    data = (f"datamodule.root={images}", "datamodule.cache=disk", f"datamodule.cache_dir={tmp_path / 'cache'}")
     average = ("callbacks=[default,ema]", "callbacks.ema.decay=0.5", "lit_module.net.pool=2")
-    folder = run("+experiment=image_folder", *TINY, *place, *average)
+    folder = run("+experiment=image_folder", *TINY, *data, *average)
     assert (folder / "model.pt").exists()
 
 
-def test_images_without_room_are_decoded_on_demand(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_streamed_where_nothing_has_room(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_datamodule, "MIN_CACHE_SIZE", 0)
     monkeypatch.setattr(cache, "has_room", lambda folder, size: False)
     assert isinstance(folder(images).split("train").inputs, InMemory)
@@ -75,7 +77,7 @@ def test_images_without_room_are_decoded_on_demand(images: Path, monkeypatch: py
     assert isinstance(folder(images).split("train").inputs, Streamed)
 
 
-def test_an_image_changed_in_use_is_named(images: Path) -> None:
+def test_image_changed_during_a_run_is_named(images: Path) -> None:
     module = folder(images, "datamodule.cache=off")
     file = module.files("train")[5]
     os.utime(images / file, (2**33, 2**33))
@@ -84,13 +86,12 @@ def test_an_image_changed_in_use_is_named(images: Path) -> None:
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk", "off"])
-def test_a_damaged_image_is_passed_over_if_asked(images: Path, capsys: pytest.CaptureFixture[str], cache: str) -> None:
+def test_damaged_image_is_skipped_if_asked(images: Path, capsys: pytest.CaptureFixture[str], cache: str) -> None:
     whole = folder(images)
     (images / "dark" / "004.png").write_bytes((images / "dark" / "004.png").read_bytes()[:150])
-    found = folder(images, f"datamodule.cache={cache}", "datamodule.on_error=skip")
+    readable = folder(images, f"datamodule.cache={cache}", "datamodule.on_error=skip")
     assert "skipped dark/004.png (" in capsys.readouterr().err
-    counts = [sum(len(module.files(split)) for split in ("train", "val", "test")) for module in (whole, found)]
-    assert counts[1] == counts[0] - 1
+    assert number_of_samples(readable) == number_of_samples(whole) - 1
     if cache == "off":
         with pytest.raises(UserError, match=r"^dark/004.png: .*; repair the file"):
             module = folder(images, "datamodule.cache=off")
@@ -101,7 +102,7 @@ def test_a_damaged_image_is_passed_over_if_asked(images: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("stage", ["fit", "inspect"])
-def test_a_class_of_which_too_little_can_be_read_names_a_file(images: Path, stage: str) -> None:
+def test_class_with_too_few_readable_images_names_a_file(images: Path, stage: str) -> None:
     for file in (images / "dark").iterdir():
         file.write_bytes(b"")
     cfg = configure("datamodule=image_folder", f"datamodule.root={images}", "datamodule.on_error=skip")
@@ -110,7 +111,7 @@ def test_a_class_of_which_too_little_can_be_read_names_a_file(images: Path, stag
         instantiate(cfg.datamodule, _convert_="all").setup(stage)
 
 
-def test_a_damaged_image_is_never_passed_over_in_a_test(tmp_path: Path) -> None:
+def test_damaged_image_of_a_test_split_is_never_skipped(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         for name in ("ant", "bee"):
             write_images(tmp_path / split / name, 4, level=90)
@@ -133,12 +134,12 @@ def test_images_in_two_splits_are_named(tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().err == line
 
 
-def test_files_of_their_own_are_needed_on_disk() -> None:
+def test_disk_cache_needs_image_files() -> None:
     with pytest.raises(UserError, match=r"^datamodule.cache: these images are not files"):
         datamodule(cache="disk").setup()
 
 
-def test_mean_and_std_are_those_of_samples_from_all_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mean_and_std_are_of_evenly_spaced_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datamodules.datamodule.MAX_MEASURED", 12)
     module = datamodule()
     module.setup()
@@ -146,7 +147,7 @@ def test_mean_and_std_are_those_of_samples_from_all_over(monkeypatch: pytest.Mon
     assert module.mean_std == (pytest.approx([taken.mean()]), pytest.approx([taken.std()]))
 
 
-def test_a_subset_of_the_classes_is_labelled_in_its_order() -> None:
+def test_subset_of_classes_is_labelled_in_its_order() -> None:
     module = datamodule(classes=["cat", "ant"])
     module.setup()
     assert module.class_names == ["cat", "ant"] and sum(module.class_counts) == len(module.files("train"))
@@ -155,7 +156,7 @@ def test_a_subset_of_the_classes_is_labelled_in_its_order() -> None:
     assert {int(file.split("/")[1]) % 3 for file in module.files("train")} == {0, 2}
 
 
-def test_balanced_batches_draw_each_class_alike(images: Path) -> None:
+def test_balanced_batches_draw_classes_equally_often(images: Path) -> None:
     for extra in range(30, 60):
         (images / "dark" / f"{extra}.png").write_bytes((images / "dark" / "000.png").read_bytes())
     module = folder(images, "datamodule.sampler=balanced")
@@ -178,12 +179,12 @@ def test_partners_are_of_the_same_batch_on_any_number_of_ranks() -> None:
     whole = pairs(0, 1)
     for batch in whole:
         own, partners = zip(*batch, strict=True)
-        assert sorted(own) == sorted(partners) and all(one != other for one, other in batch)
-    shares = [pairs(rank, 2) for rank in range(2)]
-    assert [sorted(one + other) for one, other in zip(*shares, strict=True)] == [sorted(batch) for batch in whole]
+        assert sorted(own) == sorted(partners) and all(sample != partner for sample, partner in batch)
+    joined = [first + second for first, second in zip(pairs(0, 2), pairs(1, 2), strict=True)]
+    assert [sorted(batch) for batch in joined] == [sorted(batch) for batch in whole]
 
 
-def test_mixtures_have_the_parts_that_their_targets_say() -> None:
+def test_mixed_samples_agree_with_their_targets() -> None:
     module = datamodule(
         {"train": np.stack([np.full((6, 5), 100 * (i % 3), np.uint8) for i in range(48)])}, mix=Mixup(1.0)
     )
@@ -194,26 +195,27 @@ def test_mixtures_have_the_parts_that_their_targets_say() -> None:
     mixed = module.on_after_batch_transfer(batch, 0)
     assert mixed.inputs.shape == (8, 1, 6, 5) and mixed.targets is not None and mixed.size == 8
     assert torch.equal(mixed.labels, batch.labels[:8]) and torch.equal(mixed.index, batch.index[:8])
-    level = mixed.targets @ torch.tensor([0.0, 100.0, 200.0]) / 255  # a class is a level, so a mixture tells its parts
+    level = mixed.targets @ torch.tensor([0.0, 100.0, 200.0]) / 255  # the level of a mixture reveals lam
     assert torch.allclose(mixed.inputs, level.view(-1, 1, 1, 1).expand_as(mixed.inputs), atol=1e-6)
     module.trainer = trainer(training=False)
     assert next(iter(loader_of(module, "val"))).targets is None
 
 
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])
-def test_a_mixed_run_learns_and_resumes_with_the_same_bits(
+def test_run_with_mixing_resumes_with_the_same_bits(
     run: Callable[..., Path], images: Path, tmp_path: Path, mix: str
 ) -> None:
-    choices = ("+experiment=image_folder", f"datamodule.root={images}", *TINY[:2], *TINY[3:], f"datamodule/mix={mix}")
-    choices = (*choices, "lit_module.net.pool=2", "lit_module/scheduler=constant")
+    data = ("+experiment=image_folder", f"datamodule.root={images}", f"datamodule/mix={mix}")
+    choices = (*data, *TINY[:2], *TINY[3:], "lit_module.net.pool=2", "lit_module/scheduler=constant")
     whole = run(*choices, "trainer.max_epochs=3", f"run_dir={tmp_path / 'whole'}")
     cut = run(*choices, "trainer.max_epochs=1", f"run_dir={tmp_path / 'cut'}")
     run(f"run={cut}", "trainer.max_epochs=3")
-    first, second = (torch.load(each / "checkpoints" / "last.ckpt", weights_only=True) for each in (whole, cut))
-    assert all(torch.equal(first["state_dict"][name], second["state_dict"][name]) for name in first["state_dict"])
+    expected = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    resumed = torch.load(cut / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
 
 
-def test_a_split_moves_to_a_device_that_has_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_split_moves_to_a_gpu_with_enough_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = noise(20, 1, 3, 3)
     split = Split(InMemory(samples), np.array([4, 9, 2]), torch.tensor([0, 1, 0]), ["a", "b", "c"])
     device: Any = torch.device("cuda")

@@ -1,4 +1,4 @@
-"""The digits are scikit-learn's, as bytes."""
+"""The digits equal those of scikit-learn, scaled to uint8."""
 
 import numpy as np
 import pytest
@@ -16,19 +16,19 @@ def digits() -> DigitsDataModule:
     return module
 
 
-def test_bytes_give_back_the_ink_of_the_source(digits: DigitsDataModule) -> None:
-    ink = load_digits().images
+def test_pixels_are_the_scaled_values_of_the_source(digits: DigitsDataModule) -> None:
+    source = load_digits().images
     seen = set()
     for name in ("train", "val", "test"):
         positions = [int(file.removeprefix("digits/")) for file in digits.files(name)]
-        ours = pixels(digits, name)
-        assert np.array_equal(np.round(ours[:, 0] * (16 / 255)), ink[positions])
-        assert {0, 255} <= set(np.unique(ours)), "no ink and full ink are the ends of the range"
+        images = pixels(digits, name)
+        assert np.array_equal(np.round(images[:, 0] * (16 / 255)), source[positions])
+        assert {0, 255} <= set(np.unique(images)), "the whole range is used"
         seen.update(positions)
     assert seen == set(range(1797))
 
 
-def test_labels_are_those_of_the_source(digits: DigitsDataModule) -> None:
+def test_labels_equal_those_of_the_source(digits: DigitsDataModule) -> None:
     target = load_digits().target
     for name in ("val", "test"):
         assert labels(digits, name) == [target[int(file.removeprefix("digits/"))] for file in digits.files(name)]

@@ -1,4 +1,4 @@
-"""Splits, decoding, loaders and ToTensor of a data module of images, on a source in memory."""
+"""Splits, decoding, loaders and ToTensor of ImageDataModule, with images in memory."""
 
 from typing import Any
 
@@ -23,11 +23,11 @@ def test_to_float_has_the_bits_of_to_tensor_for_all_values() -> None:
     assert torch.equal(to_float(torch.from_numpy(every)[None]), ToTensor()(Image.fromarray(every)))
 
 
-def test_labels_follow_the_names_of_a_networks_classes() -> None:
+def test_relabel_matches_classes_by_name() -> None:
     module = datamodule()
     module.setup("test")
-    names, labels = module.class_names, module.split("test").labels
-    before = [names[label] for label in labels.tolist()]
+    names = module.class_names
+    before = [names[label] for label in module.split("test").labels.tolist()]
     module.relabel(["another", *reversed(names)], (1, 6, 5))
     assert [module.class_names[label] for label in module.split("test").labels.tolist()] == before
 
@@ -38,7 +38,7 @@ def test_to_float_has_the_same_bits_on_cuda() -> None:
     assert torch.equal(to_float(every.cuda()).cpu(), to_float(every))
 
 
-def test_batches_stay_bytes_until_they_are_on_the_device() -> None:
+def test_batches_are_uint8_until_they_are_on_the_device() -> None:
     module = datamodule()
     module.setup()
     batch = next(iter(loader_of(module, "train")))
@@ -61,7 +61,7 @@ def test_only_training_batches_are_augmented() -> None:
         assert torch.equal(module.on_after_batch_transfer(batch, 0).inputs, to_float(batch.inputs))
 
 
-def test_transforms_of_one_image_are_wrapped() -> None:
+def test_torchvision_transform_is_applied_to_each_image() -> None:
     module = datamodule(augment={"flip": v2.RandomHorizontalFlip(1.0)})
     module.setup()
     batch = next(iter(loader_of(module, "train")))
@@ -81,9 +81,9 @@ def test_stratified_split_takes_exact_counts_of_each_class(fraction: float) -> N
 
 def test_stratified_split_is_a_function_of_its_seed() -> None:
     classes = np.arange(100) % 4
-    first, again, other = (take_split(classes, None, 0.2, seed, list("abcd"))[1] for seed in (1, 1, 2))
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
+    _, taken = take_split(classes, None, 0.2, 1, list("abcd"))
+    assert np.array_equal(taken, take_split(classes, None, 0.2, 1, list("abcd"))[1])
+    assert not np.array_equal(taken, take_split(classes, None, 0.2, 2, list("abcd"))[1])
 
 
 def test_stratified_split_takes_random_positions_per_class() -> None:
@@ -92,17 +92,17 @@ def test_stratified_split_takes_random_positions_per_class() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_a_class_too_small_to_split_is_refused(count: int) -> None:
+def test_class_too_small_to_split_is_rejected(count: int) -> None:
     with pytest.raises(UserError, match=rf"^class bee: too few samples \({count}\) to split"):
         take_split(np.array([0] * 5 + [1] * count), None, 0.2, 0, ["ant", "bee"])
 
 
-def test_splits_taken_from_training_are_disjoint() -> None:
+def test_missing_splits_are_disjoint_parts_of_training() -> None:
     source = noise(48, 6, 5)
     module = datamodule({"train": source}, val_fraction=0.5)
     module.setup()
     parts = {name: pixels(module, name) for name in ("train", "val", "test")}
-    # A quarter of each class of 16 is tested, half of the 12 that are left validates.
+    # Of the 16 samples of each class a quarter is for test, and half of the other 12 for validation.
     assert [len(part) for part in parts.values()] == [18, 18, 12]
     everything = sorted(image.tobytes() for part in parts.values() for image in part)
     assert everything == sorted(image.tobytes() for image in source)
@@ -121,7 +121,7 @@ def test_names_and_labels_stay_with_their_images() -> None:
                 assert label == position % 3
 
 
-def test_an_official_test_split_is_kept_and_never_leaks() -> None:
+def test_official_test_split_is_kept_and_never_leaks() -> None:
     train, test = noise(48, 6, 5) // 2, noise(9, 6, 5, seed=1) // 2 + 128
     module = datamodule({"train": train, "test": test})
     module.setup()
@@ -131,7 +131,7 @@ def test_an_official_test_split_is_kept_and_never_leaks() -> None:
     assert sum(module.class_counts) + len(labels(module, "val")) == 48
 
 
-def test_an_official_validation_split_is_kept() -> None:
+def test_official_validation_split_is_kept() -> None:
     val = noise(6, 6, 5, seed=1)
     module = datamodule({"train": noise(48, 6, 5), "val": val})
     module.setup()
@@ -139,16 +139,19 @@ def test_an_official_validation_split_is_kept() -> None:
     assert len(labels(module, "test")) == 12 and len(labels(module, "train")) == 36
 
 
-def test_the_tested_images_do_not_depend_on_the_seed_of_training() -> None:
-    modules = [datamodule(seed=seed, split_seed=split) for seed, split in ((0, 0), (1, 0), (0, 1))]
-    for module in modules:
+def test_test_split_depends_on_split_seed_alone() -> None:
+
+    def test_files(seed: int, split_seed: int) -> list[str]:
+        module = datamodule(seed=seed, split_seed=split_seed)
         module.setup()
-    same, other_seed, other_split = (list(module.files("test")) for module in modules)
-    assert same == other_seed and same != other_split
+        return list(module.files("test"))
+
+    assert test_files(0, 0) == test_files(1, 0)
+    assert test_files(0, 0) != test_files(0, 1)
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3)])
-def test_mean_and_std_are_numpys_over_the_training_split(shape: tuple[int, ...]) -> None:
+def test_mean_and_std_equal_numpy_over_the_training_split(shape: tuple[int, ...]) -> None:
     module = datamodule({"train": noise(48, *shape) // 3, "test": noise(6, *shape)})
     module.setup()
     values = pixels(module, "train").astype(np.float64) / 255
@@ -157,7 +160,7 @@ def test_mean_and_std_are_numpys_over_the_training_split(shape: tuple[int, ...])
     assert np.allclose(std, values.std((0, 2, 3)), rtol=0, atol=1e-12)
 
 
-def test_class_counts_are_those_of_the_training_split() -> None:
+def test_class_counts_are_of_the_training_split() -> None:
     module = datamodule({"train": noise(49, 6, 5), "val": noise(3, 6, 5), "test": noise(3, 6, 5)})
     module.setup()
     assert module.class_names == CLASSES
@@ -184,20 +187,20 @@ def test_input_shape_is_that_of_every_sample(
     assert all(pixels(module, name).shape[1:] == expected for name in ("train", "val", "test"))
 
 
-def test_one_colour_image_in_any_split_makes_all_splits_colour() -> None:
+def test_one_colour_image_makes_all_splits_colour() -> None:
     module = datamodule({"train": noise(48, 6, 5), "test": noise(3, 6, 5, 3)})
     module.setup()
     assert module.input_shape == (3, 6, 5)
 
 
-def test_size_is_found_from_the_training_split_alone() -> None:
+def test_size_is_inferred_from_the_training_split_alone() -> None:
     module = datamodule({"train": noise(48, 6, 5), "test": noise(3, 20, 30)})
     module.setup()
     assert module.input_shape == (1, 6, 5)
     assert pixels(module, "test").shape == (3, 1, 6, 5)
 
 
-def test_a_second_setup_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_setup_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     module = datamodule()
     module.setup("fit")
     monkeypatch.setattr(module, "read", lambda: pytest.fail("read twice"))
@@ -216,7 +219,7 @@ def test_training_order_follows_the_epoch_of_the_trainer() -> None:
     assert batch.index.tolist() == np.random.default_rng((4, 0)).permutation(27).tolist()
 
 
-def test_a_resumed_epoch_goes_on_where_it_stopped() -> None:
+def test_resumed_epoch_continues_where_it_stopped() -> None:
     module = datamodule(seed=4)
     module.setup()
     whole = [batch.index.tolist() for batch in loader_of(module, "train")]
@@ -225,7 +228,7 @@ def test_a_resumed_epoch_goes_on_where_it_stopped() -> None:
     assert len(list(loader_of(module, "val"))) == 2, "evaluation always starts at the beginning"
 
 
-def test_drop_last_concerns_training_alone() -> None:
+def test_drop_last_affects_training_alone() -> None:
     module = datamodule(drop_last=True)
     module.setup()
     assert [len(batch.labels) for batch in loader_of(module, "train")] == [8, 8, 8]
@@ -233,29 +236,29 @@ def test_drop_last_concerns_training_alone() -> None:
     assert [len(batch.labels) for batch in loader_of(module, "test")] == [8, 4]
 
 
-def test_ranks_share_each_batch() -> None:
+def test_each_rank_gets_its_shard_of_a_batch() -> None:
     module = datamodule()
     module.setup()
-    shares = []
+    shards = []
     for rank in range(3):
         module.trainer = trainer(world_size=3, global_rank=rank)
-        shares.append(next(iter(loader_of(module, "train"))).index.tolist())
+        shards.append(next(iter(loader_of(module, "train"))).index.tolist())
     whole = np.random.default_rng((0, 0)).permutation(27)[:8].tolist()
-    assert shares == [whole[0::3], whole[1::3], whole[2::3]]
+    assert shards == [whole[0::3], whole[1::3], whole[2::3]]
 
 
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"image_size": 0}, "datamodule.image_size: 0 is no size"),
-        ({"image_size": [3]}, r"datamodule.image_size: \[3\] is no size"),
-        ({"image_size": [3, 0]}, r"datamodule.image_size: \[3, 0\] is no size"),
-        ({"image_size": []}, r"datamodule.image_size: \[\] is no size"),
+        ({"image_size": 0}, "datamodule.image_size: 0 is not a size"),
+        ({"image_size": [3]}, r"datamodule.image_size: \[3\] is not a size"),
+        ({"image_size": [3, 0]}, r"datamodule.image_size: \[3, 0\] is not a size"),
+        ({"image_size": []}, r"datamodule.image_size: \[\] is not a size"),
         ({"names": ["ant"]}, "datamodule: holds only the class ant"),
         ({"names": [*CLASSES, "dog"], "source": {"train": noise(7, 6, 5)}}, "class dog: too few samples"),
     ],
 )
-def test_values_that_make_no_sense_are_refused(changes: dict[str, Any], line: str) -> None:
+def test_invalid_values_are_rejected(changes: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError, match=f"^{line}"):
         datamodule(**changes).setup()
 
@@ -272,20 +275,20 @@ def test_values_that_make_no_sense_are_refused(changes: dict[str, Any], line: st
         ("gpu_cache_fraction=1.0", "at least 0 and below 1"),
     ],
 )
-def test_values_out_of_range_are_refused(override: str, bounds: str) -> None:
+def test_values_out_of_range_are_rejected(override: str, bounds: str) -> None:
     key = override.partition("=")[0]
     with pytest.raises(UserError, match=f"^datamodule.{key}: must be {bounds}, not "):
         validation.check(configure(f"datamodule.{override}"))
 
 
-def test_batch_larger_than_the_data_is_rejected() -> None:
+def test_batch_size_that_leaves_no_batch_is_rejected() -> None:
     module = datamodule(batch_size=28, drop_last=True)
     module.setup()
     with pytest.raises(UserError, match=r"^datamodule.batch_size: 28 is more than the 27 samples"):
         loader_of(module, "train")
 
 
-def test_a_batch_smaller_than_the_number_of_ranks_is_refused() -> None:
+def test_batch_size_below_the_number_of_ranks_is_rejected() -> None:
     module = datamodule(batch_size=2)
     module.setup()
     module.trainer = trainer(world_size=3)

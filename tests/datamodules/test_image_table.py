@@ -1,4 +1,4 @@
-"""Tables of images: every form is read as it says, and every mistake is answered by table and row."""
+"""Every format of an image table is read, and errors name the table and the row."""
 
 import csv
 import os
@@ -48,21 +48,21 @@ CAT_AND_ANT = ({"train": [("b/1.png", "cat"), ("2.png", "ant")]}, ["ant", "cat"]
     ],
     ids=["plain", "other_order", "bom_and_crlf", "blanks", "quoted_newline"],
 )
-def test_forms_of_one_table(tmp_path: Path, text: str) -> None:
+def test_formats_of_one_table_are_equivalent(tmp_path: Path, text: str) -> None:
     assert read(write(tmp_path / "t.csv", text)) == CAT_AND_ANT
 
 
-def test_paths_are_taken_from_the_table_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_relative_to_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir("/")
     text = f"path,label\na.png,x\n~/b.png,y\n{tmp_path}/far/c.png,y\n../d.png,y\n"
     (tmp_path / "in").mkdir()
     splits, _ = module_of(write(tmp_path / "in" / "t.csv", text)).read()
-    places = [tmp_path / "in" / "a.png", tmp_path / "home" / "b.png", tmp_path / "far" / "c.png", tmp_path / "d.png"]
-    assert [os.path.normpath(item) for item in splits["train"].items] == [str(place) for place in places]
+    expected = [tmp_path / "in" / "a.png", tmp_path / "home" / "b.png", tmp_path / "far" / "c.png", tmp_path / "d.png"]
+    assert [os.path.normpath(item) for item in splits["train"].items] == [str(path) for path in expected]
 
 
-def test_splits_are_those_that_are_named(tmp_path: Path) -> None:
+def test_splits_are_those_of_the_column(tmp_path: Path) -> None:
     rows = [f"{word}{label}.png,{label},{word}" for word in ("train", "valid", "test") for label in "ab"]
     splits, _ = read(write(tmp_path / "t.csv", "\n".join(["path,label,split", *rows])))
     assert splits == {
@@ -71,7 +71,7 @@ def test_splits_are_those_that_are_named(tmp_path: Path) -> None:
     }
 
 
-def test_a_table_gives_what_the_folder_gives(tmp_path: Path) -> None:
+def test_table_gives_the_same_samples_as_a_folder(tmp_path: Path) -> None:
     for level, name in enumerate(("ant", "bee")):
         put(tmp_path / name, *numbered(8), level=60 + 90 * level)
     rows = [f"{name}/{file},{name}" for name in ("ant", "bee") for file in numbered(8)]
@@ -84,14 +84,14 @@ def test_a_table_gives_what_the_folder_gives(tmp_path: Path) -> None:
         assert np.array_equal(inputs_of(table, split), inputs_of(folder, split))
 
 
-@pytest.mark.parametrize("between", [";", "\t"])
-def test_fields_may_be_parted_otherwise(tmp_path: Path, between: str) -> None:
-    text = f'path{between}label{between}"a,b,c,d,e"\na,1.png{between}x{between}\n"b{between}.png"{between}y{between}\n'
-    splits, _ = read(write(tmp_path / "t.csv", text))
-    assert splits == {"train": [("a,1.png", "x"), (f"b{between}.png", "y")]}
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_separator_may_be_semicolon_or_tab(tmp_path: Path, separator: str) -> None:
+    text = 'path;label;"a,b,c,d,e"\na,1.png;x;\n"b;.png";y;\n'
+    splits, _ = read(write(tmp_path / "t.csv", text.replace(";", separator)))
+    assert splits == {"train": [("a,1.png", "x"), (f"b{separator}.png", "y")]}
 
 
-def test_groups_are_not_parted(tmp_path: Path) -> None:
+def test_groups_stay_in_one_split(tmp_path: Path) -> None:
     put(tmp_path, *numbered(120))
     rows = [f"{file},{i % 2},patient {i // 4}" for i, file in enumerate(numbered(120))]
     module = module_of(write(tmp_path / "t.csv", "\n".join(["path,label,group", *rows])))
@@ -116,20 +116,22 @@ MISTAKES = {
     "no_path": (f"{HEAD},y\n", ": row 3: path is empty"),
     "no_label": (f"{HEAD}\nb.png, \n", ": row 4: label is empty"),
     "no_group": (f"{GROUPS}c.png,x,test,\n", ": row 4: group is empty"),
-    "no_split": (f"{SPLITS}c.png,x,\n", ": row 4: '' is no split; choose from "),
-    "other_split": (f"{SPLITS}c.png,x,tset\n", ": row 4: 'tset' is no split; did you mean 'test'?"),
-    "path_twice": (f"{HEAD}b.png,y\na.png,y\n", ": row 4: a.png is in row 2 already; keep one"),
-    "path_spelled_twice": (f"{HEAD}b.png,y\n./b//../a.png,y\n", ": row 4: ./b//../a.png is in row 2 already; keep"),
-    "path_whole": (f"{HEAD}b.png,y\nFOLDER/b.png,y\n", ": row 4: FOLDER/b.png is in row 3 already; keep one"),
+    "no_split": (f"{SPLITS}c.png,x,\n", ": row 4: '' is not a split; choose from "),
+    "other_split": (f"{SPLITS}c.png,x,tset\n", ": row 4: 'tset' is not a split; did you mean 'test'?"),
+    "path_twice": (f"{HEAD}b.png,y\na.png,y\n", ": row 4: a.png is listed in row 2 already; keep one"),
+    "path_spelled_twice": (f"{HEAD}b.png,y\n./b//../a.png,y\n", ": row 4: ./b//../a.png is listed in row 2 already"),
+    "path_whole": (f"{HEAD}b.png,y\nFOLDER/b.png,y\n", ": row 4: FOLDER/b.png is listed in row 3 already; keep one"),
     "parted_group": (f"{GROUPS}c.png,x,test,p\n", ": row 4: group 'p' is in test, but above in train; keep"),
-    "open_quote": (f'{HEAD}"b.png,y\n', ": row 3: is no CSV ("),
+    "open_quote": (f'{HEAD}"b.png,y\n', ": row 3: is not CSV ("),
     "latin_1": (f"{HEAD}größe.png,y\n", ": row 2 or later: is not UTF-8"),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_named(tmp_path: Path, name: str) -> None:
-    text, line = (part.replace("FOLDER", str(tmp_path)) for part in MISTAKES[name])
+def test_malformed_table_is_named(tmp_path: Path, name: str) -> None:
+    text, line = MISTAKES[name]
+    text = text.replace("FOLDER", str(tmp_path))
+    line = line.replace("FOLDER", str(tmp_path))
     table = write(tmp_path / "t.csv", text, "latin-1" if name == "latin_1" else "utf-8")
     with pytest.raises(UserError) as caught:
         module_of(table).setup()
@@ -145,13 +147,13 @@ def test_a_mistake_is_named(tmp_path: Path, name: str) -> None:
     ],
     ids=["class_not_learned", "one_class", "no_training"],
 )
-def test_what_cannot_be_learned_from_is_refused(tmp_path: Path, text: str, line: str) -> None:
+def test_unusable_samples_are_rejected(tmp_path: Path, text: str, line: str) -> None:
     with pytest.raises(UserError) as caught:
         module_of(write(tmp_path / "t.csv", text)).setup()
     assert str(caught.value).startswith(line)
 
 
-def test_missing_paths_are_named_in_full(tmp_path: Path) -> None:
+def test_missing_files_are_named(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", f"{HEAD}b.png,x\nc.png,y\nd.png,y\n")
     with pytest.raises(UserError) as caught:
         module_of(table).setup()
@@ -162,14 +164,14 @@ def test_missing_paths_are_named_in_full(tmp_path: Path) -> None:
     assert str(caught.value).startswith("a.png (no such file or directory), b.png (no such file or directory): 2 sam")
 
 
-def test_a_missing_table_and_a_folder_are_refused(tmp_path: Path) -> None:
+def test_missing_table_and_folder_are_rejected(tmp_path: Path) -> None:
     for root, problem in ((tmp_path / "no.csv", "no such file or directory"), (tmp_path, "is a directory")):
         with pytest.raises(UserError) as caught:
             module_of(root).setup()
         assert str(caught.value).startswith(f"datamodule.root: {root}: {problem}; give a CSV table")
 
 
-def test_a_run_learns_from_a_table_and_is_tested_on_another(
+def test_run_trains_on_a_table_and_is_tested_on_another(
     run: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     rows = []

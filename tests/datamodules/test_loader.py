@@ -1,4 +1,4 @@
-"""Batches are a function of (seed, epoch) alone: every sample once, the same sets on any number of ranks."""
+"""Batches depend on (seed, epoch) alone: every sample once, the same sets on any number of ranks."""
 
 from itertools import chain
 
@@ -29,19 +29,19 @@ def flat(lists: list[list[int]]) -> list[int]:
 
 
 def of_all_ranks(samples: int, ranks: int, **options: object) -> list[list[list[int]]]:
-    """For each batch, for each rank, the indices."""
+    """The indices by batch and rank."""
     loaders = [BatchLoader(split_of(samples), 4, rank=rank, world_size=ranks, **options) for rank in range(ranks)]
-    return [list(shares) for shares in zip(*map(indices, loaders), strict=True)]
+    return [list(shards) for shards in zip(*map(indices, loaders), strict=True)]
 
 
 @pytest.mark.parametrize("seed", [None, 3])
-def test_every_sample_comes_once_an_epoch(seed: int | None) -> None:
+def test_every_sample_occurs_once_per_epoch(seed: int | None) -> None:
     for samples in SIZES:
         seen = flat(indices(BatchLoader(split_of(samples), 4, seed=seed)))
         assert sorted(seen) == list(range(samples))
 
 
-def test_a_batch_holds_the_samples_that_it_names() -> None:
+def test_batch_holds_the_samples_of_its_index() -> None:
     for batch in BatchLoader(split_of(11), 4, seed=0):
         assert isinstance(batch, Batch)
         assert batch.inputs.dtype == torch.uint8 and batch.inputs.shape == (batch.size, 1, 1, 1)
@@ -49,7 +49,7 @@ def test_a_batch_holds_the_samples_that_it_names() -> None:
         assert batch.labels.tolist() == [i % 5 for i in batch.index.tolist()]
 
 
-def test_training_order_is_numpys_permutation_of_seed_and_epoch() -> None:
+def test_training_order_is_a_permutation_by_seed_and_epoch() -> None:
     for epoch in range(3):
         loader = BatchLoader(split_of(17), 4, seed=5, position=lambda epoch=epoch: (epoch, 0))
         assert flat(indices(loader)) == np.random.default_rng((5, epoch)).permutation(17).tolist()
@@ -64,7 +64,7 @@ def test_order_differs_between_epochs_and_between_seeds() -> None:
     assert len(orders) == 9
 
 
-def test_an_epoch_can_be_iterated_again() -> None:
+def test_epoch_can_be_iterated_again() -> None:
     loader = BatchLoader(split_of(9), 4, seed=1)
     assert indices(loader) == indices(loader)
 
@@ -74,45 +74,45 @@ def test_evaluation_is_in_order() -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_evaluation_on_ranks_sees_every_sample_once(ranks: int) -> None:
+def test_evaluation_on_ranks_pads_nothing(ranks: int) -> None:
     for samples in SIZES:
         batches = of_all_ranks(samples, ranks)
         whole = indices(BatchLoader(split_of(samples), 4))
-        assert [sorted(flat(shares)) for shares in batches] == whole
+        assert [sorted(flat(shards)) for shards in batches] == whole
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_training_batches_are_the_same_on_any_number_of_ranks(ranks: int, drop_last: bool) -> None:
+def test_training_batches_do_not_depend_on_the_number_of_ranks(ranks: int, drop_last: bool) -> None:
     for samples in SIZES:
         batches = of_all_ranks(samples, ranks, seed=2, drop_last=drop_last)
         order = np.random.default_rng((2, 0)).permutation(samples).tolist()
         whole = [order[start : start + 4] for start in range(0, samples, 4)]
         expected = [batch for batch in whole if len(batch) >= (4 if drop_last else ranks)]
-        assert [sorted(flat(shares)) for shares in batches] == [sorted(batch) for batch in expected]
-        assert all(share for shares in batches for share in shares), "a rank without a sample has no gradient"
+        assert [sorted(flat(shards)) for shards in batches] == [sorted(batch) for batch in expected]
+        assert all(shard for shards in batches for shard in shards), "a rank without a sample has no gradient"
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_the_size_of_a_batch_counts_all_ranks(ranks: int) -> None:
+def test_batch_size_counts_all_ranks(ranks: int) -> None:
     loaders = [BatchLoader(split_of(10), 4, rank=rank, world_size=ranks) for rank in range(ranks)]
-    for shares in zip(*loaders, strict=True):
-        assert {batch.size for batch in shares} == {sum(len(batch.labels) for batch in shares)}
+    for shards in zip(*loaders, strict=True):
+        assert {shard.size for shard in shards} == {sum(len(shard.labels) for shard in shards)}
 
 
-def test_an_empty_share_keeps_its_shape() -> None:
+def test_empty_shard_keeps_its_shape() -> None:
     *_, last = BatchLoader(split_of(5), 4, rank=1, world_size=2)
     assert last.inputs.shape == (0, 1, 1, 1) and last.labels.shape == (0,) and last.size == 1
 
 
-def test_drop_last_leaves_out_what_is_not_full() -> None:
+def test_drop_last_drops_a_batch_that_is_not_full() -> None:
     for samples in SIZES:
         batches = indices(BatchLoader(split_of(samples), 4, seed=0, drop_last=True))
         assert [len(batch) for batch in batches] == [4] * (samples // 4)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_starting_in_the_middle_gives_exactly_the_rest(ranks: int) -> None:
+def test_iteration_from_the_middle_gives_the_rest(ranks: int) -> None:
     whole = indices(BatchLoader(split_of(17), 4, rank=ranks - 1, world_size=ranks, seed=3, position=lambda: (2, 0)))
     for done in range(len(whole) + 1):
         position = (2, done)
@@ -123,7 +123,7 @@ def test_starting_in_the_middle_gives_exactly_the_rest(ranks: int) -> None:
         assert len(rest) == len(whole), "the length is that of an epoch, wherever it starts"
 
 
-def test_the_position_is_asked_at_the_first_batch() -> None:
+def test_position_is_called_at_the_first_batch() -> None:
     epoch = 0
     loader = BatchLoader(split_of(17), 4, seed=3, position=lambda: (epoch, 0))
     iterator = iter(loader)
@@ -134,14 +134,14 @@ def test_the_position_is_asked_at_the_first_batch() -> None:
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("seed", [None, 0])
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_the_length_agrees_with_iteration(ranks: int, seed: int | None, drop_last: bool) -> None:
+def test_length_agrees_with_iteration(ranks: int, seed: int | None, drop_last: bool) -> None:
     for samples in SIZES:
         for rank in range(ranks):
             loader = BatchLoader(split_of(samples), 4, rank=rank, world_size=ranks, seed=seed, drop_last=drop_last)
             assert len(loader) == len(indices(loader))
 
 
-def test_lightning_takes_the_loader_for_one_that_can_resume() -> None:
+def test_loader_is_resumable_for_lightning() -> None:
     loader = BatchLoader(split_of(9), 4, seed=1)
     before = indices(loader)
     loader.load_state_dict(loader.state_dict())

@@ -1,4 +1,4 @@
-"""What the project draws itself: a linear model finds nothing in it, a short run of a CNN does."""
+"""Synthetic data: a linear model is at chance, and a CNN learns it in a short run."""
 
 import json
 from collections.abc import Callable
@@ -17,14 +17,14 @@ BOTH = pytest.mark.parametrize("kind", [SeriesDataModule, VolumesDataModule])
 
 
 def module_of(kind: type[SyntheticDataModule], **changes: Any) -> SyntheticDataModule:
-    taken = {key: PLAIN[key] for key in kind.__dataclass_fields__ if key in PLAIN}
-    module = kind(**taken | {"count": 400, "noise": 0.3} | changes)
+    parameters = {key: PLAIN[key] for key in kind.__dataclass_fields__ if key in PLAIN}
+    module = kind(**parameters | {"count": 400, "noise": 0.3} | changes)
     module.setup()
     return module
 
 
 def linear_accuracy(inputs: np.ndarray, labels: np.ndarray) -> float:
-    """On the second half, after learning from the first."""
+    """Of a model fitted to the first half, on the second half."""
     half = len(labels) // 2
     flat = inputs.reshape(len(labels), -1)
     model = RidgeClassifier().fit(flat[:half], labels[:half])
@@ -32,27 +32,29 @@ def linear_accuracy(inputs: np.ndarray, labels: np.ndarray) -> float:
 
 
 def drawn(kind: type[SyntheticDataModule], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Samples without noise `[N, *spatial]`, and their classes."""
+    """Samples without noise `[N, *spatial]`, and their labels."""
     labels = np.arange(count) % 4
     return module_of(kind, count=40).draw(labels, np.random.default_rng(1)), labels
 
 
 @BOTH
-def test_a_linear_model_is_about_at_chance(kind: type[SyntheticDataModule]) -> None:
+def test_linear_model_is_about_at_chance(kind: type[SyntheticDataModule]) -> None:
     inputs, labels = drawn(kind, 1600)
     noisy = inputs + 0.3 * np.random.default_rng(2).standard_normal(inputs.shape)
     assert linear_accuracy(noisy, labels) == pytest.approx(0.25, abs=0.06)  # 4 standard deviations
 
 
-def test_a_chirp_rises_where_its_class_says_so() -> None:
+def peak_frequency(series: np.ndarray) -> np.ndarray:
+    return np.abs(np.fft.rfft(series, 512)).argmax(1)
+
+
+def test_chirp_rises_in_rising_classes() -> None:
     inputs, labels = drawn(SeriesDataModule, 200)
     for half, rises in enumerate((labels // 2, labels % 2)):
         part = inputs[:, 64 * half : 64 * half + 64]
         middle = (np.arange(64) * part**2).sum(1) / (part**2).sum(1)
-        before, after = (
-            np.abs(np.fft.rfft(np.where(side, part, 0), 512)).argmax(1)
-            for side in (np.arange(64) < middle[:, None], np.arange(64) > middle[:, None])
-        )
+        before = peak_frequency(np.where(np.arange(64) < middle[:, None], part, 0))
+        after = peak_frequency(np.where(np.arange(64) > middle[:, None], part, 0))
         assert np.array_equal(after > before, rises.astype(bool))
 
 
@@ -72,13 +74,13 @@ def test_samples_depend_on_the_split_seed_alone(kind: type[SyntheticDataModule])
 
 
 @BOTH
-def test_too_few_samples_are_refused(kind: type[SyntheticDataModule]) -> None:
+def test_too_few_samples_are_rejected(kind: type[SyntheticDataModule]) -> None:
     with pytest.raises(UserError, match=r"^datamodule.count: must be 40 or more"):
         module_of(kind, count=39)
 
 
 @pytest.mark.parametrize("name", ["series", "volumes"])
-def test_a_short_run_learns(run: Callable[..., Path], name: str) -> None:
+def test_short_run_learns(run: Callable[..., Path], name: str) -> None:
     easy = ("datamodule.noise=0", "datamodule.count=400", "datamodule.batch_size=8", "lit_module.optimizer.lr=0.01")
     small = ("lit_module.net.channels=[8,16,16]", "trainer.max_epochs=3")
     folder = run(f"+experiment={name}", "devices=cpu", *TINY[3:], *easy, *small)

@@ -1,4 +1,4 @@
-"""Datasets of torchvision, by its own loading code, on small files that the tests write. Nothing is downloaded."""
+"""Datasets of torchvision, read by its own code from small files that the tests write."""
 
 import struct
 import time
@@ -23,7 +23,7 @@ def module_of(dataset: str, root: Path, **changes: Any) -> TorchvisionDataModule
     return TorchvisionDataModule(**PLAIN | source | changes)
 
 
-def refusal(dataset: str, root: Path, **changes: Any) -> str:
+def error_of(dataset: str, root: Path, **changes: Any) -> str:
     with pytest.raises(UserError) as caught:
         module_of(dataset, root, **changes).setup()
     assert "\n" not in str(caught.value)
@@ -37,7 +37,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 
 def write_mnist(root: Path, train: int, test: int) -> dict[str, np.ndarray]:
-    """Random images of 28×28 whose classes follow one another; returns the images of both splits."""
+    """Random 28×28 images whose labels cycle through the classes; returns the images by split."""
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
     images = {}
@@ -49,7 +49,7 @@ def write_mnist(root: Path, train: int, test: int) -> dict[str, np.ndarray]:
 
 
 def write_folders(root: Path, *splits: str, suffix: str = "png", classes: tuple[str, ...] = ("AD", "AE")) -> None:
-    """Three 5×4 images for each class and split; their level tells the split, then the class."""
+    """Three 5×4 images for each class and split; their red level encodes split and class."""
     for level, split in enumerate(splits):
         for label, name in enumerate(classes):
             (root / split / name).mkdir(parents=True)
@@ -94,7 +94,7 @@ def test_official_train_valid_and_test_splits_are_kept(tmp_path: Path) -> None:
         assert sorted(pixels(module, split)[:, 0, 0, 0]) == [100 * level] * 3 + [100 * level + 50] * 3
 
 
-def test_labels_are_found_under_another_name(tmp_path: Path) -> None:
+def test_labels_are_read_from_another_attribute(tmp_path: Path) -> None:
     write_folders(tmp_path / "dtd" / "dtd", "images", suffix="jpg", classes=("banded", "dotted"))
     lists = tmp_path / "dtd" / "dtd" / "labels"
     lists.mkdir()
@@ -107,19 +107,19 @@ def test_labels_are_found_under_another_name(tmp_path: Path) -> None:
     assert module.class_counts == [1, 1]
 
 
-def test_labels_are_read_sample_by_sample_without_a_table(tmp_path: Path) -> None:
+def test_labels_are_read_from_samples_without_an_attribute(tmp_path: Path) -> None:
     base = tmp_path / "gtsrb" / "GTSRB"
     write_folders(base, "Training", suffix="ppm", classes=("00000", "00001", "00002"))
     write_folders(base, "Final_Test", suffix="ppm", classes=("Images",))
     (tmp_path / "gtsrb" / "GT-final_test.csv").write_text("Filename;ClassId\n1.ppm;2\n0.ppm;1\n")
     module = module_of("GTSRB", tmp_path)
     module.setup()
-    assert module.class_names == ["0", "1", "2"], "it has no names for them"
+    assert module.class_names == ["0", "1", "2"], "torchvision has no names for them"
     assert labels(module, "test") == [2, 1]
     assert module.class_counts == [2, 2, 2] and sorted(labels(module, "val")) == [0, 1, 2]
 
 
-def test_a_source_without_a_test_split_gets_one_from_training(tmp_path: Path) -> None:
+def test_missing_test_split_is_taken_from_training(tmp_path: Path) -> None:
     wnids = ("n01440764", "n02102040", "n02979186", "n03000684", "n03028079")
     wnids += ("n03394916", "n03417042", "n03425413", "n03445777", "n03888257")
     write_folders(tmp_path / "imagenette2", "train", "val", suffix="JPEG", classes=wnids)
@@ -129,48 +129,48 @@ def test_a_source_without_a_test_split_gets_one_from_training(tmp_path: Path) ->
     assert all(file.startswith("Imagenette/train/") for file in module.files("test"))
 
 
-def test_a_class_with_several_names_goes_by_the_first(tmp_path: Path) -> None:
+def test_class_with_several_names_has_the_first(tmp_path: Path) -> None:
     wnids = ("n01440764", "n02102040")
     write_folders(tmp_path / "imagenette2", "train", "val", suffix="JPEG", classes=wnids)
     assert module_of("Imagenette", tmp_path).read()[1][0] == "tench"
 
 
-def test_two_classes_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_of_equal_name_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MNIST, "classes", [("crane", "bird"), "dog", ("crane", "machine"), *"3456789"])
     write_mnist(tmp_path, 80, 20)
     assert module_of("MNIST", tmp_path).read()[1] == ["crane 0", "dog", "crane 2", *"3456789"]
 
 
 @pytest.mark.parametrize("dataset", ["MNIST", "CIFAR10", "Country211"])
-def test_missing_data_are_answered_by_how_to_fetch_them(tmp_path: Path, dataset: str) -> None:
-    line = refusal(dataset, tmp_path)
+def test_error_for_missing_data_suggests_download(tmp_path: Path, dataset: str) -> None:
+    line = error_of(dataset, tmp_path)
     assert line.startswith(f"datamodule.root: no {dataset} in {tmp_path} (")
     assert line.endswith("add datamodule.download=true to fetch it")
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("CIFAR", "CIFAR10"), ("FashionMnist", "FashionMNIST")])
-def test_an_unknown_name_is_answered_by_the_nearest(tmp_path: Path, typed: str, meant: str) -> None:
+def test_unknown_name_suggests_the_nearest(tmp_path: Path, typed: str, meant: str) -> None:
     expected = f"datamodule.dataset: torchvision has no {typed}; did you mean '{meant}'?"
-    assert refusal(typed, tmp_path) == expected
+    assert error_of(typed, tmp_path) == expected
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("mnist", "MNIST"), ("cifar10", "CIFAR10")])
-def test_a_name_in_lower_case_is_answered_by_the_right_one(tmp_path: Path, typed: str, meant: str) -> None:
+def test_name_in_lower_case_suggests_the_right_one(tmp_path: Path, typed: str, meant: str) -> None:
     expected = f"datamodule.dataset: torchvision has no {typed}; did you mean '{meant}'?"
-    assert refusal(typed, tmp_path) == expected
+    assert error_of(typed, tmp_path) == expected
 
 
 @pytest.mark.parametrize("dataset", ["FakeData", "ImageFolder", "EMNIST"])
-def test_a_dataset_without_a_training_split_is_refused(tmp_path: Path, dataset: str) -> None:
+def test_dataset_without_a_training_split_is_rejected(tmp_path: Path, dataset: str) -> None:
     (tmp_path / "ant").mkdir()
     Image.new("L", (2, 2)).save(tmp_path / "ant" / "a.png")
-    assert refusal(dataset, tmp_path).startswith(f"datamodule.dataset: {dataset} ")
+    assert error_of(dataset, tmp_path).startswith(f"datamodule.dataset: {dataset} ")
 
 
 @pytest.mark.parametrize("dataset", ["UCF101", "HMDB51", "PhotoTour", "Kinetics", "CocoDetection"])
-def test_a_dataset_of_anything_but_labelled_images_is_refused(tmp_path: Path, dataset: str) -> None:
+def test_dataset_without_labelled_images_is_rejected(tmp_path: Path, dataset: str) -> None:
     expected = f"datamodule.dataset: {dataset} is not a dataset of labelled images; "
-    assert refusal(dataset, tmp_path).startswith(expected)
+    assert error_of(dataset, tmp_path).startswith(expected)
 
 
 def write_kitti(root: Path) -> None:
@@ -182,7 +182,7 @@ def write_kitti(root: Path) -> None:
 
 
 def write_celeba(root: Path) -> None:
-    """Six images, two a split, with two attributes each."""
+    """Six images, two per split, with two attributes each."""
     folder = root / "celeba"
     (folder / "img_align_celeba").mkdir(parents=True)
     for i in range(6):
@@ -195,31 +195,31 @@ def write_celeba(root: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torchvision's own open files
 @pytest.mark.parametrize(("dataset", "write"), [("Kitti", write_kitti), ("CelebA", write_celeba)])
-def test_dataset_of_boxes_or_several_labels_is_rejected(
+def test_dataset_of_boxes_or_multiple_labels_is_rejected(
     tmp_path: Path, dataset: str, write: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path)
     monkeypatch.setattr("torchvision.datasets.CelebA._check_integrity", lambda _: True)
     expected = f"datamodule.dataset: {dataset} does not have one class per image; choose another"
-    assert refusal(dataset, tmp_path) == expected
+    assert error_of(dataset, tmp_path) == expected
 
 
-def test_preparing_without_download_touches_nothing(tmp_path: Path) -> None:
+def test_prepare_data_without_download_writes_nothing(tmp_path: Path) -> None:
     module_of("MNIST", tmp_path).prepare_data()
     assert not list(tmp_path.iterdir())
 
 
-def test_preparing_asks_for_the_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepare_data_downloads_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched = []
     monkeypatch.setattr(MNIST, "download", lambda self: fetched.append(self.train) or write_once(tmp_path))
     module = module_of("MNIST", tmp_path, download=True)
     module.prepare_data()
     assert fetched == [True, False]
     module.setup()
-    assert fetched == [True, False], "what was fetched is read without the network"
+    assert fetched == [True, False], "downloaded files are read without the network"
 
 
-def test_several_ranks_download_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_download_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside, most = [0], [0]
 
     def slow(self: MNIST) -> None:
@@ -243,7 +243,7 @@ def write_once(root: Path) -> None:
         write_mnist(root, 80, 20)
 
 
-def test_a_download_that_fails_is_answered_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(self: MNIST) -> None:
         raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
 

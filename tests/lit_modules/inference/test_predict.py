@@ -110,7 +110,7 @@ def test_unreadable_files_are_named_and_passed_over(
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["input={}/nothing/*"], "^input: .* names no image; "),
+        (["input={}/nothing/*"], "^input: .* matches no images; "),
         (["input={}/new/list.csv"], "^input: .*list.csv has no column 'file'; did you mean 'files'"),
         (["input={}/new", "output={}/new/out"], "^output: .* is in the input folder"),
         (["input={}/new", "output={}/new/list.csv/out"], "^output: .* is in"),
