@@ -43,9 +43,12 @@ def test_optimizer_states_load_from_any_memory_format(run: Callable[..., Path], 
     "choices",
     [
         ("datamodule.batch_size=300", "lit_module/scheduler=warmup_cosine"),
-        (
-            *("datamodule.batch_size=160", "callbacks=[default,ema]", "callbacks.ema.decay=0.9"),
-            "trainer.accumulate_grad_batches=2",
+        pytest.param(
+            (
+                *("datamodule.batch_size=160", "callbacks=[default,ema]", "callbacks.ema.decay=0.9"),
+                "trainer.accumulate_grad_batches=2",
+            ),
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["plain", "average and accumulation"],

@@ -126,7 +126,7 @@ def test_switch_happens_once_at_the_first_oscillation(
     ],
     ids=["warmup_cosine", "plateau", "average", "step and groups", "frozen until later"],
 )
-@pytest.mark.parametrize("epoch", [1, 2], ids=["before", "after"])
+@pytest.mark.parametrize("epoch", [pytest.param(1, marks=pytest.mark.slow), 2], ids=["before", "after"])
 def test_resumed_run_has_the_same_bits(run: Callable[..., Path], choices: tuple[str, ...], epoch: int) -> None:
     whole = run(*CHANGING, *choices)
     assert "exp_avg" in str(optimizer_of(whole, "epoch=001.ckpt")["state"])

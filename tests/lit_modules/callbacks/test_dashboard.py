@@ -118,7 +118,7 @@ def test_logged_inputs_are_those_of_the_network(run: Callable[..., Path], monkey
         return module.net(module.normalize(inputs))
 
     def keep(samples: list[np.ndarray], captions: list[str], title: str, **options: Any) -> Any:
-        if title.startswith("What"):
+        if title.startswith("Network inputs"):
             drawn.setdefault(title, (np.stack(samples), captions))
         return original(samples, captions, title, **options)
 

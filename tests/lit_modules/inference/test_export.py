@@ -42,7 +42,9 @@ def facts(resize: str | None = "pad") -> dict[str, Any]:
     return {"class_names": NAMES, "resize": resize}
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    "shape", [SHAPES[0], *(pytest.param(shape, marks=pytest.mark.slow) for shape in SHAPES[1:])], ids=str
+)
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_a_thousand_samples_agree(tmp_path: Path, file_format: str, shape: tuple[int, ...]) -> None:
     module, images = trained(shape), samples(shape)

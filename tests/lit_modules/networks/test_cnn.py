@@ -165,7 +165,6 @@ def test_activation_is_the_torch_class(activation: str) -> None:
         ({"pool": 5}, r"lit_module\.net\.pool: \[5, 5\] reduces 16×16 to nothing"),
         ({"kernel_size": 4}, r"lit_module\.net\.kernel_size: must be odd, not 4"),
         ({"kernel_size": -1}, r"lit_module\.net\.kernel_size: must be odd, not -1"),
-        ({"dropout": -0.1}, r"lit_module\.net\.dropout: must be at least 0"),
         ({"hidden": [8, 0]}, r"lit_module\.net\.hidden: \[8, 0\] is not a list of widths"),
         ({"activation": "Relu"}, r"lit_module\.net\.activation: torch\.nn has no activation Relu; did you mean 'ReLU'"),
         ({"activation": "Linear"}, r"lit_module\.net\.activation: torch\.nn has no activation Linear"),

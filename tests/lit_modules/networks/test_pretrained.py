@@ -166,6 +166,7 @@ def test_missing_timm_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> No
         timm_net((3, 32, 32), 7, name="resnet18", weights=None)
 
 
+@pytest.mark.slow
 def test_layer_decay_and_groups_set_learning_rates(run: Callable[..., Path]) -> None:
     folder = run(*TINY[:1], "+experiment=finetune", "trainer=debug", "lit_module.net.name=resnet18")
     (state,) = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"]

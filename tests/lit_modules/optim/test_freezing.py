@@ -78,6 +78,7 @@ def test_block_is_unfrozen_at_its_epoch_also_when_resumed(run: Callable[..., Pat
     assert table(whole) == table(resumed)
 
 
+@pytest.mark.slow
 def test_run_resumed_at_any_step_has_the_same_bits(run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     assert_resumable_at_every_step(run, monkeypatch, *UNFREEZING, "datamodule.batch_size=500", first=3)
 

@@ -102,7 +102,9 @@ def test_closed_pipe_ends_a_command_silently_with_141(overrides: list[str], unbu
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is full")
-@pytest.mark.parametrize("overrides", [["--cfg", "job"], ["--help"], ["trainer=debug"]])
+@pytest.mark.parametrize(
+    "overrides", [["--cfg", "job"], ["--help"], pytest.param(["trainer=debug"], marks=pytest.mark.slow)]
+)
 def test_output_on_a_full_disk_is_answered_in_one_line(overrides: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "train.py", "+experiment=digits", f"logs_dir={tmp_path}", *overrides]
     with open("/dev/full", "w") as output:
