@@ -1,9 +1,7 @@
 """Short fits on digits in this process, and what tests compare of them."""
 
-from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
@@ -102,12 +100,3 @@ class Steps(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.current_epoch > 0:
             self.epoch_losses.append(trainer.callback_metrics["train/loss"].item())
-
-
-@pytest.fixture(scope="module")
-def one_cycle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one epoch whose schedule has a fixed length."""
-    schema.register()
-    folder = tmp_path_factory.mktemp("one_cycle") / "run"
-    train.fit(configure(*SHORT, "lit_module/scheduler=one_cycle", f"run_dir={folder}"))
-    return folder

@@ -44,7 +44,7 @@ def score_all_sizes(rank: int, world_size: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("world_size", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_scores_on_several_ranks_equal_those_on_one(tmp_path: Path, world_size: int) -> None:
     mp.spawn(score_all_sizes, (world_size, tmp_path), nprocs=world_size)
 

@@ -143,6 +143,7 @@ def test_resumed_run_has_the_same_bits(run: Callable[..., Path], choices: tuple[
     assert table(whole) == table(resumed)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("change_after_the_second_epoch")
 def test_run_resumed_at_any_step_has_the_same_bits(run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     # Three steps an epoch; the change comes after the ninth.

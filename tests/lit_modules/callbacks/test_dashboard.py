@@ -148,6 +148,7 @@ def test_gradients_are_those_of_the_last_step(run: Callable[..., Path], monkeypa
     assert events.Scalars("gradient_norm")[0].value == pytest.approx(norms[-1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_other_epochs_are_not_drawn(run: Callable[..., Path]) -> None:
     every = ("callbacks.dashboard.every_n_epochs=2", "callbacks.predictions.every_n_epochs=3")
     events = read(run(*DRAWN, *FEW, *ALWAYS, *every, "trainer.max_epochs=5"))
