@@ -1,12 +1,13 @@
 """run=DIR: a saved config is the base of a command; what a resumed run may change."""
 
+import pkgutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
-from conf import saved_config, validation
+from conf import renamed, saved_config, validation
 from conf.errors import UserError
 from tests.conftest import configure
 from tests.saved_runs import CHOICES, plain, save
@@ -184,3 +185,35 @@ def test_a_damaged_saved_config_is_one_line(tmp_path: Path, content: bytes) -> N
     (tmp_path / "config.yaml").write_bytes(content)
     with pytest.raises(UserError, match=r"config\.yaml: (is corrupt|is not a mapping|holds )"):
         configure(f"run={tmp_path}")
+
+
+def as_earlier_version(node: Any, key: str = "") -> Any:
+    """A config under the keys and targets that an earlier version saved."""
+    old_keys = {new: old for old, new in renamed.KEYS.items()}
+    old_targets = {new: old for old, new in renamed.TARGETS.items()}
+    if isinstance(node, list):
+        return [as_earlier_version(child, f"{key}[]") for child in node]
+    if not isinstance(node, dict):
+        return node
+    old = {}
+    for name, child in node.items():
+        path = f"{key}.{name}".lstrip(".")
+        old[old_keys.get(path, path).rpartition(".")[2]] = as_earlier_version(child, path)
+    if "_target_" in old:
+        old["_target_"] = old_targets.get(old["_target_"], old["_target_"])
+    return old
+
+
+@pytest.mark.parametrize("choices", [CHOICES, ("+experiment=cifar10_speedrun",), ("callbacks=[default,adam_to_sgd]",)])
+def test_config_of_an_earlier_version_is_updated(tmp_path: Path, choices: tuple[str, ...]) -> None:
+    saved = plain(save(tmp_path, *choices))
+    earlier = as_earlier_version(saved)
+    earlier["datamodule"]["on_bad"] = "error"
+    assert "lit_modules.trainer" not in str(earlier) and "max_overhead" not in str(earlier)
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(earlier)))
+    assert plain(configure(f"run={tmp_path}")) == saved | {"run": str(tmp_path)}
+
+
+def test_renamed_targets_exist() -> None:
+    for target in renamed.TARGETS.values():
+        assert callable(pkgutil.resolve_name(target))
