@@ -223,9 +223,8 @@ def test_every_task_accepts_a_run_on_arrays(
         run(f"run={folder}", "task=predict", f"input={tmp_path / 'export' / 'example_torch_export.py'}")
 
 
-@pytest.mark.parametrize(
-    ("dtype", "kinds"), [pytest.param("uint8", ["uint8", "float"], marks=pytest.mark.slow), ("float32", ["uint8"])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "kinds"), [("uint8", ["uint8", "float"]), ("float32", ["uint8"])])
 def test_example_of_an_export_gives_the_same_probabilities(
     run: Callable[..., Path], tmp_path: Path, dtype: str, kinds: list[str]
 ) -> None:

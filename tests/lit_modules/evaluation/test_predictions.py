@@ -98,7 +98,7 @@ def test_equal_probabilities_keep_the_prediction_of_logits() -> None:
     assert found is not None and found.predicted.tolist() == [1]
 
 
-@pytest.mark.parametrize("callbacks", ["[default]", "[default,ema]"])
+@pytest.mark.parametrize("callbacks", [pytest.param("[default]", marks=pytest.mark.slow), "[default,ema]"])
 def test_files_hold_what_the_best_weights_say(run: Callable[..., Path], callbacks: str) -> None:
     # At this rate the first epoch is the best.
     choices = ("trainer.max_epochs=4", "lit_module/scheduler=constant", "lit_module.optimizer.lr=1.0")

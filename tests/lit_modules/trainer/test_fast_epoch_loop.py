@@ -95,7 +95,7 @@ ORDINARY = {
     "frozen at first": ["lit_module.freeze=[blocks.0.*]", "lit_module.unfreeze_epoch=1"],
     "mixing": ["datamodule/mix=cutmix"],
 }
-QUICK = ("plain", "a rate for each step", "clipping", "average", "no validation at first", "mixing", "accumulation")
+QUICK = ("a rate for each step", "average", "no validation at first", "accumulation")
 OTHERS = {
     "accumulation": ["trainer.accumulate_grad_batches=2"],
     "validation within": ["++trainer.val_check_interval=2"],

@@ -42,11 +42,13 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
     assert int(python(STEPS).stdout) < PAGES / 100
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
 def test_malloc_settings_of_the_user_are_kept() -> None:
     assert int(python(STEPS, MALLOC_ARENA_MAX="8").stdout) > PAGES / 4
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
 def test_freed_memory_is_returned_where_it_is_scarce() -> None:
     limited = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (2**32, 2**32))\n" + STEPS
