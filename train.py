@@ -255,7 +255,7 @@ def start() -> None:
         os.environ.setdefault("LITMUS_STAMP", launcher.stamp())
         base = saved_config.base_config(sys.argv[1:])
         # Not a decorator, because the base depends on run=…; Hydra's shell completion looks for "@hydra.main".
-        hydra.main(version_base="1.3", config_path="conf", config_name=base)(main)()
+        hydra.main(config_path="conf", config_name=base, **schema.VERSION_BASE)(main)()
         sys.stdout.flush()  # while a closed pipe is still answered
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+import hydra
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
@@ -159,6 +160,10 @@ TASKS: dict[str, type[Fit]] = {
 }
 # Keys of these sections need not be in a YAML file: validation compares them with the constructor's parameters.
 SECTIONS = ("datamodule", "lit_module", "trainer", "callbacks", "logger")
+
+
+# Hydra 1.3 warns without the parameter, 1.4 with it.
+VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 
 
 def register() -> None:

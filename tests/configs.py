@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from conf import saved_config
+from conf import saved_config, schema
 
 ROOT = Path(__file__).parent.parent
 # Without plots, which take longer than such a run; the tests of plots use DRAWN.
@@ -18,5 +18,5 @@ TINY = (*DRAWN, *UNDRAWN)
 def configure(*overrides: str) -> DictConfig:
     """Compose the config of a command line."""
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(ROOT / "conf"), **schema.VERSION_BASE):
         return compose(saved_config.base_config(list(overrides)), list(overrides))

@@ -8,7 +8,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 
-from conf import saved_config, validation
+from conf import saved_config, schema, validation
 from conf.error_messages import one_line
 from conf.errors import UserError
 from tests.conftest import ROOT, write_images
@@ -70,7 +70,7 @@ def representatives() -> list[str]:
 
 @pytest.mark.parametrize("experiment", representatives())
 def test_every_option_is_valid_in_an_experiment(experiment: str) -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **schema.VERSION_BASE):
         for overrides in combinations():
             validation.check(compose("train", [f"+experiment={experiment}", *overrides, *NO_CALLBACKS]))
 

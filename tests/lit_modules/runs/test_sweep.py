@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
-from conf import validation
+from conf import schema, validation
 from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
 from lit_modules.runs import sweep
@@ -228,7 +228,7 @@ def test_study_of_somebody_else_runs_nothing_of_hydra(begin: Callable[..., Path]
     ],
 )
 def test_invalid_space_is_rejected_before_writing(tmp_path: Path, texts: list[str], line: str) -> None:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), pytest.raises(UserError) as caught:
+    with initialize_config_dir(str(ROOT / "conf"), **schema.VERSION_BASE), pytest.raises(UserError) as caught:
         cfg = compose("train", [*texts, f"run_dir={tmp_path / 'study'}"])
         validation.check(cfg)
         sweep.sweep(cfg, texts)
