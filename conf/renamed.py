@@ -55,6 +55,10 @@ def update(saved: dict[str, Any]) -> None:
     datamodule = saved.get("datamodule")
     if isinstance(datamodule, dict) and datamodule.get("on_error") == "error":
         datamodule["on_error"] = "raise"
+    module = saved.get("lit_module")
+    scheduler = module.get("scheduler") if isinstance(module, dict) else None
+    if isinstance(scheduler, dict) and scheduler.get("until") == {}:
+        del scheduler["until"]  # a parameter group's end_fraction now
     _update_targets(saved)
 
 

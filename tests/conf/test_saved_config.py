@@ -209,6 +209,8 @@ def test_config_of_an_earlier_version_is_updated(tmp_path: Path, choices: tuple[
     saved = plain(save(tmp_path, *choices))
     earlier = as_earlier_version(saved)
     earlier["datamodule"]["on_bad"] = "error"
+    if "speedrun" in choices[0]:
+        earlier["lit_module"]["scheduler"]["until"] = {}
     assert "lit_modules.trainer" not in str(earlier) and "max_overhead" not in str(earlier)
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(earlier)))
     assert plain(configure(f"run={tmp_path}")) == saved | {"run": str(tmp_path)}
