@@ -1,9 +1,7 @@
 """FSDP trains as DDP and one process do, and its checkpoint is one file for any number of devices."""
 
-import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +13,7 @@ from pytorch_lightning import LightningModule
 
 from conf.errors import UserError
 from lit_modules.trainer.strategies import FSDP
-from tests.conftest import ROOT, TINY, configure
+from tests.conftest import TINY, configure
 from tests.runs import assert_same, load, table
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -104,16 +102,3 @@ def test_callbacks_that_need_the_whole_network_are_refused(choice: str, name: st
     strategy._lightning_module = module
     with pytest.raises(UserError, match=f"^devices=fsdp: {type(callback).__name__} needs the whole network"):
         strategy.setup_environment()
-
-
-@pytest.mark.slow
-def test_scaling_benchmark_measures_four_rows() -> None:
-    command = [sys.executable, "-m", "tests.benchmarks.scaling", "--steps", "2", "--batch", "8"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=True)
-    rows = json.loads(result.stdout.splitlines()[-1])["rows"]
-    assert [(row["scaling"], row["processes"], row["batch"]) for row in rows] == [
-        ("strong", 1, 8),
-        ("strong", 2, 8),
-        ("weak", 1, 8),
-        ("weak", 2, 16),
-    ]
