@@ -67,6 +67,8 @@ def _store_section(group: str, section: Any) -> None:
     defaults: list[Any] = ["_self_"]
     for part in sorted(parts):
         value = section.pop(part) if isinstance(section.get(part), dict) else None
+        if value and "defaults" in value:  # Hydra would obey them
+            raise UserError(f"config.yaml: holds {group}.{part}.defaults, which no run saves; take it from a copy")
         package = f"{group}.{part}" if value else group
         store(value or {}, group=f"{group}/{part}", name="saved", package=package)
         defaults.append({part: ["saved"] if part == "augment" else "saved"})

@@ -219,3 +219,12 @@ def test_config_of_an_earlier_version_is_updated(tmp_path: Path, choices: tuple[
 def test_renamed_targets_exist() -> None:
     for target in renamed.TARGETS.values():
         assert callable(pkgutil.resolve_name(target))
+
+
+@pytest.mark.parametrize("part", ["lit_module.net", "lit_module.scheduler", "datamodule.augment"])
+def test_saved_part_with_a_defaults_list_is_rejected(tmp_path: Path, part: str) -> None:
+    cfg = save(tmp_path, *CHOICES)
+    OmegaConf.update(cfg, f"{part}.defaults", ["/experiment/digits"], force_add=True)
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    with pytest.raises(UserError, match=rf"config\.yaml: holds {part}\.defaults, which no run saves"):
+        configure(f"run={tmp_path}")
