@@ -243,7 +243,7 @@ ROWS: dict[str, tuple[Make, Check]] = {
 }
 
 
-LOCKED = pytest.mark.skipif(os.geteuid() == 0, reason="nothing is locked for the superuser")
+LOCKED = pytest.mark.skipif(os.geteuid() == 0, reason="root ignores file permissions")
 MARKS = {
     "half_a_bomb": [pytest.mark.filterwarnings("ignore:Image size")],  # Pillow's, between its limit and twice that
     "locked_file": [LOCKED],

@@ -36,20 +36,20 @@ def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, cwd=ROOT, env=chosen | environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
-@pytest.mark.skipif(free_memory() < 2 * MIN_FREE_MEMORY, reason="memory is scarce here")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+@pytest.mark.skipif(free_memory() < 2 * MIN_FREE_MEMORY, reason="needs more free memory")
 def test_freed_memory_is_kept_for_the_next_step() -> None:
     assert int(python(STEPS).stdout) < PAGES / 100
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_malloc_settings_of_the_user_are_kept() -> None:
     assert int(python(STEPS, MALLOC_ARENA_MAX="8").stdout) > PAGES / 4
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_returned_where_it_is_scarce() -> None:
     limited = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (2**32, 2**32))\n" + STEPS
     assert int(python(limited).stdout) > PAGES / 4
@@ -103,7 +103,7 @@ def test_closed_pipe_ends_a_command_silently_with_141(overrides: list[str], unbu
     assert (done.returncode, done.stderr) == (141, "")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize(
     "overrides", [["--cfg", "job"], ["--help"], pytest.param(["trainer=debug"], marks=pytest.mark.slow)]
 )
