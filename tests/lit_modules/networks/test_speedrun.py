@@ -128,42 +128,15 @@ def test_whitening_of_another_network_is_rejected(run: Callable[..., Path]) -> N
         run(f"+callbacks.whitening={whitening}", "devices=cpu", "epochs=1")
 
 
-def test_two_steps_equal_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the record's form: a summed loss, an optimizer for convolutions and one for the rest, rates set by hand."""
-    monkeypatch.setattr(Tensor, "bfloat16", Tensor.double)  # whose rounding would hide a small mistake
-    cfg = configure("+experiment=cifar10_speedrun", "lit_module.net.channels=[8,8,8]").lit_module
-    facts = {"input_shape": (3, 16, 16), "class_names": list("abcde"), "class_counts": [4] * 5}
-    generator = torch.Generator().manual_seed(0)
-    batches = [
-        (torch.rand(20, 3, 16, 16, generator=generator), torch.randint(5, (20,), generator=generator)) for _ in range(2)
-    ]
-    torch.manual_seed(0)
-    module = instantiate(cfg, **facts, mean=[0.5] * 3, std=[0.25] * 3, _convert_="all").train()
-    theirs = net(channels=[8, 8, 8])
-    theirs.load_state_dict(module.net.state_dict())
-    # Rates are for a mean over 2,000 samples; the loss of 20 is summed here.
-    optimizer, scheduler = module._optimizer_and_scheduler(total_steps=8)
-    small = 2000 / 20
-    for group in optimizer.param_groups:
-        if not group["orthogonal"]:
-            group["initial_lr"] /= small
-            group["weight_decay"] *= small
-    scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
-    for group, rate in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
-        group["lr"] = rate
-    for inputs, labels in batches:
-        optimizer.zero_grad()
-        module.loss(module(inputs), labels).backward()
-        optimizer.step()
-        scheduler.step()
-
-    convolutions = [parameter for name, parameter in theirs.named_parameters() if name.endswith("conv.weight")]
-    biases = [p for name, p in theirs.named_parameters() if name.endswith("norm.bias")]
+def train_by_hand(reference: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
+    """Takes a step per batch with a summed loss, Muon for convolutions and SGD for the rest, rates set by hand."""
+    convolutions = [parameter for name, parameter in reference.named_parameters() if name.endswith("conv.weight")]
+    biases = [p for name, p in reference.named_parameters() if name.endswith("norm.bias")]
     sgd = torch.optim.SGD(
         [
-            {"params": [theirs.whiten.bias], "lr": 0.053, "weight_decay": 0.004 / 0.053},
+            {"params": [reference.whiten.bias], "lr": 0.053, "weight_decay": 0.004 / 0.053},
             {"params": biases, "lr": 0.053, "weight_decay": 0.004 / 0.053},
-            {"params": [theirs.head.weight], "lr": 0.67, "weight_decay": 0.004 / 0.67},
+            {"params": [reference.head.weight], "lr": 0.67, "weight_decay": 0.004 / 0.67},
         ],
         lr=1,
         momentum=0.85,
@@ -172,8 +145,8 @@ def test_two_steps_equal_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = [group["lr"] for group in sgd.param_groups]
     buffers = [torch.zeros_like(weight) for weight in convolutions]
     for step, (inputs, labels) in enumerate(batches):
-        theirs.zero_grad()
-        logits = theirs((inputs - 0.5) / 0.25)
+        reference.zero_grad()
+        logits = reference((inputs - 0.5) / 0.25)
         F.cross_entropy(logits, labels, label_smoothing=0.2, reduction="sum").backward()
         for group, rate, length in zip(sgd.param_groups, rates, (3, 8, 8), strict=True):
             group["lr"] = rate * (1 - step / length)
@@ -189,7 +162,38 @@ def test_two_steps_equal_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
                     values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
                 weight.mul_(len(weight) ** 0.5 / weight.norm())
                 weight.sub_((left * values @ right).view_as(weight).float(), alpha=0.24 * (1 - step / 8))
-    ours = dict(module.net.named_parameters())
-    for name, parameter in theirs.named_parameters():
+
+
+def test_two_steps_equal_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the record's form: a summed loss, an optimizer for convolutions and one for the rest, rates set by hand."""
+    monkeypatch.setattr(Tensor, "bfloat16", Tensor.double)  # whose rounding would hide a small mistake
+    cfg = configure("+experiment=cifar10_speedrun", "lit_module.net.channels=[8,8,8]").lit_module
+    facts = {"input_shape": (3, 16, 16), "class_names": list("abcde"), "class_counts": [4] * 5}
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        (torch.rand(20, 3, 16, 16, generator=generator), torch.randint(5, (20,), generator=generator)) for _ in range(2)
+    ]
+    torch.manual_seed(0)
+    module = instantiate(cfg, **facts, mean=[0.5] * 3, std=[0.25] * 3, _convert_="all").train()
+    reference = net(channels=[8, 8, 8])
+    reference.load_state_dict(module.net.state_dict())
+    # Rates are for a mean over 2,000 samples; the loss of 20 is summed here.
+    optimizer, scheduler = module._optimizer_and_scheduler(total_steps=8)
+    small = 2000 / 20
+    for group in optimizer.param_groups:
+        if not group["orthogonal"]:
+            group["initial_lr"] /= small
+            group["weight_decay"] *= small
+    scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+    for group, rate in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
+        group["lr"] = rate
+    for inputs, labels in batches:
+        optimizer.zero_grad()
+        module.loss(module(inputs), labels).backward()
+        optimizer.step()
+        scheduler.step()
+    train_by_hand(reference, batches)
+    trained = dict(module.net.named_parameters())
+    for name, parameter in reference.named_parameters():
         if parameter.requires_grad and "norm.weight" not in name and name != "whiten.weight":
-            assert (ours[name] - parameter).norm() <= 1e-3 * parameter.norm(), name
+            assert (trained[name] - parameter).norm() <= 1e-3 * parameter.norm(), name
