@@ -103,7 +103,7 @@ def predict(cfg: DictConfig) -> None:
     trainer = instantiate(cfg.trainer, **ONE_DEVICE, logger=False, callbacks=[], _convert_="all")
     device, data = trainer.strategy.root_device, cfg.datamodule
     channels, *size = module.input_shape
-    spec = ImageSpec(channels, tuple(size), data.resize, data.jpeg_draft)
+    spec = ImageSpec(channels, tuple(size), data.resize, data.jpeg_draft, data.get("interpolation") or "bilinear")
     batches = read_in_batches(files, spec, data.batch_size, data.num_workers, device.type)
     with torch.inference_mode(), trainer.precision_plugin.forward_context():
         flip = cfg.tta.name == "flip"
@@ -123,6 +123,7 @@ def export(cfg: DictConfig) -> None:
     saved_config.check_unchanged(Path(cfg.run_dir), cfg)
     module, predictor = best_predictor(cfg)
     resize = OmegaConf.select(cfg, "datamodule.resize")
+    interpolation = OmegaConf.select(cfg, "datamodule.interpolation") or "bilinear"
     try:
         datamodule = build_datamodule(cfg, "fit", **image_shape(cfg, module))
         batches, checked_on = datamodule.batches("val"), "validation samples"
@@ -133,7 +134,8 @@ def export(cfg: DictConfig) -> None:
         batches, checked_on = noise(module.normalize, module.input_shape), "noise"
     inputs, logits = first_samples(batches, module, cfg.input.name == "uint8")
     probabilities = (logits / predictor.temperature).softmax(1)
-    metadata = {"class_names": list(module.class_names), "resize": resize, "checked on": checked_on}
+    metadata = {"class_names": list(module.class_names), "resize": resize, "interpolation": interpolation}
+    metadata["checked on"] = checked_on
     difference = export(predictor, inputs, probabilities, metadata, cfg.format.name, Path(cfg.output))
     print(f"{cfg.format.name} → {cfg.output}")
     print(f"largest difference of a probability: {difference:.1e}, on {len(inputs)} {checked_on}")
@@ -179,8 +181,19 @@ TASKS = {task.__name__: task for task in (fit, test, predict, export, inspect, t
 
 def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
     """The data module, the LightningModule and the Trainer of a fit."""
+    use_pretrained_input(cfg)
     datamodule = build_datamodule(cfg, "fit")
     return datamodule, build_module(cfg, datamodule), build_trainer(cfg)
+
+
+def use_pretrained_input(cfg: DictConfig) -> None:
+    """Sets the image size and the interpolation of a pretrained network where the config leaves them open."""
+    from lit_modules.networks.pretrained import input_spec
+
+    data, spec = cfg.datamodule, input_spec(cfg.lit_module.net)
+    for key in ("image_size", "interpolation"):
+        if spec and key in data and data[key] is None:
+            data[key] = getattr(spec, key)
 
 
 def build_datamodule(cfg: DictConfig, stage: str, **changes: Any) -> Any:

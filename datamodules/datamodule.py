@@ -1,9 +1,9 @@
 """DataModule: splits, order, scaling and augmentation of labelled samples from any source."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -17,8 +17,10 @@ from conf.errors import UserError, nearest
 from datamodules import checks
 from datamodules.augment.augmentation import as_augmentation, augment, uniform
 from datamodules.augment.mixing import Mixing, soft_targets
+from datamodules.features import View, described, features_of, unchanged
 from datamodules.loader import Batch, BatchLoader, to_float
 from datamodules.splits import Samples, keep_classes, take_split
+from datamodules.storage.feature_store import FeatureStore
 from datamodules.storage.inputs import Inspected, Loaded, Split, channel_mean_std, resident
 
 # Training samples from which mean and standard deviation are computed, at most.
@@ -38,6 +40,7 @@ class DataModule(LightningDataModule):
         classes: those to keep, labelled in this order; null: all.
         sampler: `shuffle`, or `balanced`, which draws all classes equally often: see `splits.balanced_order`.
         augment: augmentations of the training split by name, in this order.
+        views: epoch e is augmented as epoch e - `views` was; null: each epoch anew.
         mix: mixes each training sample with another one of its batch, after augmentation.
         drop_last: in training, drops a last batch that is not full.
         on_error: `raise` or `skip` for unreadable training samples. In a validation or test split of the source they
@@ -57,12 +60,17 @@ class DataModule(LightningDataModule):
     drop_last: bool
     on_error: Literal["raise", "skip"]
     gpu_cache_fraction: Annotated[float, Interval(ge=0, lt=1)]
+    views: Annotated[int, Ge(1)] | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
         self._augmentations = [as_augmentation(transform) for transform in self.augment.values()]
         self._mixing: Mixing | None = self.mix
         self._splits: dict[str, Split] = {}
+        self.digests: dict[str, np.ndarray] = {}  # of the samples of each split, where they are known
+        self._body: tuple[Callable[[Tensor], Tensor], str] | None = None  # see `precompute`
+        # Of a frozen body, for each view. Filled in place, because loaders that exist by then refer to them.
+        self._features: dict[str, list[Split]] = {"train": [], "val": [], "test": []}
 
     @abstractmethod
     def read(self) -> tuple[dict[str, Samples], list[str]]:
@@ -101,6 +109,8 @@ class DataModule(LightningDataModule):
             if name in splits:
                 labels = torch.from_numpy(splits[name].labels)
                 self._splits[name] = Split(loaded.inputs, rows[name], labels, splits[name].files)
+                if loaded.digests is not None:
+                    self.digests[name] = loaded.digests[rows[name]]
         if stage == "inspect":
             self.inspected = Inspected(items, files, loaded, self._splits)
         elif loaded.digests is not None:
@@ -209,6 +219,52 @@ class DataModule(LightningDataModule):
         """The name of each sample of a split, by its index."""
         return self._splits[split].files
 
+    def samples(self, split: str, index: Tensor, epoch: int | None = None) -> Tensor:
+        """Samples of a split as a network gets them: float32 `[N, C, *spatial]` in [0, 1].
+
+        Args:
+            index: their positions, int64 `[N]`.
+            epoch: whose augmentations they have; None: none.
+        """
+        (inputs,) = self._splits[split].read([index.cpu().numpy()])
+        inputs = to_float(inputs.to(index.device))
+        return inputs if epoch is None else self._augmented(inputs, index, epoch)
+
+    @property
+    def why_not_precomputed(self) -> str | None:
+        """Why the inputs of a frozen body differ in each epoch; None if they do not."""
+        if self._mixing and not self._overfits:
+            return "datamodule.mix mixes other samples in each epoch"
+        if self._augmentations and not self.views and not self._overfits:
+            return "augmentations differ in each epoch; set datamodule.views=4 to repeat them"
+        return None
+
+    def precompute(self, body: Callable[[Tensor], Tensor], name: str) -> None:
+        """From now on, batches hold what a frozen body makes of the samples: of the training and validation samples
+        computed here, of the test samples when they are needed. A collective call.
+
+        Args:
+            body: float samples `[N, C, *spatial]` in [0, 1] → features `[N, F]`.
+            name: of the body, unique to its weights.
+        """
+        self._body = body, name
+        self._compute_features("train")
+        self._compute_features("val")
+
+    def _compute_features(self, split: str) -> None:
+        assert self.trainer is not None
+        body, name = self._body  # type: ignore[misc]
+        views: list[View] = [unchanged]
+        if split == "train" and self._augmentations and not self._overfits:
+            views = [partial(self._augmented, epoch=view) for view in range(self.views or 1)]
+            name += f" {self.seed} {len(views)} {described(self._augmentations)}"
+        store = self.feature_store(name, split)
+        self._features[split][:] = features_of(self._splits[split], views, body, self.trainer, store)
+
+    def feature_store(self, name: str, split: str) -> FeatureStore | None:
+        """Where features of a split are kept for later runs; `name` is unique to the body and the views."""
+        return None
+
     def batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         """The inputs of a split in order, without a Trainer: as stored, and as float32 in [0, 1]."""
         for batch in BatchLoader(self._splits[split], self.batch_size):
@@ -221,6 +277,8 @@ class DataModule(LightningDataModule):
         return self._loader("val")
 
     def test_dataloader(self) -> BatchLoader:
+        if self._body and not self._features["test"]:
+            self._compute_features("test")
         return self._loader("test")
 
     def _loader(self, name: str, training: bool = False) -> BatchLoader:
@@ -247,9 +305,16 @@ class DataModule(LightningDataModule):
                 drop_last=self.drop_last,
                 partners=self._mixing is not None and not self._overfits,
                 position=position,
+                views=self._features[name],
             )
         else:
-            loader = BatchLoader(split, self.batch_size, rank=trainer.global_rank, world_size=trainer.world_size)
+            loader = BatchLoader(
+                split,
+                self.batch_size,
+                rank=trainer.global_rank,
+                world_size=trainer.world_size,
+                views=self._features[name],
+            )
         if len(loader) == 0:
             count = len(split.labels)
             raise UserError(f"datamodule.batch_size: {self.batch_size} is more than the {count} samples; use less")
@@ -262,15 +327,21 @@ class DataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """On the device: uint8 → float32 in [0, 1], and in training augmentations and mixing."""
-        batch = Batch(to_float(batch.inputs), *batch[1:])
         assert self.trainer is not None
+        if batch.features:
+            return batch
+        batch = Batch(to_float(batch.inputs), *batch[1:])
         if not (self._augmentations or self._mixing) or not self.trainer.training or self._overfits:
             return batch
         epoch = self.trainer.current_epoch
-        if self._augmentations:
-            inputs = augment(batch.inputs, batch.index, self.seed, epoch, self._augmentations)
-            batch = batch._replace(inputs=inputs)
+        batch = batch._replace(inputs=self._augmented(batch.inputs, batch.index, epoch))
         return self._mix(batch, epoch) if self._mixing else batch
+
+    def _augmented(self, inputs: Tensor, index: Tensor, epoch: int) -> Tensor:
+        """Training samples as they are in an epoch."""
+        if not self._augmentations or self._overfits:
+            return inputs
+        return augment(inputs, index, self.seed, epoch % self.views if self.views else epoch, self._augmentations)
 
     def _mix(self, batch: Batch, epoch: int) -> Batch:
         """Mixes a batch of N samples followed by their N partners: N mixtures."""
@@ -283,4 +354,4 @@ class DataModule(LightningDataModule):
         numbers = uniform(index, self.seed, epoch, before + self._mixing.draws)[:, before:]
         mixed, lam = self._mixing(inputs, partners, numbers)
         targets = soft_targets(labels, partner_labels, lam, len(self.class_names))
-        return Batch(mixed, labels, index, batch.size, targets)
+        return Batch(mixed, labels, index, batch.size, targets=targets)

@@ -11,7 +11,8 @@ from annotated_types import Ge
 from conf.errors import UserError
 from datamodules.datamodule import DataModule
 from datamodules.storage import cache
-from datamodules.storage.decode import ImageSpec, Resize
+from datamodules.storage.decode import ImageSpec, Interpolation, Resize
+from datamodules.storage.feature_store import FeatureStore
 from datamodules.storage.image_header import ImageHeader, common_size, read_headers
 from datamodules.storage.inputs import Loaded, Streamed, collect
 from datamodules.storage.memory import free_memory
@@ -30,7 +31,7 @@ class ImageDataModule(DataModule):
     Args:
         channels: 1, 3, or auto: 1 if every image is grey.
         image_size: pixels of a side or [height, width]; null: see `image_header.common_size`.
-        resize, jpeg_draft: how an image of another size is resized: see `decode.ImageSpec`.
+        resize, jpeg_draft, interpolation: how an image of another size is resized: see `decode.ImageSpec`.
         cache: where decoded images are kept: in `memory`, on `disk` for later runs too, or nowhere (`off`): then they
             are decoded each time they are needed. `auto`: few in memory, many on disk; if the disk is full, in memory
             if they take less than half of the free memory, else nowhere. It affects speed alone.
@@ -44,6 +45,7 @@ class ImageDataModule(DataModule):
     jpeg_draft: bool
     cache: Literal["auto", "memory", "disk", "off"]
     cache_dir: str
+    interpolation: Interpolation | None = None
     num_workers: Annotated[int, Ge(0)] | None
 
     def __post_init__(self) -> None:
@@ -54,6 +56,11 @@ class ImageDataModule(DataModule):
     def spec_is_known(self) -> bool:
         return self.channels != "auto" and self.image_size is not None
 
+    def feature_store(self, name: str, split: str) -> FeatureStore | None:
+        if self.cache not in ("auto", "disk") or split not in self.digests:
+            return None
+        return FeatureStore(Path(self.cache_dir).expanduser(), name, self.digests[split])
+
     def load(self, items: Sequence[Any], files: Sequence[str], train_count: int) -> Loaded:
         began = time.time()
         on_disk = isinstance(items[0], str)
@@ -61,7 +68,7 @@ class ImageDataModule(DataModule):
             items = list(items)  # several passes over it are faster than over several splits in one
         max_bytes, folder = int(MAX_MEMORY_FRACTION * free_memory()), Path(self.cache_dir).expanduser()
         cacheable = self.cache in ("auto", "disk") and on_disk
-        options = (self.channels, self._size() or train_count, self.resize, self.jpeg_draft)
+        options = (self.channels, self._size() or train_count, *self.resizing)
         name = cache.fingerprint(items, options) if cacheable else ""
         cached = cache.find(folder, name, max_bytes) if cacheable else None
         if cached:
@@ -83,7 +90,7 @@ class ImageDataModule(DataModule):
         """The form that all images are brought to, from their headers if need be, and why some are unreadable."""
         size = self._size()
         if self.channels != "auto" and size is not None:
-            return ImageSpec(self.channels, size, self.resize, self.jpeg_draft), {}
+            return ImageSpec(self.channels, size, *self.resizing), {}
         parts = progress(workers.map(read_headers, chunks(items)), len(items), "reading image headers", len)
         headers = [header for part in parts for header in part]
         readable = [header for header in headers if isinstance(header, ImageHeader)]
@@ -94,7 +101,7 @@ class ImageDataModule(DataModule):
         if channels == "auto":
             channels = 1 if all(header.grey for header in readable) else 3
         bad = {position: header for position, header in enumerate(headers) if isinstance(header, str)}
-        return ImageSpec(channels, size or common_size(of_training), self.resize, self.jpeg_draft), bad
+        return ImageSpec(channels, size or common_size(of_training), *self.resizing), bad
 
     def _place(
         self, spec: ImageSpec, count: int, max_bytes: int, folder: Path, cacheable: bool
@@ -108,6 +115,11 @@ class ImageDataModule(DataModule):
         if cacheable and size > MIN_CACHE_SIZE and cache.has_room(folder, size):
             return "disk"
         return "memory" if size < max_bytes or not cacheable else "off"
+
+    @property
+    def resizing(self) -> tuple[Resize, bool, Interpolation]:
+        """The last fields of `ImageSpec`."""
+        return self.resize, self.jpeg_draft, self.interpolation or "bilinear"
 
     def _size(self) -> tuple[int, int] | None:
         if self.image_size is None:

@@ -1,6 +1,6 @@
 """BatchLoader: batches of a split in an order that depends on (seed, epoch) alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -23,6 +23,8 @@ class Batch(NamedTuple):
     """int64 `[N]`: positions in the split, for file names and per-sample randomness"""
     size: int
     """Samples of the global batch, over all ranks; N of them are on this rank."""
+    features: bool = False
+    """Whether `inputs` are what a frozen body makes of the samples, float32 `[N, F]`"""
     targets: Tensor | None = None
     """float32 `[N, num_classes]`: class probabilities of mixed samples; None for hard labels"""
 
@@ -46,6 +48,7 @@ class BatchLoader:
             partners last.
         position: returns (epoch, batches of it already done). It is called at the first batch of an iteration: only
             then are the counters of a resumed Trainer right.
+        views: features of the samples, which replace them: epoch e takes view e modulo their number.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class BatchLoader:
         drop_last: bool = False,
         partners: bool = False,
         position: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        views: Sequence[Split] = (),
     ) -> None:
         self.split = split
         self.batch_size = batch_size
@@ -69,6 +73,7 @@ class BatchLoader:
         self.balanced = balanced
         self.partners = partners
         self.position = position
+        self.views = views
         self.min_size = 1  # of the last batch
         if seed is not None:
             self.min_size = batch_size if drop_last else world_size
@@ -85,9 +90,10 @@ class BatchLoader:
         shards = [self._shard(positions) for positions in global_batches]
         indices = [torch.from_numpy(shard) for shard in shards]
         labels = [self.split.labels.index_select(0, index) for index in indices]
-        inputs = self.split.read(shards)
+        source = self.views[epoch % len(self.views)] if self.views else self.split
+        inputs = source.read(shards)
         for samples, label, index, positions in zip(inputs, labels, indices, global_batches, strict=True):
-            yield Batch(samples, label, index, len(positions))
+            yield Batch(samples, label, index, len(positions), features=bool(self.views))
 
     def order(self, epoch: int) -> np.ndarray:
         """The positions of an epoch's samples, int64."""

@@ -16,22 +16,26 @@ from torch import Tensor, nn
 
 from conf.errors import UserError
 from lit_modules.evaluation.scores import Scores
+from lit_modules.networks.head import head_of
 from lit_modules.networks.normalize import Normalize
 from lit_modules.networks.weights import check_same_weights, read_weights
 from lit_modules.optim.freezing import Freezing
+from lit_modules.optim.frozen_body import FrozenBody
 from lit_modules.optim.losses import build_loss, is_weighted, loss_denominator, resolve_class_weights
 from lit_modules.optim.param_groups import build_optimizer
 from lit_modules.optim.schedulers import build_scheduler, check_schedule_length
 
 
 class LitClassifier(LightningModule):
-    """Classifier trained on batches `(inputs, labels, index, size)`, with float inputs in [0, 1].
+    """Classifier trained on batches `(inputs, labels, index, size, features)`, with float inputs in [0, 1], or, if
+    `features` is set, those of the network's head.
 
     Args:
         input_shape: (C, *spatial) of a sample.
         class_names: in the order of the labels.
         class_counts: training samples of each class, used by `class_weights: auto`.
-        mean, std: of each channel of the training split, applied by the first layer, `Normalize`.
+        mean, std: of each channel of the training split, applied by the first layer, `Normalize`. Those of a
+            pretrained network, `mean_std`, replace them.
         net: called with `input_shape` and `num_classes`.
         init: called with the network to initialize its weights in place; null keeps the weights it was built with.
         loss: called without arguments, or with `weight`; returns a loss on logits and class indices or probabilities.
@@ -64,7 +68,7 @@ class LitClassifier(LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer],
         param_groups: dict[str, dict[str, Any]],
         layer_decay: Annotated[float, Interval(gt=0, le=1)],
-        freeze: list[str],
+        freeze: list[str] | Literal["body"],
         unfreeze_epoch: Annotated[int, Ge(1)] | None,
         scheduler: Callable[..., Any] | None,
         interval: Literal["step", "epoch"],
@@ -74,8 +78,9 @@ class LitClassifier(LightningModule):
         super().__init__()
         self.input_shape = input_shape
         self.class_names = class_names
-        self.normalize = Normalize(mean, std, len(input_shape) - 1)
         self.net = net(input_shape=input_shape, num_classes=len(class_names))
+        mean, std = getattr(self.net, "mean_std", (mean, std))
+        self.normalize = Normalize(mean, std, len(input_shape) - 1)
         if init:
             init(self.net)
         self.freezing = Freezing(self.net, freeze, unfreeze_epoch)
@@ -123,7 +128,7 @@ class LitClassifier(LightningModule):
 
     def _score(self, batch: Any, scores: Scores) -> tuple[Tensor, Tensor]:
         """The mean loss and the logits of a batch, which is also added to `scores`."""
-        logits = self(batch.inputs)
+        logits = head_of(self.net)(batch.inputs) if batch.features else self(batch.inputs)
         targets = batch.labels if batch.targets is None else batch.targets
         if batch.targets is not None and "probs" not in self.accepted_targets:
             name = type(self.loss).__name__
@@ -216,7 +221,8 @@ class LitClassifier(LightningModule):
         return row | {f"{split}_likelihood/{name}": value for name, value in classes if not math.isnan(value)}
 
     def configure_callbacks(self) -> list[Callback]:
-        return [self.freezing] if self.freezing.names else []
+        callbacks: list[Callback] = [self.freezing] if self.freezing.names else []
+        return [*callbacks, FrozenBody(self.freezing.unfreeze_epoch)] if self.freezing.body else callbacks
 
     def configure_optimizers(self) -> Any:
         steps: float = self.trainer.max_epochs or -1

@@ -116,5 +116,6 @@ def evaluation(num_classes: int, samples: int = 400, absent: tuple[int, ...] = (
     logits[np.arange(samples), true] += 1
     probabilities = torch.tensor(logits).softmax(1).numpy().round(decimals).astype(np.float32)
     none = np.zeros(0, np.int64)
-    predictions = Predictions(np.arange(samples), true, logits.argmax(1), probabilities, none, np.zeros((0, 1, 2, 2)))
-    return Evaluation([f"class {i}" for i in range(num_classes)], [f"{i}.png" for i in range(samples)], predictions)
+    predictions = Predictions(np.arange(samples), true, logits.argmax(1), probabilities, none)
+    names, files = [f"class {i}" for i in range(num_classes)], [f"{i}.png" for i in range(samples)]
+    return Evaluation(names, files, predictions, np.zeros((0, 1, 2, 2)))

@@ -15,7 +15,7 @@ from conf import schema, validation
 from conf.error_messages import one_line_errors
 from tests.conftest import TINY, configure, write_images
 
-FIT = ("+experiment=image_folder", *TINY, "lit_module.net.pool=2")
+FIT = ("+experiment=from_scratch", *TINY, "lit_module.net.pool=2")
 Break = Callable[[Path, Path], object]  # changes the images and the run before the command
 
 

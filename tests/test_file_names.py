@@ -34,7 +34,7 @@ def test_every_task_accepts_a_name_that_is_not_utf_8(
     shutil.copy(data / "test/dark" / NAME, data / "test/light" / NAME)  # one of the two is a mistake
     (data / "train/dark" / NAME).write_bytes(b"no image")
 
-    choices = ("+experiment=image_folder", *DRAWN, "lit_module.net.pool=2")
+    choices = ("+experiment=from_scratch", *DRAWN, "lit_module.net.pool=2")
     source = (f"datamodule.root={data}", "datamodule.on_error=skip")
     folder = run(*choices, *source)
     assert column(folder / "predictions.csv")[-1] == f"test/light/{NAME}"

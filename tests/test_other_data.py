@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from conf.errors import UserError
 from tests.conftest import TINY, write_images
 
-CHOICES = ("+experiment=image_folder", *TINY, "lit_module.net.pool=2", "trainer.max_epochs=2")
+CHOICES = ("+experiment=from_scratch", *TINY, "lit_module.net.pool=2", "trainer.max_epochs=2")
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,28 @@ class RandomCrop:
         return windows[torch.arange(len(images), device=images.device), :, offset[:, 0], offset[:, 1]]
 
 
+class RandomResizedCrop:
+    """Random crop resized to the image's size, bilinear. Szegedy et al., arXiv:1409.4842, section 6.
+
+    Args:
+        min_area: of the crop, as a fraction of the image's; the largest is 1.
+        max_aspect: largest change of the aspect ratio, as a factor.
+    """
+
+    draws = 4
+
+    def __init__(self, min_area: Annotated[float, Interval(gt=0, le=1)], max_aspect: Annotated[float, Ge(1)]) -> None:
+        self.min_area = min_area
+        self.max_aspect = max_aspect
+
+    def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
+        area = self.min_area + (1 - self.min_area) * uniform[:, 0]
+        aspect = self.max_aspect ** (2 * uniform[:, 1] - 1)  # log-uniform in [1 / max_aspect, max_aspect]
+        sides = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], 1).clamp(max=1)  # [N, 2]: x, y
+        centre = (1 - sides) * (2 * uniform[:, 2:] - 1)  # the image spans [-1, 1]
+        return warp(images, torch.cat([torch.diag_embed(sides), centre[:, :, None]], 2))  # [N, 2, 3]
+
+
 class HorizontalFlip:
     """Flips an image horizontally with probability `p`."""
 

@@ -112,7 +112,7 @@ def _files_report(datamodule: ImageDataModule, data: Inspected) -> Report:
     timed = [items[i] for i in np.unique(np.linspace(0, len(items) - 1, NUM_TIMED).astype(int)).tolist()]
     channels, height, width = data.loaded.inputs.shape
     began = time.perf_counter()
-    decode_all(timed, ImageSpec(channels, (height, width), datamodule.resize, datamodule.jpeg_draft))
+    decode_all(timed, ImageSpec(channels, (height, width), *datamodule.resizing))
     seconds = (time.perf_counter() - began) / len(timed)
     return {
         "sizes": {

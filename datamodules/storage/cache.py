@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,9 @@ class CachedImages:
         metadata = json.loads((folder / "store.json").read_text(encoding="utf-8"))
         self.bad = {int(position): reason for position, reason in metadata["bad"].items()}
         size = tuple(metadata["size"])
-        self.spec = ImageSpec(metadata["channels"], size, metadata["resize"], metadata["jpeg_draft"])
+        self.spec = ImageSpec(
+            metadata["channels"], size, metadata["resize"], metadata["jpeg_draft"], metadata["interpolation"]
+        )
         self.digests = np.load(folder / "digests.npy")
         self.shape: tuple[int, ...] = (self.spec.channels, *self.spec.size)
         self.sample_bytes = int(np.prod(self.shape))
@@ -152,21 +155,31 @@ def make(
             existing = find(cache_dir, name, within)
             if existing:
                 return existing
-            part = cache_dir / f"{name}.part"
-            for leftover in (part, cache_dir / name):
-                shutil.rmtree(leftover, ignore_errors=True)
-            part.mkdir()
-            try:
-                _write(part, items, spec, workers)
-                part.rename(cache_dir / name)
-                sync(cache_dir)
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
-            _remove_unused(cache_dir)
+            with new_entry(cache_dir, name) as folder:
+                _write(folder, items, spec, workers)
             return CachedImages(cache_dir / name, trusted=True, within=within)
     except OSError as error:
         fix = "make room, choose another datamodule.cache_dir, or set datamodule.cache=off"
         raise UserError(f"datamodule.cache_dir: cannot write to {cache_dir} ({error.strerror}); {fix}") from error
+
+
+@contextmanager
+def new_entry(cache_dir: Path, name: str) -> Iterator[Path]:
+    """A folder that becomes the cache entry of that name when the block ends without an exception.
+
+    The caller holds the entry's lock, `<name>.lock`.
+    """
+    part = cache_dir / f"{name}.part"
+    for leftover in (part, cache_dir / name):
+        shutil.rmtree(leftover, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        part.rename(cache_dir / name)
+        sync(cache_dir)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    _remove_unused(cache_dir)
 
 
 def _write(folder: Path, items: Sequence[Any], spec: ImageSpec, workers: Workers) -> None:

@@ -27,6 +27,8 @@ from PIL import Image, ImageOps
 from datamodules.storage.image_header import EXIF_ORIENTATION, READ_ERRORS, open_image, reason
 
 Resize = Literal["pad", "crop", "stretch"]
+Interpolation = Literal["bilinear", "bicubic"]
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 SIXTEEN_BIT_MODES = {"I", "I;16", "I;16L", "I;16B", "I;16N"}
 ALPHA_MODES = {"LA": "L", "La": "L", "PA": "RGB", "RGBA": "RGB", "RGBa": "RGB"}
 
@@ -40,9 +42,11 @@ class ImageSpec(NamedTuple):
     """(height, width) in pixels"""
     resize: Resize
     """How an image of another size is resized: `pad` keeps all of it inside black borders, `crop` fills the size with
-    its centre, `stretch` changes its aspect ratio. Bilinear with antialiasing."""
+    its centre, `stretch` changes its aspect ratio."""
     jpeg_draft: bool
     """Decode a JPEG of at least twice that size at 1/2, 1/4 or 1/8 of its resolution, which is faster."""
+    interpolation: Interpolation = "bilinear"
+    """With antialiasing"""
 
 
 def decode(item: str | Image.Image, spec: ImageSpec) -> np.ndarray | str:
@@ -121,25 +125,26 @@ def to_array(image: Image.Image, spec: ImageSpec) -> np.ndarray:
     image = to_grey_or_rgb(image)
     if (image.height, image.width) != spec.size:
         width_height = (spec.size[1], spec.size[0])
+        resample = FILTERS[spec.interpolation]
         if spec.resize == "pad":
-            image = _pad(image, width_height)
+            image = _pad(image, width_height, resample)
         elif spec.resize == "crop":
-            image = ImageOps.fit(image, width_height, Image.Resampling.BILINEAR)
+            image = ImageOps.fit(image, width_height, resample)
         else:
-            image = image.resize(width_height, Image.Resampling.BILINEAR)
+            image = image.resize(width_height, resample)
     mode = "L" if spec.channels == 1 else "RGB"
     array = np.asarray(image if image.mode == mode else image.convert(mode))
     return array[None] if spec.channels == 1 else array.transpose(2, 0, 1)  # [H, W, C] → [C, H, W]
 
 
-def _pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def _pad(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
     """Fits an image into (width, height), centred. Unlike ImageOps.pad, keeps at least one pixel of each side."""
     scale = min(size[0] / image.width, size[1] / image.height)
     width = max(1, round(image.width * scale))
     height = max(1, round(image.height * scale))
     padded = Image.new(image.mode, size)
     left_top = (round((size[0] - width) / 2), round((size[1] - height) / 2))
-    padded.paste(image.resize((width, height), Image.Resampling.BILINEAR), left_top)
+    padded.paste(image.resize((width, height), resample), left_top)
     return padded
 
 

@@ -60,7 +60,8 @@ class Dashboard(Callback):
         self._epoch = trainer.current_epoch  # may be resumed within the epoch
         self._due = self.budget.due(trainer) and self._board is not None
         if self._due:
-            self._samples = {"train": [(batch.inputs[:SAMPLES].clone(), batch.labels[:SAMPLES].clone())], "val": []}
+            inputs = _inputs(trainer, "train", batch, slice(SAMPLES))
+            self._samples = {"train": [(inputs, batch.labels[:SAMPLES].clone())], "val": []}
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -71,10 +72,10 @@ class Dashboard(Callback):
             assert isinstance(pl_module, LitClassifier)
             self._size = len(batch.labels)
             with self.budget.spending():
-                if figure := feature_map_grid(pl_module, pl_module.net, batch.inputs[:1]):
+                if figure := feature_map_grid(pl_module, pl_module.net, _inputs(trainer, "val", batch, slice(1))):
                     self._draw(trainer, "network/feature_maps", figure)
         kept = evenly_spaced(SAMPLES, batch_idx, self._size, int(trainer.num_val_batches[dataloader_idx]))
-        self._samples["val"].append((batch.inputs[kept].clone(), batch.labels[kept].clone()))
+        self._samples["val"].append((_inputs(trainer, "val", batch, kept), batch.labels[kept].clone()))
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
@@ -119,6 +120,14 @@ class Dashboard(Callback):
             finite = values[values.isfinite()]  # 16-mixed skips steps with non-finite gradients
             if len(finite):
                 self._board.log_histogram(f"{group}/{name}", finite.cpu().numpy(), trainer.current_epoch)
+
+
+def _inputs(trainer: Trainer, split: str, batch: Any, rows: slice) -> Tensor:
+    """The samples of some rows of a batch as the whole network gets them, copied."""
+    if not batch.features:
+        return batch.inputs[rows].clone()
+    epoch = trainer.current_epoch if split == "train" else None
+    return trainer.datamodule.samples(split, batch.index[rows], epoch)  # type: ignore[attr-defined]
 
 
 def _network_table(module: LitClassifier) -> str:

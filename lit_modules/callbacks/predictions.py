@@ -3,6 +3,7 @@
 import math
 from typing import Annotated, Any
 
+import torch
 from annotated_types import Ge, Interval
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
@@ -74,8 +75,10 @@ class CollectPredictions(Callback):
             predictions = collector.gather()
             if predictions is None:
                 return
-            files = trainer.datamodule.files(split)  # type: ignore[attr-defined]
-            evaluation = Evaluation(pl_module.class_names, files, predictions)
+            datamodule = trainer.datamodule  # type: ignore[attr-defined]
+            mistakes = torch.from_numpy(predictions.index[predictions.mistakes])
+            inputs = datamodule.samples(split, mistakes).cpu().numpy()
+            evaluation = Evaluation(pl_module.class_names, datamodule.files(split), predictions, inputs)
             scores = {f"{split}/{name}": value for name, value in evaluation.scores.items() if not math.isnan(value)}
             if trainer.state.fn != TrainerFn.FITTING:
                 self.evaluations[split] = evaluation

@@ -49,7 +49,8 @@ class Projector(Callback):
         if self._handle:
             self._size = self._size or len(batch.labels)
             rows = evenly_spaced(self.samples, batch_idx, self._size, int(trainer.num_test_batches[dataloader_idx]))
-            self._samples.append((self._features[rows], batch.labels[rows], batch.inputs[rows]))
+            inputs = trainer.datamodule.samples("test", batch.index[rows])  # type: ignore[attr-defined]
+            self._samples.append((self._features[rows], batch.labels[rows], inputs))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LitClassifier)

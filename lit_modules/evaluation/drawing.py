@@ -15,7 +15,7 @@ def draw(evaluation: Evaluation) -> dict[str, bytes]:
         "roc": figures.roc(evaluation.curves, names),
         "precision_recall": figures.precision_recall(evaluation.curves, names),
         "mistakes": grid(
-            list(evaluation.predictions.mistaken_inputs),
+            list(evaluation.mistaken_inputs),
             _mistake_captions(evaluation, names),
             "Worst mistakes: true → predicted, probability, file",
             columns=6,
@@ -27,7 +27,7 @@ def draw(evaluation: Evaluation) -> dict[str, bytes]:
 
 
 def _mistake_captions(evaluation: Evaluation, names: list[str]) -> list[str]:
-    index, true, predicted, probabilities, mistakes, _ = evaluation.predictions
+    index, true, predicted, probabilities, mistakes = evaluation.predictions
     captions = []
     for row in mistakes.tolist():
         file = figures.short(evaluation.files[index[row]], 18, keep_end=True)

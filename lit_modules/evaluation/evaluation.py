@@ -16,12 +16,16 @@ class Evaluation:
         class_names: indexed by label.
         files: a name per sample of the split, indexed by `Predictions.index`.
         predictions: of the whole split or a subset.
+        mistaken_inputs: float32 `[M, C, *spatial]`: samples of `Predictions.mistakes`, as passed to the classifier.
     """
 
-    def __init__(self, class_names: Sequence[str], files: Sequence[str], predictions: Predictions) -> None:
+    def __init__(
+        self, class_names: Sequence[str], files: Sequence[str], predictions: Predictions, mistaken_inputs: np.ndarray
+    ) -> None:
         self.class_names = class_names
         self.files = files
         self.predictions = predictions
+        self.mistaken_inputs = mistaken_inputs
 
     @cached_property
     def confusion(self) -> np.ndarray:

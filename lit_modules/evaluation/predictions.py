@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# Number of the worst mistakes whose inputs are kept.
+# Number of the worst mistakes that are kept.
 MAX_MISTAKES = 24
 
 
@@ -24,8 +24,6 @@ class Predictions(NamedTuple):
     """float32 `[N, num_classes]`"""
     mistakes: np.ndarray
     """int64 `[M]`, M ≤ 24: rows of the most confident wrong predictions, worst first"""
-    mistaken_inputs: np.ndarray
-    """float32 `[M, C, *spatial]`: inputs of the mistakes as passed to the classifier"""
 
 
 class Collector:
@@ -43,7 +41,7 @@ class Collector:
         self._rows.append((batch.index, batch.labels, predicted, probabilities))
         # -1 marks correct predictions: filtering them here would synchronize with the device.
         error_confidence = torch.where(predicted == batch.labels, -1.0, probabilities.amax(1))
-        worst = _highest((error_confidence, batch.index, batch.inputs.float()))
+        worst = _highest((error_confidence, batch.index))
         if self._worst:
             worst = _highest(tuple(torch.cat(parts) for parts in zip(self._worst, worst, strict=True)))
         self._worst = worst
@@ -56,7 +54,7 @@ class Collector:
             return None
         index, true, predicted, probabilities = rows
         order = index.argsort()
-        error_confidence, mistakes, inputs = worst
+        error_confidence, mistakes = worst
         kept = np.lexsort((mistakes, -error_confidence))  # ties: the lowest index first
         kept = kept[error_confidence[kept] >= 0][:MAX_MISTAKES]
         return Predictions(
@@ -65,7 +63,6 @@ class Collector:
             predicted[order],
             probabilities[order],
             np.searchsorted(index[order], mistakes[kept]),
-            inputs[kept],
         )
 
 

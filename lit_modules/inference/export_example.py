@@ -26,9 +26,9 @@ probabilities = model(torch.tensor(inputs))[0].tolist()
 """,
 }
 FIT = {
-    "pad": "ImageOps.pad(image, ({width}, {height}), Image.Resampling.BILINEAR)",
-    "crop": "ImageOps.fit(image, ({width}, {height}), Image.Resampling.BILINEAR)",
-    "stretch": "image.resize(({width}, {height}), Image.Resampling.BILINEAR)",
+    "pad": "ImageOps.pad(image, ({width}, {height}), Image.Resampling.{filter})",
+    "crop": "ImageOps.fit(image, ({width}, {height}), Image.Resampling.{filter})",
+    "stretch": "image.resize(({width}, {height}), Image.Resampling.{filter})",
 }
 
 
@@ -44,7 +44,7 @@ def example(file_format: str, contract: dict[str, Any]) -> str:
         sample, imports = "an 8-bit image without transparency", "from PIL import Image, ImageOps\n"
         read = f"""\
 image = Image.open(sys.argv[1]).convert("{mode}")
-image = {FIT[resize].format(height=height, width=width)}
+image = {FIT[resize].format(height=height, width=width, filter=contract["interpolation"].upper())}
 inputs = numpy.asarray(image).reshape(1, {height}, {width}, {channels}).transpose(0, 3, 1, 2){scale}
 """
     else:

@@ -44,7 +44,7 @@ def gain(activation: nn.Module) -> float:
         return nn.init.calculate_gain("leaky_relu", activation.negative_slope)
     if type(activation) in RECOMMENDED_GAINS:
         return RECOMMENDED_GAINS[type(activation)]
-    z = torch.linspace(-8, 8, 16001)
+    z = torch.linspace(-8, 8, 16001, device="cpu")  # also while networks are built on the meta device
     density = torch.exp(-z.double().square() / 2) / math.sqrt(2 * math.pi)
     with torch.no_grad():
         values = activation(z).double()

@@ -1,10 +1,13 @@
 """Freezing: keeps parameters fixed for the whole run or until an epoch."""
 
+from typing import Literal
+
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 from torch.optim import Optimizer
 
 from conf.errors import UserError
+from lit_modules.networks.head import body_parameters, head_of
 from lit_modules.optim.param_groups import matching_names
 
 
@@ -16,15 +19,20 @@ class Freezing(Callback):
 
     Args:
         net: module that holds the parameters; names are relative to it.
-        freeze: patterns of parameter names, such as `blocks.0.*`.
+        freeze: patterns of parameter names, such as `blocks.0.*`; or `body`: all but the layer of the logits. Dropout
+            in the body is off while it is frozen.
         unfreeze_epoch: 0-based epoch from which on all of them are trained; null: never.
 
     Raises:
         UserError: a pattern matches no parameter, all parameters are frozen, or there are none to unfreeze.
     """
 
-    def __init__(self, net: nn.Module, freeze: list[str], unfreeze_epoch: int | None) -> None:
-        self.names = {name for pattern in freeze for name in matching_names(net, pattern, "lit_module.freeze")}
+    def __init__(self, net: nn.Module, freeze: list[str] | Literal["body"], unfreeze_epoch: int | None) -> None:
+        self.body = freeze == "body"
+        if self.body:
+            self.names = body_parameters(net)
+        else:
+            self.names = {name for pattern in freeze for name in matching_names(net, pattern, "lit_module.freeze")}
         if unfreeze_epoch is not None and not self.names:
             raise UserError("lit_module.unfreeze_epoch: nothing is frozen; set lit_module.freeze")
         if self.names.issuperset(name for name, _ in net.named_parameters()):
@@ -63,6 +71,10 @@ class Freezing(Callback):
         Layers whose parameters are all frozen are set to eval mode, so that a frozen BatchNorm keeps its statistics.
         """
         frozen_ids = {id(parameter) for parameter in self._frozen_in(epoch)}
+        if self.body:
+            head = set(head_of(self.net).modules())
+            for layer in self.net.modules():
+                layer.training = layer in head or not frozen_ids
         for layer in self.net.modules():
             own_parameters = list(layer.parameters(recurse=False))
             if own_parameters:

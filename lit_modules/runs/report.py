@@ -225,7 +225,7 @@ def _figure_sections(test: Evaluation, images: Container[str]) -> list[str]:
 
 
 def _mistake_table(test: Evaluation) -> str:
-    index, true, predicted, probabilities, mistakes, _ = test.predictions
+    index, true, predicted, probabilities, mistakes = test.predictions
     if not len(mistakes):
         return "None."
     rows = []

@@ -73,7 +73,7 @@ def measure(images: Path, epochs: int) -> Measured:
     percentages: Measured = {side: {"% of an epoch": []} for side in ("all", *SIDES)}
     with TemporaryDirectory() as place:
         choices = (f"datamodule.root={images}", f"logs_dir={place}", f"epochs={epochs}")
-        cfg = configure("+experiment=image_folder", *choices)
+        cfg = configure("+experiment=from_scratch", *choices)
         folder = Path(cfg.run_dir)
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text("")

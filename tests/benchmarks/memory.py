@@ -18,7 +18,7 @@ from tests.benchmarks.measuring import Measured, report
 from tests.configs import ROOT, UNDRAWN
 
 COMMAND = (
-    "+experiment=image_folder", "datamodule/augment=[]", "datamodule.batch_size=64", "trainer.max_epochs=1",
+    "+experiment=from_scratch", "datamodule/augment=[]", "datamodule.batch_size=64", "trainer.max_epochs=1",
     "devices=cpu", "lit_module.net.channels=[4,4]", "lit_module.net.pool=8", *UNDRAWN,
 )  # fmt: skip
 

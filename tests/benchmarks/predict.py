@@ -34,7 +34,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=Path, required=True, help="an image folder")
-    parser.add_argument("--overrides", nargs="*", default=["+experiment=image_folder"], help="of network and data")
+    parser.add_argument("--overrides", nargs="*", default=["+experiment=from_scratch"], help="of network and data")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     cfg = configure(*options.overrides, f"datamodule.root={options.images}")

@@ -65,7 +65,7 @@ def test_images_in_memory_are_streamed_too() -> None:
 def test_averaging_weights_copies_no_data(run: Callable[..., Path], images: Path, tmp_path: Path) -> None:
     data = (f"datamodule.root={images}", "datamodule.cache=disk", f"datamodule.cache_dir={tmp_path / 'cache'}")
     average = ("callbacks=[default,ema]", "callbacks.ema.decay=0.5", "lit_module.net.pool=2")
-    folder = run("+experiment=image_folder", *TINY, *data, *average)
+    folder = run("+experiment=from_scratch", *TINY, *data, *average)
     assert (folder / "model.pt").exists()
 
 
@@ -205,7 +205,7 @@ def test_mixed_samples_agree_with_their_targets() -> None:
 def test_run_with_mixing_resumes_with_the_same_bits(
     run: Callable[..., Path], images: Path, tmp_path: Path, mix: str
 ) -> None:
-    data = ("+experiment=image_folder", f"datamodule.root={images}", f"datamodule/mix={mix}")
+    data = ("+experiment=from_scratch", f"datamodule.root={images}", f"datamodule/mix={mix}")
     choices = (*data, *TINY[:2], *TINY[3:], "lit_module.net.pool=2", "lit_module/scheduler=constant")
     whole = run(*choices, "trainer.max_epochs=3", f"run_dir={tmp_path / 'whole'}")
     cut = run(*choices, "trainer.max_epochs=1", f"run_dir={tmp_path / 'cut'}")

@@ -209,6 +209,7 @@ class Batch(NamedTuple):
     labels: Tensor
     index: Tensor  # type: ignore[assignment]
     size: int
+    features: bool = False
     targets: Tensor | None = None
 
 
@@ -221,6 +222,9 @@ class OneBatch(LightningDataModule):
 
     def files(self, split: str) -> list[str]:
         return [f"{split}/{i}" for i in range(len(self.batch.labels))]
+
+    def samples(self, split: str, index: Tensor) -> Tensor:
+        return self.batch.inputs[index]
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return DataLoader([self.batch], batch_size=None)  # type: ignore[arg-type]

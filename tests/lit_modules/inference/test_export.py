@@ -39,7 +39,7 @@ def by_hand(module: LitClassifier, images: Tensor) -> Tensor:
 
 
 def facts(resize: str | None = "pad") -> dict[str, Any]:
-    return {"class_names": NAMES, "resize": resize}
+    return {"class_names": NAMES, "resize": resize, "interpolation": "bilinear"}
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_moved_run_without_data_exports_standalone_files(
     run: Callable[..., Path], images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     root = f"datamodule.root={images}"
-    folder = run("+experiment=image_folder", root, *TINY, "lit_module.class_weights=auto", "lit_module.net.pool=2")
+    folder = run("+experiment=from_scratch", root, *TINY, "lit_module.class_weights=auto", "lit_module.net.pool=2")
     image = shutil.copy(next((images / "light").iterdir()), tmp_path / "image.jpg")
     run(f"run={folder}", "task=export", "format=torch_export")
     assert "validation samples" in capfd.readouterr().out

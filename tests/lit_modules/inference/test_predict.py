@@ -28,7 +28,7 @@ from tests.runs import NAMES, trained
 @pytest.fixture
 def trained_run(run: Callable[..., Path], images: Path) -> Path:
     """A run that learned from images that are no longer here."""
-    folder = run("+experiment=image_folder", f"datamodule.root={images}", *TINY, "lit_module.net.pool=2")
+    folder = run("+experiment=from_scratch", f"datamodule.root={images}", *TINY, "lit_module.net.pool=2")
     shutil.rmtree(images)
     return folder
 
@@ -192,7 +192,7 @@ def test_test_images_get_what_the_test_gave_them(run: Callable[..., Path], tmp_p
         for name, level in (("dark", 60), ("light", 190)):
             write_images(tmp_path / "data" / split / name, count, level=level + count, size=(14, 12))
     choices = (*TINY, "lit_module.net.pool=2", "datamodule.image_size=[10,12]", "datamodule.resize=crop")
-    folder = run("+experiment=image_folder", f"datamodule.root={tmp_path / 'data'}", *choices)
+    folder = run("+experiment=from_scratch", f"datamodule.root={tmp_path / 'data'}", *choices)
     datamodule, module, trainer = train.build(configure(f"run={folder}", "task=test"))
     restore.load_best(module, folder)
     datamodule.trainer = trainer
@@ -209,7 +209,7 @@ def test_test_images_get_what_the_test_gave_them(run: Callable[..., Path], tmp_p
 
 def test_predictions_are_those_of_the_run(run: Callable[..., Path], images: Path, tmp_path: Path) -> None:
     choices = ("devices=cpu", "lit_module.net.channels=[4,8]", "lit_module.net.pool=2", "++callbacks.dashboard=null")
-    folder = run("+experiment=image_folder", *choices, "trainer.max_epochs=2", f"datamodule.root={images}")
+    folder = run("+experiment=from_scratch", *choices, "trainer.max_epochs=2", f"datamodule.root={images}")
     with open(folder / "predictions.csv", newline="") as file:
         expected = [row for row in csv.DictReader(file) if row["split"] == "test"]
     table = images / "test.csv"

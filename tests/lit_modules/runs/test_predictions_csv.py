@@ -30,7 +30,7 @@ def test_probabilities_are_read_back_to_the_last_bit(tmp_path: Path) -> None:
 def test_a_part_of_a_split_keeps_its_own_files(tmp_path: Path) -> None:
     found = evaluation(3)
     part = found.predictions._replace(index=found.predictions.index * 2)
-    every = Evaluation(found.class_names, [f"{i}.png" for i in range(800)], part)
+    every = Evaluation(found.class_names, [f"{i}.png" for i in range(800)], part, found.mistaken_inputs)
     write_predictions(tmp_path / "predictions.csv", {"test": every})
     assert [row["file"] for row in rows_of(tmp_path / "predictions.csv")][:3] == ["0.png", "2.png", "4.png"]
 
@@ -48,7 +48,9 @@ def test_any_name_of_a_file_or_class_is_kept(tmp_path: Path) -> None:
     found = evaluation(3)
     files = ['with "quotes", and commas.png', "line\nbreak.png", os.fsdecode(b"not utf-8 \xff.png"), "한글.png"] * 100
     names = ["a,b", 'c"d', "한글"]
-    write_predictions(tmp_path / "predictions.csv", {"test": Evaluation(names, files, found.predictions)})
+    write_predictions(
+        tmp_path / "predictions.csv", {"test": Evaluation(names, files, found.predictions, found.mistaken_inputs)}
+    )
     rows = rows_of(tmp_path / "predictions.csv")
     assert [row["file"] for row in rows] == files
     assert [row["true"] for row in rows] == [names[label] for label in found.predictions.true]
