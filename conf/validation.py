@@ -36,6 +36,7 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
     _check_run(cfg)
     _check_monitor(cfg)
     _check_lists(cfg)
+    _check_freeze(cfg)
     if cfg.task != "compare":  # it builds nothing, and answers without importing torch
         check_nodes(OmegaConf.to_container(cfg, resolve=True))
         _check_trainer(cfg)  # whose values have their types now
@@ -99,6 +100,16 @@ def _check_lists(cfg: DictConfig) -> None:
             if node is not None and "_target_" not in node:
                 group = path.replace(".", "/")
                 raise UserError(f"{path}.{name!s}: is not chosen; add it by {group}=[…,{name!s}]")
+
+
+def _check_freeze(cfg: DictConfig) -> None:
+    """A frozen body with random weights would be of no use."""
+    net = cfg.lit_module.get("net") if cfg.task in ("fit", "tune", "sweep") else None
+    if net and cfg.lit_module.get("freeze") == "body" and not (net.get("weights") or cfg.get("init_from") or cfg.run):
+        raise UserError(
+            "lit_module.freeze: body: its weights would stay random; set lit_module.net.weights=library, or train "
+            "them by lit_module.freeze=[]"
+        )
 
 
 def _check_trainer(cfg: DictConfig) -> None:

@@ -83,6 +83,7 @@ class LitClassifier(LightningModule):
         self.normalize = Normalize(mean, std, len(input_shape) - 1)
         if init:
             init(self.net)
+        self.start = str(getattr(self.net, "start", "random weights"))  # for display
         self.freezing = Freezing(self.net, freeze, unfreeze_epoch)
         weights = resolve_class_weights(class_weights, class_counts)
         self.loss, self.accepted_targets = build_loss(loss, weights, len(class_names))
@@ -257,6 +258,7 @@ class LitClassifier(LightningModule):
         self.check_same_data(checkpoint)
         if self.trainer.training:
             self._saved_schedules = checkpoint["lr_schedulers"]
+            self.start = f"epoch {checkpoint['epoch'] + 1}"
             if self.trainer.is_global_zero:
                 self.train_scores.add_merged_state(checkpoint["train_scores"])
 
@@ -278,3 +280,4 @@ class LitClassifier(LightningModule):
         weights = {name: value for name, value in saved.items() if name.startswith("net.")}
         check_same_weights(weights, expected, file, "init_from")
         self.load_state_dict(weights, strict=False)
+        self.start = str(file)

@@ -65,7 +65,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, shared_run: Callable[..., 
     (images / "table.csv").write_text("\n".join(["path,label", *rows]))
     np.savez(images / "arrays.npz", inputs=np.random.rand(60, 3, 20), labels=np.arange(60) % 3)
     small = (*DRAWN, "++callbacks.dashboard=null", "lit_module.net.pool=2")
-    return Trained(shared_run("+experiment=image_folder", f"datamodule.root={images}", *small), images)
+    return Trained(shared_run("+experiment=from_scratch", f"datamodule.root={images}", *small), images)
 
 
 @pytest.mark.parametrize("line", [line for line in TRAINING if line not in OWN_PROCESS])

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from lit_modules.classifier import LitClassifier
 
+MAX_FROZEN = 8  # consecutive frozen layers that are listed one by one
+
 
 class Layer(NamedTuple):
     """A module without children."""
@@ -23,7 +25,7 @@ class Layer(NamedTuple):
 
 
 class ModelSummary(Callback):
-    """Prints the output shape, parameter shapes and parameter count of each layer."""
+    """Prints the output shape, parameter shapes and parameter count of each layer; frozen layers in a row as one."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LitClassifier)
@@ -34,7 +36,7 @@ class ModelSummary(Callback):
         for heading in ("layer", "type", "output", "parameters"):
             table.add_column(heading, overflow="fold")
         table.add_column("count", justify="right")
-        for layer in layers:
+        for layer in fold_frozen(layers):
             shapes = "  ".join(f"{name} {_shape(shape)}" for name, shape in layer.parameter_shapes.items())
             frozen = " frozen" if layer.trainable < layer.parameters else ""
             count = f"{layer.parameters:,}{frozen}" if layer.parameters else ""
@@ -43,7 +45,11 @@ class ModelSummary(Callback):
         console.print(table)
         total = sum(layer.parameters for layer in layers)
         trainable = sum(layer.trainable for layer in layers)
-        console.print(f"{total:,} parameters, {trainable:,} trainable", highlight=False)
+        samples = len(trainer.datamodule.files("train"))  # type: ignore[attr-defined]
+        counts = f"{trainable:,} of {total:,} parameters" if trainable < total else f"{total:,} parameters"
+        data = f"{samples:,} samples of {_shape(pl_module.input_shape)}"
+        line = f"trains {counts}, starting from {pl_module.start}, on {data}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def describe(module: nn.Module, input_shape: tuple[int, ...]) -> list[Layer]:
@@ -82,6 +88,27 @@ def describe(module: nn.Module, input_shape: tuple[int, ...]) -> list[Layer]:
             )
         )
     return layers
+
+
+def fold_frozen(layers: list[Layer]) -> list[Layer]:
+    """The layers, with one entry in place of those from the first to the last of consecutive frozen layers."""
+    folded: list[Layer] = []
+    frozen: list[Layer] = []
+    for layer in [*layers, None]:
+        if layer is not None and not layer.trainable and (layer.parameters or frozen):
+            frozen.append(layer)
+            continue
+        if len(frozen) > MAX_FROZEN:
+            first, last = frozen[0], frozen[-1]
+            total = sum(part.parameters for part in frozen)
+            name, kind = f"{first.name} … {last.name}", f"{len(frozen)} layers"
+            folded.append(Layer(name, kind, last.output_shape, {}, total, 0))
+        else:
+            folded += frozen
+        frozen = []
+        if layer is not None:
+            folded.append(layer)
+    return folded
 
 
 def _shape(shape: tuple[int, ...]) -> str:

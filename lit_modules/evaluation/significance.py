@@ -1,6 +1,8 @@
 """Bootstrap confidence intervals, and paired significance tests of two classifiers."""
 
+import math
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +20,18 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+def wilson(correct: int, total: int) -> Interval:
+    """Interval of a fraction from a count of independent samples, also valid for few.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+    """
+    z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+    fraction, shrink = correct / total, 1 + z**2 / total
+    centre = (fraction + z**2 / (2 * total)) / shrink
+    margin = z / shrink * math.sqrt(fraction * (1 - fraction) / total + z**2 / (4 * total**2))
+    return Interval(max(0.0, centre - margin), min(1.0, centre + margin))
 
 
 def accuracy(true: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:

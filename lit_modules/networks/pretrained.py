@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 import torchvision
-from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from conf.errors import UserError, nearest
@@ -70,9 +69,9 @@ def torchvision_net(input_shape: tuple[int, ...], num_classes: int, *, name: str
         input_shape: (C, H, W) with 1 or 3 channels.
         num_classes: number of logits.
         name: a function in `torchvision.models`.
-        weights: null: random, with a notice; empty: random, without it, if they will be replaced; library: the default
-            ones; a name such as IMAGENET1K_V2; else a file: a state_dict, or the model.pt or a checkpoint of another
-            run. Library weights are taken from a file in the folder `LITMUS_WEIGHTS` if there, else downloaded once.
+        weights: null or empty: random; library: the default ones; a name such as IMAGENET1K_V2; else a file: a
+            state_dict, or the model.pt or a checkpoint of another run. Library weights are taken from a file in the
+            folder `LITMUS_WEIGHTS` if there, else downloaded once.
 
     Raises:
         UserError: the name is unknown, the input shape is unsupported, or the weights cannot be loaded.
@@ -196,10 +195,7 @@ def _build_network(
     if input_shape[0] == 1:  # equivalent to three equal channels
         conv.weight = nn.Parameter(conv.weight.detach().sum(1, keepdim=True))
         conv.in_channels = 1
-    if weights is None:
-        rank_zero_only(print)(
-            f"{name}: starting from random weights; for pretrained ones set lit_module.net.weights=library or a file"
-        )
+    net.start = f"random weights of {name} (lit_module.net.weights=library: pretrained)"  # type: ignore[assignment]
     if not weights:
         return net
     saved = source.weights() if weights in source.choices else read_weights(Path(weights), KEY)
@@ -212,6 +208,7 @@ def _build_network(
     check_same_weights(pretrained, expected, Path(weights), KEY)
     net.load_state_dict(pretrained, strict=False)
     kaiming_init_(net.get_submodule(head_name), mode="fan_in")
+    net.start = f"{name} ({weights})"  # type: ignore[assignment]
     net.mean_std = _mean_std(saved, source.spec(), input_shape[0])  # type: ignore[assignment]  # plain attributes
     return net
 

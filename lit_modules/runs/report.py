@@ -21,6 +21,7 @@ from lit_modules.evaluation.drawing import draw
 from lit_modules.evaluation.evaluation import Evaluation
 from lit_modules.evaluation.figures import history, png
 from lit_modules.evaluation.markdown import markdown_table
+from lit_modules.evaluation.significance import CONFIDENCE, wilson
 from lit_modules.loggers.tensorboard import HPARAMS_SCORES, flatten
 from lit_modules.runs import run_folder
 from lit_modules.runs.predictions_csv import write_confusion, write_predictions
@@ -37,6 +38,8 @@ SCORES = {
 }
 CLASS_SCORES = ("precision", "recall", "f1", "likelihood", "auc", "ap")
 MAX_ROWS = 200
+FEW_SAMPLES = 1000  # of which the interval is printed
+MORE_SPLITS = "other splits tell more: datamodule.split_seed=0,1,2,3,4 -m"
 FILES = ("predictions.csv", "confusion.csv", "metrics.csv", "summary.json", "config.yaml")
 USES = {"train": "training", "val": "validation", "test": "testing"}
 FIGURES = {
@@ -131,6 +134,9 @@ def print_scores(scores: dict[str, float], files: dict[str, Path]) -> None:
             table.add_column(name, justify="right")
         table.add_row("test", *(f"{scores[f'test/{name}']:.4f}" for name in names))
         console.print(table)
+    count = int(scores.get("samples/test", 0))
+    if names and 0 < count < FEW_SAMPLES:
+        console.print(f"{_interval(scores, 'test')} on {count} samples; {MORE_SPLITS}", highlight=False, markup=False)
     for label, path in files.items():
         console.print(f"{label}: {path}", highlight=False, markup=False)
 
@@ -177,10 +183,20 @@ def _write(path: Path, content: bytes) -> None:
     write_durably(path, lambda file: file.write(content))
 
 
+def _interval(scores: dict[str, Any], split: str) -> str:
+    """The interval of a split's accuracy."""
+    count = int(scores[f"samples/{split}"])
+    low, high = wilson(round(scores[f"{split}/acc"] * count), count)
+    return f"accuracy {low:.3f} – {high:.3f} ({CONFIDENCE:.0%} interval)"
+
+
 def _score_table(summary: dict[str, Any], splits: Sequence[str]) -> str:
     rows = []
     for score, label in SCORES.items():
         rows.append([label, *(_number(summary.get(f"{split}/{score}")) for split in splits)])
+        if score == "acc":
+            intervals = [_interval(summary, split).removeprefix("accuracy ") for split in splits]
+            rows.append(["", *intervals])
     return markdown_table(("", *splits), rows)
 
 

@@ -90,16 +90,19 @@ def _checkpoint_times(folder: Path) -> dict[Path, int]:
 
 
 def resume_from(cfg: DictConfig) -> Path | None:
-    """The checkpoint from which `cfg.run` resumes; None for a new run.
+    """The checkpoint from which `cfg.run` resumes; None for a new run, or one that ended before its first checkpoint.
 
     Sets `cfg.run` if a launcher restarted the job and its folder contains a checkpoint.
     """
     folder = Path(cfg.run_dir)
-    if not cfg.run and may_be_restarted() and any(folder.glob("checkpoints/*.ckpt")):
+    has_checkpoints = any(folder.glob("checkpoints/*.ckpt"))
+    if not cfg.run and may_be_restarted() and has_checkpoints:
         cfg.run = str(folder)
     if not cfg.run:
         return None
     check_unchanged(folder, cfg)
+    if not has_checkpoints and not (folder / "metrics.csv").exists():
+        return None
     saved_epochs = {_epoch(path) for path in (folder / "checkpoints").glob("epoch=*.ckpt")}
     missing = saved_epochs - {int(row["epoch"]) for row in read_metrics(folder)}
     if missing:

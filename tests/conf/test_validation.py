@@ -85,7 +85,7 @@ def test_value_that_a_constructor_takes_is_valid(key: str, value: object) -> Non
         ("lit_module.net.activation", 3, "str"),
         ("lit_module.net.channels", 32, "list[int]"),
         ("lit_module.net.channels", ["a"], "list[int]"),
-        ("lit_module.freeze", "blocks", "list[str]"),
+        ("lit_module.freeze", "blocks", "list[str] or body"),
         ("datamodule.augment", "flip", "dict[str, Any]"),
         ("lit_module.net.norm", "layer", "batch or instance or none"),
         ("datamodule.channels", 2, "auto or 1 or 3"),

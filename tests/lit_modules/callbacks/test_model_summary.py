@@ -87,5 +87,5 @@ def test_fit_prints_the_table(run: Callable[..., Path], capsys: pytest.CaptureFi
     run(*TINY, "trainer=debug", "lit_module.freeze=[blocks.0.*]")
     out = capsys.readouterr().out
     # blocks: 1·4·9 + 2·4 = 44 frozen, 4·8·9 + 2·8 = 304; head: 8·2·2·10 + 10 = 330
-    assert "678 parameters, 634 trainable" in out
+    assert "trains 634 of 678 parameters, starting from random weights, on" in out
     assert "36 frozen" in out and "4×8×8" in out and "weight 8×4×3×3" in out

@@ -11,14 +11,35 @@ from lit_modules.callbacks.throughput import Throughput
 from lit_modules.classifier import LitClassifier
 
 
-def test_throughput_excludes_validation(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([0.0, 1.0, 3.0, 3.5, 4.0])  # epoch, batch from 1 to 3, batch from 3.5 to 4; then validation
+def trainer_of(epochs: int) -> Any:
+    return SimpleNamespace(is_global_zero=True, num_training_batches=100, max_epochs=epochs, current_epoch=0)
+
+
+def steps(monkeypatch: pytest.MonkeyPatch, trainer: Any) -> Any:
+    """The module after an epoch whose two steps take from 1 to 3 s and from 3.5 to 4 s."""
+    times = iter([0.0, 1.0, 3.0, 3.5, 4.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(times))
     module: Any = Mock(spec=LitClassifier, epoch_row={})
-    speed, anything, batch = Throughput(), Any, SimpleNamespace(size=8)
-    speed.on_train_epoch_start(anything, module)
+    throughput, batch = Throughput(), SimpleNamespace(size=8)
+    throughput.on_train_start(trainer, module)
     for i in range(2):
-        speed.on_train_batch_start(anything, module, batch, i)
-        speed.on_train_batch_end(anything, module, None, batch, i)
-    speed.on_train_epoch_end(anything, module)
-    assert module.epoch_row == {"images_per_second": 4.0, "data_wait": 1.5 / 4}
+        throughput.on_train_batch_start(trainer, module, batch, i)
+        throughput.on_train_batch_end(trainer, module, None, batch, i)
+    throughput.on_train_epoch_end(trainer, module)
+    return module
+
+
+def test_throughput_excludes_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert steps(monkeypatch, trainer_of(1)).epoch_row == {"images_per_second": 4.0, "data_wait": 1.5 / 4}
+
+
+def test_long_training_is_announced_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    steps(monkeypatch, trainer_of(30))  # 100 batches of 2 s
+    assert capsys.readouterr().out == "about 3 min an epoch, 1.7 h in all\n"
+
+
+def test_short_training_is_not_announced(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = trainer_of(1)
+    trainer.num_training_batches = 10
+    steps(monkeypatch, trainer)
+    assert capsys.readouterr().out == ""
