@@ -71,7 +71,7 @@ def test(cfg: DictConfig) -> None:
     run_folder.best_checkpoint(Path(cfg.run_dir))
     saved_config.check_unchanged(Path(cfg.run_dir), cfg)  # another split would test on training images
     module = best_network(cfg)
-    datamodule = build_datamodule(cfg, "test", **image_shape(cfg, module))
+    datamodule = build_datamodule(cfg, "test", **image_shape(cfg, module.input_shape))
     datamodule.relabel(module.class_names, module.input_shape)
     trainer = build_trainer(cfg, logger=False)  # the dashboard stays that of the training
     if trainer.is_global_zero:
@@ -84,12 +84,12 @@ def test(cfg: DictConfig) -> None:
 def predict(cfg: DictConfig) -> None:
     """Classify images by the best epoch of a run; exit code 3 if some were unreadable."""
     import torch
-    from hydra.utils import instantiate
 
     from datamodules.image_stream import find, read_in_batches
     from datamodules.storage.decode import ImageSpec
+    from lit_modules.inference.device import autocast, device_of
     from lit_modules.inference.predict import predict
-    from lit_modules.inference.temperature import best_predictor
+    from lit_modules.inference.predictor import best_predictor
 
     saved_config.check_unchanged(Path(cfg.run_dir), cfg)
     files, output = find(cfg.input), Path(cfg.output)
@@ -99,15 +99,13 @@ def predict(cfg: DictConfig) -> None:
     if "resize" not in cfg.datamodule:
         raise UserError(f"input: the run {cfg.run} was trained on arrays, not images; use an export of it")
     process.set_up(free_memory())
-    module, predictor = best_predictor(cfg)
-    trainer = instantiate(cfg.trainer, **ONE_DEVICE, logger=False, callbacks=[], _convert_="all")
-    device, data = trainer.strategy.root_device, cfg.datamodule
-    channels, *size = module.input_shape
-    spec = ImageSpec(channels, tuple(size), data.resize, data.jpeg_draft, data.get("interpolation") or "bilinear")
+    predictor, class_names, input_shape = best_predictor(cfg)
+    device, data = device_of(cfg.trainer), cfg.datamodule
+    channels, height, width = input_shape
+    spec = ImageSpec(channels, (height, width), data.resize, data.jpeg_draft, data.get("interpolation") or "bilinear")
     batches = read_in_batches(files, spec, data.batch_size, data.num_workers, device.type)
-    with torch.inference_mode(), trainer.precision_plugin.forward_context():
-        flip = cfg.tta.name == "flip"
-        unreadable = predict(predictor.to(device), batches, len(files), module.class_names, flip, output)
+    with torch.inference_mode(), autocast(device, cfg.trainer.precision):
+        unreadable = predict(predictor.to(device), batches, len(files), class_names, cfg.tta.name == "flip", output)
     print(f"{len(files) - unreadable} predictions → {output}")
     if unreadable:
         print(f"{unreadable} of {len(files)} files were unreadable", file=sys.stderr)
@@ -117,25 +115,24 @@ def predict(cfg: DictConfig) -> None:
 def export(cfg: DictConfig) -> None:
     """Export the best epoch of a run to a file that needs no Litmus, verified on its data or on noise."""
     from lit_modules.inference.export import export, first_samples, noise
-    from lit_modules.inference.temperature import best_predictor
+    from lit_modules.inference.predictor import best_predictor
 
     process.set_up(free_memory())
     saved_config.check_unchanged(Path(cfg.run_dir), cfg)
-    module, predictor = best_predictor(cfg)
+    predictor, class_names, input_shape = best_predictor(cfg)
     resize = OmegaConf.select(cfg, "datamodule.resize")
     interpolation = OmegaConf.select(cfg, "datamodule.interpolation") or "bilinear"
     try:
-        datamodule = build_datamodule(cfg, "fit", **image_shape(cfg, module))
+        datamodule = build_datamodule(cfg, "fit", **image_shape(cfg, input_shape))
         batches, checked_on = datamodule.batches("val"), "validation samples"
     except UserError as error:
         if not resize:  # noise resembles images, not any array
             raise
         print(f"no validation samples, so the export is checked on noise: {error}", file=sys.stderr)
-        batches, checked_on = noise(module.normalize, module.input_shape), "noise"
-    inputs, logits = first_samples(batches, module, cfg.input.name == "uint8")
+        batches, checked_on = noise(predictor.normalize, input_shape), "noise"
+    inputs, logits = first_samples(batches, predictor.logits, cfg.input.name == "uint8")
     probabilities = (logits / predictor.temperature).softmax(1)
-    metadata = {"class_names": list(module.class_names), "resize": resize, "interpolation": interpolation}
-    metadata["checked on"] = checked_on
+    metadata = {"class_names": class_names, "resize": resize, "interpolation": interpolation, "checked on": checked_on}
     difference = export(predictor, inputs, probabilities, metadata, cfg.format.name, Path(cfg.output))
     print(f"{cfg.format.name} → {cfg.output}")
     print(f"largest difference of a probability: {difference:.1e}, on {len(inputs)} {checked_on}")
@@ -235,11 +232,11 @@ def build_trainer(cfg: DictConfig, logger: bool = True) -> Any:
     return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
 
 
-def image_shape(cfg: DictConfig, module: Any) -> dict[str, Any]:
+def image_shape(cfg: DictConfig, input_shape: tuple[int, ...]) -> dict[str, Any]:
     """Parameters by which images are read in the shape that a trained network takes."""
     if "image_size" not in cfg.datamodule:
         return {}
-    channels, *size = module.input_shape
+    channels, *size = input_shape
     return {"channels": channels, "image_size": size}
 
 

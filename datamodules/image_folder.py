@@ -1,23 +1,15 @@
 """Image folders: one folder per class, optionally below train, val and test."""
 
 import os
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from conf.errors import UserError, nearest
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.splits import SPLIT_NAMES, SPLIT_WORDS, Samples
-
-# Pillow cannot decode these by itself, or they hold no pixels.
-NO_IMAGES = {"EPS", "PDF", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS"}
-# Image formats that Pillow cannot read: files of these are reported as unreadable.
-UNREAD = {".heic", ".heif", ".jxl", ".svg"}
+from datamodules.storage.image_files import folders_in, images_below
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -39,7 +31,7 @@ class ImageFolderDataModule(ImageDataModule):
         folders = {name: _first_folder(root, names) for name, names in SPLIT_NAMES.items()}
         if folders["train"] is None and folders["test"] is None:
             folders = {"train": root}
-        names = [name for name, _ in _folders(folders["train"] or folders["test"] or root)]
+        names = [name for name, _ in folders_in(folders["train"] or folders["test"] or root)]
         if any(name.lower() in SPLIT_WORDS for name in names):
             raise UserError(f"datamodule.root: {root} holds splits but no train; name them train, val and test")
         if len(names) < 2 and folders["train"]:
@@ -52,16 +44,11 @@ def _first_folder(root: Path, names: tuple[str, ...]) -> Path | None:
     return next((root / name for name in names if (root / name).is_dir()), None)
 
 
-def _folders(folder: Path) -> list[tuple[str, str]]:
-    """Names and paths of the folders in a folder, sorted by name."""
-    return [(entry.name, entry.path) for entry in _entries(str(folder)) if _is_folder(entry)]
-
-
 def _scan(split: str, folder: Path, class_names: list[str], root: Path) -> Samples:
     """The images of a split, sorted by path, labelled by the classes of the training split."""
     paths: list[str] = []
     labels: list[int] = []
-    folders = _folders(folder)
+    folders = folders_in(folder)
     if not folders:
         raise UserError(f"{folder}: holds no class folder; put each class into its own folder, or remove it")
     for name, class_folder in folders:
@@ -78,47 +65,3 @@ def _scan(split: str, folder: Path, class_names: list[str], root: Path) -> Sampl
     start = len(os.path.join(folder, ""))  # noqa: PTH118  # of `.` and `/` too
     above = "" if folder == root else f"{folder.name}/"
     return Samples(paths, np.array(labels, np.int64), [above + path[start:] for path in paths])
-
-
-def images_below(folder: str) -> Iterator[str]:
-    """Every image below a folder, once: of several links to one folder only the first by name is followed, and no link
-    to a parent folder."""
-    yield from _below(folder, {os.path.realpath(folder)}, os.path.realpath(folder))
-
-
-def _below(folder: str, visited: set[str], start: str) -> Iterator[str]:
-    for entry in _entries(folder):
-        if _is_folder(entry):
-            real = os.path.realpath(entry.path)
-            if real not in visited and not start.startswith(real.rstrip("/") + "/"):
-                visited.add(real)
-                yield from _below(entry.path, visited, start)
-        elif is_image(entry.name):
-            yield entry.path
-
-
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as scanned:
-            entries = [entry for entry in scanned if not entry.name.startswith(".")]
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
-    return sorted(entries, key=lambda entry: entry.name)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    with suppress(OSError):  # a link to itself
-        return entry.is_dir()
-    return False
-
-
-def is_image(name: str) -> bool:
-    """Whether a file name has an image suffix."""
-    return os.path.splitext(name)[1].lower() in _suffixes()  # noqa: PTH122  # four times as fast as Path
-
-
-@cache
-def _suffixes() -> set[str]:
-    Image.preinit()  # first, so that Image.open keeps trying the common formats before the rare ones
-    known = Image.registered_extensions()
-    return UNREAD | {suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in NO_IMAGES}

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from conf.errors import UserError, nearest
-from datamodules.image_folder import images_below, is_image
-from datamodules.image_table import header_and_rows
+from datamodules.storage.csv_table import header_and_rows
 from datamodules.storage.decode import ImageSpec, decode_all
+from datamodules.storage.image_files import images_below, is_image
 from datamodules.storage.worker_pool import Workers
 
 

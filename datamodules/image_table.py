@@ -5,15 +5,16 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import numpy as np
 
 from conf.errors import UserError, nearest
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.splits import SPLIT_WORDS, Samples, by_split
+from datamodules.storage.csv_table import header_and_rows
 from datamodules.storage.image_header import reason
 
 COLUMNS = ("path", "label", "split", "group")
@@ -116,15 +117,6 @@ def _rows(table: Path) -> Iterator[Row]:
         raise UserError(f"{table}: row {number + 1} or later: is not UTF-8; save the table as UTF-8") from error
     except csv.Error as error:
         raise UserError(f"{table}: row {number + 1}: is not CSV ({error}); correct its quotes") from error
-
-
-def header_and_rows(file: TextIO) -> tuple[list[str], Iterator[list[str]]]:
-    """A table's header, stripped and in lower case, and its rows. The separator is a comma, a semicolon (as in the CSV
-    files of spreadsheets where the comma is the decimal separator) or a tab."""
-    first = file.readline()
-    unquoted = "".join(first.split('"')[::2])
-    rows = csv.reader(chain([first], file), delimiter=max(",;\t", key=unquoted.count), strict=True)
-    return [word.strip().lower() for word in next(rows, [])], rows
 
 
 def _check_header(table: Path, header: list[str]) -> None:

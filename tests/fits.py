@@ -10,6 +10,7 @@ import train
 from conf import schema, validation
 from datamodules.image_datamodule import ImageDataModule
 from lit_modules.classifier import LitClassifier
+from lit_modules.inference.predictor import Predictor
 from lit_modules.networks.cnn import CNN
 from tests.conftest import TINY, configure
 
@@ -73,6 +74,10 @@ def classifier(**choices: Any) -> LitClassifier:
         "seed": 0,
     }  # fmt: skip
     return LitClassifier(**(defaults | choices))
+
+
+def predictor_of(module: LitClassifier, temperature: float) -> Predictor:
+    return Predictor(module.normalize, module.net, temperature)
 
 
 def copy_of(module: nn.Module) -> dict[str, Tensor]:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from conf.errors import UserError
 from conf.files import make_output, write_durably
-from lit_modules.classifier import LitClassifier
 from lit_modules.inference.export_example import example
 from lit_modules.inference.predictor import Predictor
 from lit_modules.networks.normalize import Normalize
@@ -82,19 +81,19 @@ def _copy(path: Path, file: BinaryIO) -> None:
 
 
 def first_samples(
-    batches: Iterable[tuple[Tensor, Tensor]], classifier: LitClassifier, raw: bool
+    batches: Iterable[tuple[Tensor, Tensor]], logits_of: Callable[[Tensor], Tensor], raw: bool
 ) -> tuple[Tensor, Tensor]:
     """Inputs of the first `NUM_SAMPLES` samples and their logits.
 
     Args:
         batches: pairs of uint8 samples and the same samples in float32, as for the classifier.
-        classifier: computes the logits.
+        logits_of: float32 samples → logits.
         raw: returns the uint8 inputs instead of float32.
     """
     inputs, logits, count = [], [], 0
     for samples, scaled in batches:
         with torch.inference_mode():
-            logits.append(classifier(scaled))
+            logits.append(logits_of(scaled))
         inputs.append(samples if raw else scaled)
         count += len(samples)
         if count >= NUM_SAMPLES:

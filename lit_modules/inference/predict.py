@@ -17,6 +17,7 @@ from conf.files import make_output
 from lit_modules.inference.predictor import Predictor
 
 MAX_SHEET_IMAGES = 64
+MAX_PRINTED = 10  # files whose answers are printed too
 # Undecodable bytes of file names: kept in CSV, escaped in JSON, such as \udcff.
 ENCODING_ERRORS = {"csv": "surrogateescape", "jsonl": "backslashreplace"}
 
@@ -68,6 +69,8 @@ def predict(
                 by_class = dict(zip(class_names, row, strict=True))
                 record = {"file": file, "predicted": name, "probability": probability, "probabilities": by_class}
                 jsonl_file.write(encode(record) + "\n")
+                if total <= MAX_PRINTED:
+                    tqdm.write(_printable(f"{file}: {name} {probability:.3f}"))
                 if len(sheet_images) < MAX_SHEET_IMAGES:
                     sheet_images.append(pixels.copy())
                     captions.append(f"{Path(file).name}\n{name} {probability:.2f}")
@@ -76,6 +79,11 @@ def predict(
     if sheet_images:
         _write_contact_sheet(output / "contact_sheet.png", sheet_images, captions, total)
     return num_unreadable
+
+
+def _printable(text: str) -> str:
+    """Without control characters and undecodable bytes."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _write_contact_sheet(path: Path, images: list[np.ndarray], captions: list[str], total: int) -> None:

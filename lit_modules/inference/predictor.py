@@ -1,26 +1,35 @@
-"""Predictor: normalization, network, temperature and softmax as one module."""
+"""Predictor: normalization, network, temperature and softmax as one module.
+
+Imports no Lightning, which would take longer than a prediction.
+"""
+
+from pathlib import Path
 
 import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from lit_modules.classifier import LitClassifier
+from conf import saved_config
+from lit_modules.networks.normalize import Normalize
+from lit_modules.runs import run_folder
 
 
 class Predictor(nn.Module):
     """Maps inputs to class probabilities, in eval mode.
 
     Args:
-        classifier: its modules are shared, not copied.
+        normalize, net: of a classifier; shared, not copied.
         temperature: divisor of the logits; 1 for none. See `inference.temperature`.
     """
 
     white: Tensor
     temperature: Tensor
 
-    def __init__(self, classifier: LitClassifier, temperature: float) -> None:
+    def __init__(self, normalize: Normalize, net: nn.Module, temperature: float) -> None:
         super().__init__()
-        self.normalize = classifier.normalize
-        self.net = classifier.net
+        self.normalize = normalize
+        self.net = net
         self.register_buffer("white", torch.tensor(255.0))
         self.register_buffer("temperature", torch.tensor(temperature))
         self.eval()
@@ -31,7 +40,29 @@ class Predictor(nn.Module):
         Args:
             inputs: uint8 in [0, 255], or float32 as for the classifier.
         """
+        return (self.logits(inputs) / self.temperature).softmax(1)
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Inputs as for `forward` → logits, float32 `[N, num_classes]`."""
         if inputs.dtype == torch.uint8:
             inputs = inputs.to(torch.float32) / self.white  # a tensor: CUDA divides by scalars less exactly
-        logits = self.net(self.normalize(inputs)).float()
-        return (logits / self.temperature).softmax(1)
+        logits: Tensor = self.net(self.normalize(inputs)).float()
+        return logits
+
+
+def best_predictor(cfg: DictConfig) -> tuple[Predictor, list[str], tuple[int, ...]]:
+    """The predictor of the best epoch on the CPU, calibrated with `cfg.calibrate`, its class names and input shape."""
+    checkpoint = torch.load(run_folder.best_checkpoint(Path(cfg.run_dir)), map_location="cpu", weights_only=True)
+    class_names, input_shape = list(checkpoint["class_names"]), tuple(checkpoint["input_shape"])
+    config = saved_config.without_pretrained_weights(cfg).lit_module.net
+    net = instantiate(config, _convert_="all")(input_shape=input_shape, num_classes=len(class_names))
+    zeros = [0.0] * input_shape[0]  # replaced by those in the checkpoint
+    predictor = Predictor(Normalize(zeros, zeros, len(input_shape) - 1), net, 1.0)
+    prefixes = ("normalize.", "net.")
+    weights = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith(prefixes)}
+    predictor.load_state_dict(weights | {name: getattr(predictor, name) for name in ("white", "temperature")})
+    if cfg.calibrate:
+        from lit_modules.inference.temperature import temperature_of  # imports SciPy
+
+        predictor.temperature.fill_(temperature_of(Path(cfg.run_dir)))
+    return predictor, class_names, input_shape

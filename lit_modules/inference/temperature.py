@@ -3,17 +3,13 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from conf.errors import UserError
-from lit_modules.inference.predictor import Predictor
 from lit_modules.runs import run_folder
-from lit_modules.runs.restore import best_network
 
 MAX_TEMPERATURE = 100.0
 
@@ -68,10 +64,3 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
             f"calibrate: the validation samples (accuracy {accuracy:.1%}) determine no temperature; leave it out"
         )
     return float(np.exp(result.x))
-
-
-def best_predictor(cfg: DictConfig) -> tuple[Any, Predictor]:
-    """Builds the LitClassifier of the best epoch and its predictor, calibrated with `cfg.calibrate`."""
-    module = best_network(cfg)
-    temperature = temperature_of(Path(cfg.run_dir)) if cfg.calibrate else 1.0
-    return module, Predictor(module, temperature)

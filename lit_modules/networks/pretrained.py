@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from conf.errors import UserError, nearest
@@ -40,6 +39,8 @@ class Source(Protocol):
 
     choices: tuple[str, ...]
     """Values of `lit_module.net.weights` that mean weights of the library"""
+    head_name: str | None
+    """The layer of the logits; None: unknown, and the network may not accept images of every size"""
 
     def build(self, num_classes: int) -> nn.Module:
         """The network for RGB images, with random weights."""
@@ -109,6 +110,7 @@ class Lite:
     }
 
     choices: tuple[str, ...] = (LIBRARY,)
+    head_name: str | None = "head"
 
     def __init__(self, name: str, weights: str | None) -> None:
         _check_name(name, self.VARIANTS, "EfficientNet-Lite")
@@ -131,16 +133,21 @@ class Lite:
 class Torchvision:
     """A classifier of torchvision."""
 
+    head_name: str | None = None
+
     def __init__(self, name: str, weights: str | None) -> None:
+        import torchvision  # as long as the import of torch, which other networks need not wait for
+
         models = torchvision.models
         _check_name(name, set(models.list_models(module=models)) - TWO_HEADED, "torchvision")
+        self.models = models
         self.name = name
         known = models.get_model_weights(name)
         self.choices = (LIBRARY, *known.__members__)
         self.pretrained = known[weights] if weights in known.__members__ else known.DEFAULT
 
     def build(self, num_classes: int) -> nn.Module:
-        return torchvision.models.get_model(self.name, weights=None, num_classes=num_classes)
+        return self.models.get_model(self.name, weights=None, num_classes=num_classes)
 
     def spec(self) -> InputSpec:
         preset = self.pretrained.transforms()
@@ -157,6 +164,7 @@ class Timm:
     """A classifier of timm."""
 
     choices: tuple[str, ...] = (LIBRARY,)
+    head_name: str | None = None
 
     def __init__(self, name: str, weights: str | None) -> None:
         try:
@@ -187,9 +195,10 @@ def _build_network(
     source: Source, input_shape: tuple[int, ...], num_classes: int, name: str, weights: str | None
 ) -> nn.Module:
     """Builds the network for these images and loads its weights."""
-    head = _head_keys(source, input_shape, num_classes, name)
+    if len(input_shape) != 3 or input_shape[0] not in (1, 3):
+        raise UserError(f"lit_module.net: {name} needs images of 1 or 3 channels, not {list(input_shape)}; use cnn")
+    head_name = source.head_name or _find_head(source, input_shape, num_classes, name)
     net = source.build(num_classes)
-    (head_name,) = {key.rpartition(".")[0] for key in head}
     net.head_name = head_name  # type: ignore[assignment]  # a plain attribute
     conv_name, conv = next((key, layer) for key, layer in net.named_modules() if isinstance(layer, nn.Conv2d))
     if input_shape[0] == 1:  # equivalent to three equal channels
@@ -203,8 +212,8 @@ def _build_network(
     kernel = pretrained.get(f"{conv_name}.weight")
     if kernel is not None and kernel.shape[1] == 3 and input_shape[0] == 1:
         pretrained[f"{conv_name}.weight"] = kernel.sum(1, keepdim=True)
-    pretrained = {key: value for key, value in pretrained.items() if key not in head}
-    expected = {key: value for key, value in net.state_dict().items() if key not in head}
+    pretrained = {key: value for key, value in pretrained.items() if not key.startswith(f"{head_name}.")}
+    expected = {key: value for key, value in net.state_dict().items() if not key.startswith(f"{head_name}.")}
     check_same_weights(pretrained, expected, Path(weights), KEY)
     net.load_state_dict(pretrained, strict=False)
     kaiming_init_(net.get_submodule(head_name), mode="fan_in")
@@ -229,16 +238,14 @@ def _mean_std(saved: dict[str, Tensor], spec: InputSpec, channels: int) -> tuple
     return mean, std
 
 
-def _head_keys(source: Source, input_shape: tuple[int, ...], num_classes: int, name: str) -> set[str]:
-    """The state_dict keys whose shape depends on the number of classes.
+def _find_head(source: Source, input_shape: tuple[int, ...], num_classes: int, name: str) -> str:
+    """The layer whose shape depends on the number of classes.
 
     Also checks that the network accepts the images. Runs on the meta device, which computes shapes only.
 
     Raises:
         UserError: the network does not accept images of this shape.
     """
-    if len(input_shape) != 3 or input_shape[0] not in (1, 3):
-        raise UserError(f"lit_module.net: {name} needs images of 1 or 3 channels, not {list(input_shape)}; use cnn")
     with torch.device("meta"):
         net = source.build(num_classes).eval()
         other_state = source.build(num_classes + 1).state_dict()
@@ -250,7 +257,9 @@ def _head_keys(source: Source, input_shape: tuple[int, ...], num_classes: int, n
             raise UserError(
                 f"lit_module.net.name: {name} does not accept {size} pixels ({problem}); try datamodule.image_size=224"
             ) from error
-    return {key for key, value in net.state_dict().items() if value.shape != other_state[key].shape}
+    state = net.state_dict()
+    (head,) = {key.rpartition(".")[0] for key, value in state.items() if value.shape != other_state[key].shape}
+    return head
 
 
 def _download(download: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

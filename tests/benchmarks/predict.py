@@ -40,7 +40,7 @@ def main() -> None:
     cfg = configure(*options.overrides, f"datamodule.root={options.images}")
     _, module, trainer = train.build(cfg)
     device = trainer.strategy.root_device
-    predictor = Predictor(module, 1.0).to(device)
+    predictor = Predictor(module.normalize, module.net, 1.0).to(device)
     channels, *size = module.input_shape
     files = find(str(options.images))
     spec = ImageSpec(channels, tuple(size), cfg.datamodule.resize, cfg.datamodule.jpeg_draft)

@@ -49,7 +49,7 @@ def test_files_are_named_relative_to_the_root(
 
 @pytest.mark.parametrize("split", ["", "train/"])
 def test_files_are_named_relative_to_the_filesystem_root(monkeypatch: pytest.MonkeyPatch, split: str) -> None:
-    monkeypatch.setattr(image_folder, "_folders", lambda folder: [("ant", f"/{split}ant")])
+    monkeypatch.setattr(image_folder, "folders_in", lambda folder: [("ant", f"/{split}ant")])
     monkeypatch.setattr(image_folder, "images_below", lambda folder: [f"{folder}/a.png"])
     samples = image_folder._scan("train", Path(f"/{split}"), ["ant"], Path("/"))
     assert samples.files == [f"{split}ant/a.png"]
@@ -248,7 +248,7 @@ def test_common_formats_are_tried_first() -> None:
 import sys
 from types import SimpleNamespace
 sys.modules["datamodules.image_datamodule"] = SimpleNamespace(ImageDataModule=object)
-from datamodules.image_folder import is_image
+from datamodules.storage.image_files import is_image
 from PIL import Image
 assert "torch" not in sys.modules and not Image.ID
 assert is_image("a.png")

@@ -19,8 +19,8 @@ from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
 from lit_modules.inference import export as export_module
 from lit_modules.inference.export import NUM_SAMPLES, TOLERANCE, WRITERS, export
-from lit_modules.inference.predictor import Predictor
 from tests.conftest import TINY, configure
+from tests.fits import predictor_of
 from tests.runs import NAMES, trained
 
 FORMATS = sorted(WRITERS)
@@ -53,7 +53,7 @@ def test_a_thousand_samples_agree(tmp_path: Path, file_format: str, shape: tuple
     before = {name: value.clone() for name, value in module.state_dict().items()}
     for inputs in (images, images / torch.tensor(255.0)):
         resize = "pad" if len(shape) == 3 else None
-        predictor = Predictor(module, TEMPERATURE)
+        predictor = predictor_of(module, TEMPERATURE)
         assert export(predictor, inputs, expected, facts(resize), file_format, tmp_path) <= TOLERANCE
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
     compile((tmp_path / f"example_{file_format}.py").read_text(), "example", "exec")
@@ -62,7 +62,7 @@ def test_a_thousand_samples_agree(tmp_path: Path, file_format: str, shape: tuple
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_a_wrong_preprocessing_is_not_written(tmp_path: Path, file_format: str) -> None:
     module, images = trained(SHAPES[1]), samples(SHAPES[1])
-    predictor = Predictor(module, TEMPERATURE)
+    predictor = predictor_of(module, TEMPERATURE)
     predictor.white.fill_(254.9)
     with pytest.raises(UserError, match=f"^format: probabilities of the {file_format} export differ by .*e-0"):
         export(predictor, images, by_hand(module, images), facts(), file_format, tmp_path / "export")
@@ -73,7 +73,7 @@ def test_an_extra_that_is_missing_is_one_line(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(export_module, "find_spec", lambda name: None if name == "onnxscript" else name)
     module, images = trained(SHAPES[1]), samples(SHAPES[1])
     with pytest.raises(UserError, match=r'^format: onnx needs onnxscript; pip install -e "\.\[onnx\]"$'):
-        export(Predictor(module, 1), images, by_hand(module, images), facts(), "onnx", tmp_path)
+        export(predictor_of(module, 1), images, by_hand(module, images), facts(), "onnx", tmp_path)
 
 
 def test_moved_run_without_data_exports_standalone_files(

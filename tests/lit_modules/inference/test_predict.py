@@ -19,9 +19,9 @@ from conf.errors import UserError
 from datamodules.image_stream import find, read_in_batches
 from datamodules.storage.decode import ImageSpec
 from lit_modules.inference.predict import predict
-from lit_modules.inference.predictor import Predictor
 from lit_modules.runs import restore
 from tests.conftest import TINY, configure, write_images
+from tests.fits import predictor_of
 from tests.runs import NAMES, trained
 
 
@@ -131,7 +131,7 @@ def test_a_wrong_use_is_one_line_and_writes_nothing(
 
 
 def test_mirror_images_are_averaged(tmp_path: Path) -> None:
-    predictor = Predictor(trained((3, 12, 10)), 1.0)
+    predictor = predictor_of(trained((3, 12, 10)), 1.0)
     inputs = np.random.default_rng(0).integers(0, 256, (4, 3, 12, 10), dtype=np.uint8)
     files = [f"{i}.png" for i in range(4)]
     with torch.inference_mode():
@@ -145,7 +145,7 @@ def test_mirror_images_are_averaged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_any_class_name_can_be_drawn(tmp_path: Path, channels: int) -> None:
-    predictor = Predictor(trained((channels, 12, 10)), 1.0)
+    predictor = predictor_of(trained((channels, 12, 10)), 1.0)
     inputs = np.zeros((2, channels, 12, 10), np.uint8)
     predict(predictor, [(["a.png", "b $x.png"], inputs, [])], 2, ["올빼미 $x", *NAMES[1:]], False, tmp_path)
     assert (tmp_path / "contact_sheet.png").stat().st_size > 0
@@ -168,7 +168,7 @@ def test_order_and_pixels_do_not_depend_on_processes(
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lit_modules.inference.predict.MAX_SHEET_IMAGES", 0)
     write_images(tmp_path, 1, level=99, size=(64, 64))
-    predictor = Predictor(trained((3, 64, 64)), 1.0)
+    predictor = predictor_of(trained((3, 64, 64)), 1.0)
     peaks = []
     for count in (200, 2000):
         files = [str(tmp_path / "000.png")] * count

@@ -1,0 +1,41 @@
+"""The device and the precision of a prediction, as Lightning's Trainer chooses them, without its import."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, ListConfig
+
+from conf.errors import UserError
+
+MIXED = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+
+
+def device_of(trainer: DictConfig) -> torch.device:
+    """The first device of a config's `trainer.accelerator` and `trainer.devices`.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    accelerator = str(trainer.accelerator)
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if accelerator == "auto":
+        kind = next(kind for kind, present in available.items() if present)
+    elif accelerator == "gpu":
+        kind = "mps" if available["mps"] else "cuda"
+    else:
+        kind = accelerator
+    if not available.get(kind):
+        raise UserError(f"trainer.accelerator: {accelerator} is not available here; use devices=cpu")
+    chosen = trainer.devices
+    index = int(chosen[0]) if isinstance(chosen, ListConfig) and chosen else 0
+    if kind == "cuda" and index >= torch.cuda.device_count():
+        raise UserError(f"trainer.devices: there is no GPU {index}; use devices=gpu")
+    return torch.device(kind, index) if kind == "cuda" else torch.device(kind)
+
+
+def autocast(device: torch.device, precision: Any) -> AbstractContextManager[Any]:
+    """The context of a forward pass at a precision of the Trainer."""
+    if precision in MIXED:
+        return torch.autocast(device.type, MIXED[precision])
+    return nullcontext()
