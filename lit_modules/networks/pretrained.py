@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from conf.errors import UserError, nearest
 from lit_modules.networks.efficientnet_lite import EfficientNetLite
-from lit_modules.networks.initialization import kaiming_init_
 from lit_modules.networks.weights import check_same_weights, local_file, packaged_file, read_weights
 
 KEY = "lit_module.net.weights"
@@ -216,7 +215,8 @@ def _build_network(
     expected = {key: value for key, value in net.state_dict().items() if not key.startswith(f"{head_name}.")}
     check_same_weights(pretrained, expected, Path(weights), KEY)
     net.load_state_dict(pretrained, strict=False)
-    kaiming_init_(net.get_submodule(head_name), mode="fan_in")
+    for parameter in net.get_submodule(head_name).parameters():
+        nn.init.zeros_(parameter)  # so that the first gradients are not those of random logits
     net.start = f"{name} ({weights})"  # type: ignore[assignment]
     net.mean_std = _mean_std(saved, source.spec(), input_shape[0])  # type: ignore[assignment]  # plain attributes
     return net

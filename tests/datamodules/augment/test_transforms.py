@@ -16,6 +16,7 @@ from datamodules.augment.transforms import (
     HorizontalFlip,
     RandomAffine,
     RandomCrop,
+    RandomResizedCrop,
 )
 from tests.datamodules.augment.uniform import images, numbers
 
@@ -207,3 +208,23 @@ def test_affine_equals_a_slow_implementation(height: int, width: int) -> None:
 def test_padding_too_large_for_the_images_is_rejected() -> None:
     with pytest.raises(UserError, match=r"^datamodule.augment: padding 7 of a crop is too large for images of 7×10; "):
         RandomCrop(7, "reflect")(images(), numbers(6, 2))
+
+
+def test_resized_crop_equals_torchvision() -> None:
+    inputs, drawn = images(40, 3, 24, 36), numbers(40, 4)
+    outputs = RandomResizedCrop(0.3, 1.5)(inputs, drawn)
+    for image, output, (area, aspect, right, down) in zip(inputs, outputs, drawn.tolist(), strict=True):
+        share, ratio = 0.3 + 0.7 * area, 1.5 ** (2 * aspect - 1)
+        width, height = min(1, math.sqrt(share * ratio)) * 36, min(1, math.sqrt(share / ratio)) * 24
+        left, top = right * (36 - width), down * (24 - height)
+        # Corners of the crop → corners of the output.
+        startpoints = [[left, top], [left + width, top], [left + width, top + height], [left, top + height]]
+        endpoints = [[0, 0], [36, 0], [36, 24], [0, 24]]
+        expected = tv.perspective(image, startpoints, endpoints)
+        inner = slice(2, -2)  # outside is black for torchvision, at the border a mixture
+        torch.testing.assert_close(output[:, inner, inner], expected[:, inner, inner], rtol=0, atol=2e-2)
+
+
+def test_resized_crop_of_the_whole_area_is_the_image() -> None:
+    inputs = images(20)
+    torch.testing.assert_close(RandomResizedCrop(1.0, 1.0)(inputs, numbers(20, 4)), inputs, rtol=0, atol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lit_modules.callbacks.model_summary import describe
+from lit_modules.callbacks.model_summary import Layer, describe, fold_frozen
 from lit_modules.networks.cnn import CNN
 from tests.conftest import TINY
 
@@ -89,3 +89,15 @@ def test_fit_prints_the_table(run: Callable[..., Path], capsys: pytest.CaptureFi
     # blocks: 1·4·9 + 2·4 = 44 frozen, 4·8·9 + 2·8 = 304; head: 8·2·2·10 + 10 = 330
     assert "trains 634 of 678 parameters, starting from random weights, on" in out
     assert "36 frozen" in out and "4×8×8" in out and "weight 8×4×3×3" in out
+
+
+def layer(name: str, parameters: int, trainable: int) -> Layer:
+    return Layer(name, "Conv2d", (4, 2, 2), {}, parameters, trainable)
+
+
+def test_frozen_layers_in_a_row_are_one_line() -> None:
+    frozen = [layer(f"body.{i}", 10 * (i % 2 == 0), 0) for i in range(9)]
+    summary = fold_frozen([layer("first", 0, 0), *frozen, layer("head", 7, 7)])
+    assert [(part.name, part.parameters) for part in summary] == [("first", 0), ("body.0 … body.8", 50), ("head", 7)]
+    few = [layer("first", 0, 0), *frozen[:8], layer("head", 7, 7)]
+    assert fold_frozen(few) == few

@@ -8,7 +8,15 @@ import pytest
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score
 
-from lit_modules.evaluation.significance import accuracy, bootstrap, interval, macro_f1, mcnemar, two_sided_p
+from lit_modules.evaluation.significance import (
+    accuracy,
+    bootstrap,
+    interval,
+    macro_f1,
+    mcnemar,
+    two_sided_p,
+    wilson,
+)
 
 
 def labels(samples: int = 300, classes: int = 5, kinds: int = 2) -> list[np.ndarray]:
@@ -67,3 +75,9 @@ def test_p_of_a_symmetric_difference_is_that_of_the_normal() -> None:
     assert two_sided_p(differences) == pytest.approx(2 * stats.norm.sf(2), rel=0.02)
     assert two_sided_p(np.ones(10_000)) == pytest.approx(2 / 10_001), "never 0"
     assert two_sided_p(np.zeros(10)) == 1
+
+
+@pytest.mark.parametrize(("correct", "total"), [(0, 7), (7, 7), (51, 60), (1, 1), (8123, 10000)])
+def test_interval_of_a_count_equals_scipys(correct: int, total: int) -> None:
+    expected = stats.binomtest(correct, total).proportion_ci(0.95, method="wilson")
+    assert wilson(correct, total) == pytest.approx((expected.low, expected.high), abs=1e-12)

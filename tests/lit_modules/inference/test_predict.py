@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,7 +21,7 @@ from datamodules.image_stream import find, read_in_batches
 from datamodules.storage.decode import ImageSpec
 from lit_modules.inference.predict import predict
 from lit_modules.runs import restore
-from tests.conftest import TINY, configure, write_images
+from tests.conftest import ROOT, TINY, Command, configure, write_images
 from tests.fits import predictor_of
 from tests.runs import NAMES, trained
 
@@ -234,3 +235,40 @@ def test_processes_leave_the_cores_to_a_network_that_needs_them(
     )
     read_in_batches([], ImageSpec(3, (7, 9), "pad", True), 4, 2, device)
     assert started == [niceness]
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Path:
+    """A new image."""
+    write_images(tmp_path / "new", 1, level=200)
+    return next((tmp_path / "new").iterdir())
+
+
+def test_prediction_imports_no_lightning(trained_run: Path, new: Path, tmp_path: Path) -> None:
+    arguments = ["train.py", f"run={trained_run}", "task=predict", f"input={new}", f"output={tmp_path / 'out'}"]
+    code = f"import sys, train; sys.argv = {arguments}; train.start(); print(*sorted(sys.modules), sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    modules = set(done.stdout.split())
+    assert "torch" in modules and not {"pytorch_lightning", "torchvision", "torchmetrics", "scipy"} & modules
+
+
+def test_few_answers_are_printed(
+    run: Callable[..., Path], trained_run: Path, new: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    run(f"run={trained_run}", "task=predict", f"input={new}", f"output={tmp_path / 'out'}")
+    row = table(tmp_path / "out")[new.name]
+    assert capsys.readouterr().out.startswith(f"{new}: {row['predicted']} {float(row['probability']):.3f}\n")
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("trainer.accelerator=mps", "trainer.accelerator: mps is not available here; use devices=cpu"),
+        ("trainer.precision=8", "trainer.precision: "),
+        ("+trainer.presicion=32-true", "trainer.presicion: "),
+    ],
+)
+def test_wrong_device_is_refused(command: Command, trained_run: Path, new: Path, override: str, line: str) -> None:
+    result = command(f"run={trained_run}", "task=predict", f"input={new}", override)
+    assert result.returncode == 2 and result.stderr.startswith(line)
