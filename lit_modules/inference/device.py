@@ -8,7 +8,7 @@ from omegaconf import DictConfig, ListConfig
 
 from conf.errors import UserError
 
-MIXED = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+MIXED = {"16-mixed": torch.float16, "16": torch.float16, "bf16-mixed": torch.bfloat16, "bf16": torch.bfloat16}
 
 
 def device_of(trainer: DictConfig) -> torch.device:
@@ -36,6 +36,6 @@ def device_of(trainer: DictConfig) -> torch.device:
 
 def autocast(device: torch.device, precision: Any) -> AbstractContextManager[Any]:
     """The context of a forward pass at a precision of the Trainer."""
-    if precision in MIXED:
-        return torch.autocast(device.type, MIXED[precision])
+    if str(precision) in MIXED:
+        return torch.autocast(device.type, MIXED[str(precision)])
     return nullcontext()

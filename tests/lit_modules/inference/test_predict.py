@@ -271,4 +271,4 @@ def test_few_answers_are_printed(
 )
 def test_wrong_device_is_refused(command: Command, trained_run: Path, new: Path, override: str, line: str) -> None:
     result = command(f"run={trained_run}", "task=predict", f"input={new}", override)
-    assert result.returncode == 2 and result.stderr.startswith(line)
+    assert result.returncode == 2 and result.stderr.startswith(f"error: {line}")
