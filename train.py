@@ -178,19 +178,18 @@ TASKS = {task.__name__: task for task in (fit, test, predict, export, inspect, t
 
 def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
     """The data module, the LightningModule and the Trainer of a fit."""
-    use_pretrained_input(cfg)
     datamodule = build_datamodule(cfg, "fit")
     return datamodule, build_module(cfg, datamodule), build_trainer(cfg)
 
 
 def use_pretrained_input(cfg: DictConfig) -> None:
-    """Sets the image size and the interpolation of a pretrained network where the config leaves them open."""
+    """Sets the image size and the interpolation of a pretrained network where a new run leaves them open."""
     from lit_modules.networks.pretrained import input_spec
 
-    data, spec = cfg.datamodule, input_spec(cfg.lit_module.net)
+    spec = None if cfg.get("run") else input_spec(cfg.lit_module.net)
     for key in ("image_size", "interpolation"):
-        if spec and key in data and data[key] is None:
-            data[key] = getattr(spec, key)
+        if spec and key in cfg.datamodule and cfg.datamodule[key] is None:
+            cfg.datamodule[key] = getattr(spec, key)
 
 
 def build_datamodule(cfg: DictConfig, stage: str, **changes: Any) -> Any:
@@ -200,6 +199,7 @@ def build_datamodule(cfg: DictConfig, stage: str, **changes: Any) -> Any:
 
     process.set_up(free_memory())
     seed_everything(cfg.seed, verbose=False)
+    use_pretrained_input(cfg)
     datamodule = instantiate(cfg.datamodule, **changes, _convert_="all")
     datamodule.prepare_data()
     datamodule.setup(stage)

@@ -30,7 +30,7 @@ class ImageDataModule(DataModule):
 
     Args:
         channels: 1, 3, or auto: 1 if every image is grey.
-        image_size: pixels of a side or [height, width]; null: see `image_header.common_size`.
+        image_size: pixels of a side or [height, width]; null: at most `max_size`, see `image_header.common_size`.
         resize, jpeg_draft, interpolation: how an image of another size is resized: see `decode.ImageSpec`.
         cache: where decoded images are kept: in `memory`, on `disk` for later runs too, or nowhere (`off`): then they
             are decoded each time they are needed. `auto`: few in memory, many on disk; if the disk is full, in memory
@@ -46,6 +46,7 @@ class ImageDataModule(DataModule):
     cache: Literal["auto", "memory", "disk", "off"]
     cache_dir: str
     interpolation: Interpolation | None = None
+    max_size: Annotated[int, Ge(1)] = 256
     num_workers: Annotated[int, Ge(0)] | None
 
     def __post_init__(self) -> None:
@@ -68,7 +69,7 @@ class ImageDataModule(DataModule):
             items = list(items)  # several passes over it are faster than over several splits in one
         max_bytes, folder = int(MAX_MEMORY_FRACTION * free_memory()), Path(self.cache_dir).expanduser()
         cacheable = self.cache in ("auto", "disk") and on_disk
-        options = (self.channels, self._size() or train_count, *self.resizing)
+        options = (self.channels, self._size() or (train_count, self.max_size), *self.resizing)
         name = cache.fingerprint(items, options) if cacheable else ""
         cached = cache.find(folder, name, max_bytes) if cacheable else None
         if cached:
@@ -101,7 +102,7 @@ class ImageDataModule(DataModule):
         if channels == "auto":
             channels = 1 if all(header.grey for header in readable) else 3
         bad = {position: header for position, header in enumerate(headers) if isinstance(header, str)}
-        return ImageSpec(channels, size or common_size(of_training), *self.resizing), bad
+        return ImageSpec(channels, size or common_size(of_training, self.max_size), *self.resizing), bad
 
     def _place(
         self, spec: ImageSpec, count: int, max_bytes: int, folder: Path, cacheable: bool

@@ -78,9 +78,10 @@ class LitClassifier(LightningModule):
         super().__init__()
         self.input_shape = input_shape
         self.class_names = class_names
-        self.net = net(input_shape=input_shape, num_classes=len(class_names))
-        mean, std = getattr(self.net, "mean_std", (mean, std))
+        network = net(input_shape=input_shape, num_classes=len(class_names))
+        mean, std = getattr(network, "mean_std", (mean, std))
         self.normalize = Normalize(mean, std, len(input_shape) - 1)
+        self.net = network
         if init:
             init(self.net)
         self.start = str(getattr(self.net, "start", "random weights"))  # for display

@@ -15,7 +15,6 @@ EXIF_ORIENTATION = 0x0112
 READ_ERRORS = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError)
 # Pillow warns of images between one and two times its pixel limit, which are valid, and refuses larger ones.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-MAX_COMMON_SIDE = 256
 DEFAULT_SIDE = 224
 # Bytes. Of a larger file, such as a stack of frames, Pillow may need only a part.
 MAX_PREREAD_BYTES = 32 * 2**20
@@ -82,19 +81,19 @@ def _has_grey_palette(image: Image.Image) -> bool:
     return "transparency" not in image.info and bool((colours == colours[:, :1]).all())
 
 
-def common_size(headers: list[ImageHeader]) -> tuple[int, int]:
+def common_size(headers: list[ImageHeader], max_size: int) -> tuple[int, int]:
     """(height, width) to resize images to where the user gives none.
 
-    The size of the images if all have the same one of at most 256 pixels a side. Otherwise a square of the median
-    shorter side, of at most 224 pixels.
+    The size of the images if all have the same one of at most `max_size` pixels a side. Otherwise a square of the
+    median shorter side, of at most 224 and at most `max_size` pixels.
     """
     sizes = {(header.height, header.width) for header in headers}
-    if len(sizes) == 1 and max(next(iter(sizes))) <= MAX_COMMON_SIDE:
+    if len(sizes) == 1 and max(next(iter(sizes))) <= max_size:
         return sizes.pop()
     if not headers:  # all files are unreadable, which is reported later
-        return DEFAULT_SIDE, DEFAULT_SIDE
+        return min(DEFAULT_SIDE, max_size), min(DEFAULT_SIDE, max_size)
     shorter_sides = [min(header.height, header.width) for header in headers]
-    side = min(DEFAULT_SIDE, int(np.median(shorter_sides)))
+    side = min(DEFAULT_SIDE, max_size, int(np.median(shorter_sides)))
     return side, side
 
 

@@ -61,15 +61,17 @@ def test_header_tells_whether_a_palette_is_grey(tmp_path: Path, suffix: str, gre
 
 
 def test_common_small_size_is_kept() -> None:
-    assert common_size([header(28, 30)] * 3) == (28, 30)
-    assert common_size([header(256, 100)]) == (256, 100)
+    assert common_size([header(28, 30)] * 3, 256) == (28, 30)
+    assert common_size([header(256, 100)], 256) == (256, 100)
 
 
 def test_large_or_mixed_sizes_become_a_square_of_the_median() -> None:
-    assert common_size([header(257, 100)]) == (100, 100)
-    assert common_size([header(40, 90), header(70, 60), header(50, 500)]) == (50, 50)
-    assert common_size([header(4000, 3000)] * 2 + [header(30, 40)]) == (224, 224)
+    assert common_size([header(257, 100)], 256) == (100, 100)
+    assert common_size([header(40, 90), header(70, 60), header(50, 500)], 256) == (50, 50)
+    large = [header(4000, 3000)] * 2 + [header(30, 40)]
+    assert common_size(large, 256) == (224, 224)
+    assert common_size(large, 96) == common_size([header(128, 128)], 96) == (96, 96)
 
 
 def test_common_size_without_a_readable_image_is_224() -> None:
-    assert common_size([]) == (224, 224)
+    assert common_size([], 256) == (224, 224)
