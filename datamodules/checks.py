@@ -54,7 +54,7 @@ def handle_unreadable(
         fix = ", or set datamodule.on_error=skip" if on_error == "raise" else ": a score may not leave them out"
         raise UserError(f"{named}: {count} cannot be read; repair or remove them{fix}")
     named = _shorten([f"{files[i]} ({bad[i]})" for i in sorted(bad)], most=10)
-    _warn(f"skipped {named}: {len(bad)} of {len(files)} samples cannot be read")
+    warn(f"skipped {named}: {len(bad)} of {len(files)} samples cannot be read")
 
 
 def check_training_classes(splits: dict[str, Samples], class_names: Sequence[str]) -> None:
@@ -102,7 +102,7 @@ def warn_of_duplicates(splits: dict[str, Split], digests: np.ndarray) -> None:
             pairs = zip(positions, other_positions, strict=True)
             named = _shorten([f"{split.files[i]} = {other.files[j]}" for i, j in pairs], most=3)
             count = "1 sample" if len(positions) == 1 else f"{len(positions)} samples"
-            _warn(f"{count} of {name} in {other_name} too, bit for bit: {named}")
+            warn(f"{count} of {name} in {other_name} too, bit for bit: {named}")
 
 
 def _shorten(names: Sequence[str], most: int) -> str:
@@ -111,5 +111,5 @@ def _shorten(names: Sequence[str], most: int) -> str:
 
 
 @rank_zero_only
-def _warn(line: str) -> None:
+def warn(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
 """Samples before they are loaded; stratified and grouped splits; balanced sampling."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -7,9 +8,20 @@ import numpy as np
 
 from conf.errors import UserError, nearest
 
-# Names that a source may give its splits.
-SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-SPLIT_WORDS = {word: name for name, words in SPLIT_NAMES.items() for word in words}
+SPLIT_NAMES = ("train", "val", "test")
+# Words for them, and those that may stand beside one.
+SPLIT_WORDS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+SURROUNDINGS = {"", "data", "images", "img", "imgs", "seg", "set", "split"}
+
+
+def split_of(name: str) -> str | None:
+    """`train`, `val` or `test` for a usual name of a split, such as Training, valid, test_set, seg_train or val2017."""
+    words = [word.removesuffix("set") for word in re.findall("[a-z]+", name.lower())]
+    words = [word for word in words if word not in SURROUNDINGS]
+    return SPLIT_WORDS.get(words[0]) if len(words) == 1 else None
 
 
 class Samples(NamedTuple):

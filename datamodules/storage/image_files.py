@@ -41,7 +41,7 @@ def _below(folder: str, visited: set[str], start: str) -> Iterator[str]:
 def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as scanned:
-            entries = [entry for entry in scanned if not entry.name.startswith(".")]
+            entries = [entry for entry in scanned if not entry.name.startswith((".", "__MACOSX"))]
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
     return sorted(entries, key=lambda entry: entry.name)
