@@ -40,6 +40,7 @@ def fit(cfg: DictConfig) -> float:
         if not OmegaConf.select(cfg, part):
             raise UserError(f"{part}: training needs it; leave it in")
     folder = Path(cfg.run_dir)
+    use_pretrained_input(cfg)  # before the config is compared with that of a run to resume
     checkpoint = run_folder.resume_from(cfg)
     datamodule, module, trainer = build(saved_config.without_pretrained_weights(cfg) if checkpoint else cfg)
     check_devices(trainer)
@@ -153,7 +154,7 @@ def tune(cfg: DictConfig) -> None:
 
     datamodule = build_datamodule(cfg, "fit")
     module = build_module(cfg, datamodule, scheduler=None)
-    trainer = partial(instantiate, cfg.trainer, **ONE_DEVICE, logger=False, _convert_="all")
+    trainer = partial(instantiate, saved_config.resolved(cfg.trainer), **ONE_DEVICE, logger=False, _convert_="all")
     tune(module, datamodule, trainer, cfg.min_lr, cfg.max_lr, cfg.num_steps, Path(cfg.output))
 
 
@@ -200,7 +201,7 @@ def build_datamodule(cfg: DictConfig, stage: str, **changes: Any) -> Any:
     process.set_up(free_memory())
     seed_everything(cfg.seed, verbose=False)
     use_pretrained_input(cfg)
-    datamodule = instantiate(cfg.datamodule, **changes, _convert_="all")
+    datamodule = instantiate(saved_config.resolved(cfg.datamodule), **changes, _convert_="all")
     datamodule.prepare_data()
     datamodule.setup(stage)
     return datamodule
@@ -212,7 +213,7 @@ def build_module(cfg: DictConfig, datamodule: Any, **changes: Any) -> Any:
 
     mean, std = datamodule.mean_std
     return instantiate(
-        cfg.lit_module,
+        saved_config.resolved(cfg.lit_module),
         input_shape=datamodule.input_shape,
         class_names=datamodule.class_names,
         class_counts=datamodule.class_counts,
@@ -227,6 +228,7 @@ def build_trainer(cfg: DictConfig, logger: bool = True) -> Any:
     """The Trainer with its callbacks and loggers."""
     from hydra.utils import instantiate
 
+    cfg = saved_config.resolved(cfg)
     callbacks = [instantiate(node, _convert_="all") for node in cfg.callbacks.values() if node]
     loggers = [instantiate(node, _convert_="all") for node in cfg.logger.values() if node and logger]
     return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")

@@ -132,9 +132,17 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return flattened
 
 
+def resolved(node: DictConfig) -> DictConfig:
+    """A copy without interpolations, so that what is instantiated is what was checked."""
+    return OmegaConf.create(OmegaConf.to_container(node, resolve=True))  # type: ignore[return-value]
+
+
 def without_pretrained_weights(cfg: DictConfig) -> DictConfig:
-    """A copy whose network loads no pretrained weights: a checkpoint replaces them, and their file may be gone."""
-    copy = cfg.copy()
+    """A copy whose network loads no pretrained weights: a checkpoint replaces them, and their file may be gone.
+
+    It is resolved first, so that no interpolation of the weights' name gives another value than the one checked.
+    """
+    copy = resolved(cfg)
     if "weights" in copy.lit_module.net:
         copy.lit_module.net.weights = ""
     return copy

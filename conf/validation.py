@@ -117,8 +117,13 @@ def _check_lists(cfg: DictConfig) -> None:
 
 def _check_freeze(cfg: DictConfig) -> None:
     """A frozen body with random weights would be of no use."""
-    net = cfg.lit_module.get("net") if cfg.task in ("fit", "tune", "sweep") else None
-    if net and cfg.lit_module.get("freeze") == "body" and not (net.get("weights") or cfg.get("init_from") or cfg.run):
+    if "lit_module" not in cfg:  # task=compare
+        return
+    net = (cfg.lit_module or {}).get("net")
+    if not net:
+        raise UserError("lit_module.net: there is no network; choose one by lit_module/net=…, such as cnn")
+    trains = cfg.task in ("fit", "tune", "sweep") and not cfg.get("run")
+    if trains and cfg.lit_module.get("freeze") == "body" and not (net.get("weights") or cfg.get("init_from")):
         raise UserError(
             "lit_module.freeze: body: its weights would stay random; set lit_module.net.weights=library, or train "
             "them by lit_module.freeze=[]"

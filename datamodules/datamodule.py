@@ -247,6 +247,8 @@ class DataModule(LightningDataModule):
             body: float samples `[N, C, *spatial]` in [0, 1] → features `[N, F]`.
             name: of the body, unique to its weights.
         """
+        if self._body and self._body[1] == name:  # of an earlier fit on the same data
+            return
         self._body = body, name
         self._compute_features("train")
         self._compute_features("val")
@@ -257,8 +259,9 @@ class DataModule(LightningDataModule):
         views: list[View] = [unchanged]
         if split == "train" and self._augmentations and not self._overfits:
             views = [partial(self._augmented, epoch=view) for view in range(self.views or 1)]
-            name += f" {self.seed} {len(views)} {described(self._augmentations)}"
-        store = self.feature_store(name, split)
+            augmentations = described(self._augmentations)
+            name = f"{name} {self.seed} {len(views)} {augmentations}" if augmentations else ""
+        store = self.feature_store(name, split) if name else None
         self._features[split][:] = features_of(self._splits[split], views, body, self.trainer, store)
 
     def feature_store(self, name: str, split: str) -> FeatureStore | None:

@@ -1,5 +1,6 @@
 """Features: what the frozen body of a network makes of the samples of a split, computed once."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -9,14 +10,17 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 from tqdm import tqdm
 
-from datamodules.augment.augmentation import Augmentation
+from conf.errors import UserError
+from datamodules.augment.augmentation import Augmentation, PerSample
 from datamodules.loader import to_float
 from datamodules.storage.feature_store import FeatureStore
 from datamodules.storage.inputs import InMemory, Split
+from datamodules.storage.memory import free_memory
 from datamodules.storage.worker_pool import progress
 
 # Samples at once. The activations of 8 images of 224×224 fit the cache of a core: twice as fast as 32 of them.
 CPU_CHUNK, GPU_CHUNK = 8, 128
+MAX_MEMORY_FRACTION = 0.5  # of the free memory, for all views of a split
 MEASURED_SECONDS = 1.0  # after which the rest is estimated
 MIN_ANNOUNCED_SECONDS = 5.0
 
@@ -29,9 +33,12 @@ def unchanged(samples: Tensor, index: Tensor) -> Tensor:
     return samples
 
 
-def described(augmentations: Sequence[Augmentation]) -> str:
-    """The classes and the parameters of augmentations."""
-    return " ".join(f"{type(each).__module__}.{type(each).__qualname__} {vars(each)}" for each in augmentations)
+def described(augmentations: Sequence[Augmentation]) -> str | None:
+    """The classes and the parameters of augmentations; None if their text may not tell them apart."""
+    text = " ".join(f"{type(each).__module__}.{type(each).__qualname__} {vars(each)}" for each in augmentations)
+    if " at 0x" in text or any(isinstance(each, PerSample) for each in augmentations):
+        return None
+    return text
 
 
 def features_of(
@@ -50,7 +57,7 @@ def features_of(
         trainer: of a fit that has begun.
         store: where they are looked for first, and saved.
     """
-    features = store.load() if store else None
+    features = store.load(len(views), len(split.labels)) if store else None
     if not trainer.strategy.reduce_boolean_decision(features is not None):
         features = _compute(split, views, body, trainer)
         if store and trainer.local_rank == 0:
@@ -70,6 +77,10 @@ def _compute(split: Split, views: Sequence[View], body: Callable[[Tensor], Tenso
     chunks = [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
     chunks = chunks[trainer.global_rank :: trainer.world_size]
     shape = body(torch.zeros(1, *split.inputs.shape, device=device)).shape[1:]  # also warms up
+    size_in_memory = 4 * len(views) * count * math.prod(shape)
+    if not trainer.strategy.reduce_boolean_decision(size_in_memory < MAX_MEMORY_FRACTION * free_memory()):
+        fix = "lower datamodule.views, or name the frozen parameters instead"
+        raise UserError(f"lit_module.freeze: body: its outputs need {size_in_memory / 2**30:.1f} GiB; {fix}")
     features = torch.zeros(len(views), count, *shape)
     estimate = _Estimate(sum(map(len, chunks)), f" × {len(views)} views" if len(views) > 1 else "")
     parts = zip(chunks, split.read(chunks), strict=True)
@@ -81,7 +92,8 @@ def _compute(split: Split, views: Sequence[View], body: Callable[[Tensor], Tenso
         if trainer.is_global_zero:
             estimate.add(len(positions))
     if trainer.world_size > 1:  # zeros for the shares of the other ranks
-        features = trainer.strategy.reduce(features.to(device), reduce_op="sum").cpu()
+        for view in features:
+            view.copy_(trainer.strategy.reduce(view.to(device), reduce_op="sum"))
     return features.numpy()
 
 

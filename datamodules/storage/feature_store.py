@@ -27,23 +27,24 @@ class FeatureStore:
         digest = hashlib.blake2b(f"1 {torch.__version__} {key}\n".encode() + samples.tobytes(), digest_size=16)
         self.name = f"features-{digest.hexdigest()}"
 
-    def load(self) -> np.ndarray | None:
-        """The saved features; None if they are missing or corrupt."""
+    def load(self, views: int, samples: int) -> np.ndarray | None:
+        """The saved features `[views, samples, F]`; None if they are missing or corrupt."""
         folder = self.cache_dir / self.name
         try:
-            features: np.ndarray = np.load(folder / "features.npy")
+            with open(folder / "features.npy", "rb") as file:
+                features: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
             saved = json.loads((folder / "store.json").read_text(encoding="utf-8"))["digest"]
             os.utime(folder)
         except (OSError, EOFError, ValueError, KeyError, TypeError):
             return None
-        return features if saved == _digest(features) else None
+        return features if features.shape[:2] == (views, samples) and saved == _digest(features) else None
 
     def save(self, features: np.ndarray) -> None:
         """Saves features, unless another process did so in the meantime, or the folder is not writable or full."""
         with suppress(OSError):
             self.cache_dir.mkdir(parents=True, exist_ok=True)
             with file_lock(self.cache_dir / f"{self.name}.lock"):
-                if self.load() is None:
+                if self.load(*features.shape[:2]) is None:
                     with new_entry(self.cache_dir, self.name) as folder:
                         self._write(folder, features)
 
@@ -56,4 +57,4 @@ class FeatureStore:
 
 
 def _digest(features: np.ndarray) -> str:
-    return hashlib.blake2b(features.tobytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b(np.ascontiguousarray(features).data, digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""The device and the precision of a prediction, as Lightning's Trainer chooses them, without its import."""
+"""The device and the precision of a prediction, without importing Lightning."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -29,13 +29,16 @@ def device_of(trainer: DictConfig) -> torch.device:
         raise UserError(f"trainer.accelerator: {accelerator} is not available here; use devices=cpu")
     chosen = trainer.devices
     index = int(chosen[0]) if isinstance(chosen, ListConfig) and chosen else 0
-    if kind == "cuda" and index >= torch.cuda.device_count():
+    if kind != "cuda":
+        return torch.device(kind)
+    count = torch.cuda.device_count()
+    if not -count <= index < count:
         raise UserError(f"trainer.devices: there is no GPU {index}; use devices=gpu")
-    return torch.device(kind, index) if kind == "cuda" else torch.device(kind)
+    return torch.device(kind, index % count)
 
 
 def autocast(device: torch.device, precision: Any) -> AbstractContextManager[Any]:
     """The context of a forward pass at a precision of the Trainer."""
-    if str(precision) in MIXED:
-        return torch.autocast(device.type, MIXED[str(precision)])
+    if str(precision) in MIXED:  # float16 is for GPUs; Lightning's Trainer too takes bfloat16 on a CPU
+        return torch.autocast(device.type, torch.bfloat16 if device.type == "cpu" else MIXED[str(precision)])
     return nullcontext()

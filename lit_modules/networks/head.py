@@ -3,10 +3,18 @@
 import torch
 from torch import Tensor, nn
 
+from conf.errors import UserError
+
 
 def head_of(net: nn.Module) -> nn.Module:
-    """The layers named by `net.head_name`; else `net.head`; else the last linear layer, or the last one at all."""
+    """The layers named by `net.head_name`; else `net.head`; else the last linear layer, or the last one at all.
+
+    Raises:
+        UserError: the network has several heads.
+    """
     if hasattr(net, "head_name"):
+        if net.head_name is None:
+            raise UserError("lit_module.freeze: body: this network has several heads; give patterns of parameter names")
         return net.get_submodule(str(net.head_name))
     if isinstance(getattr(net, "head", None), nn.Module):
         return net.get_submodule("head")
@@ -21,24 +29,45 @@ def body_parameters(net: nn.Module) -> set[str]:
 
 
 @torch.no_grad()
-def body_features(net: nn.Module, inputs: Tensor) -> Tensor | None:
-    """What the head receives for some inputs, `[N, F]`, in eval mode; None if the logits are not just the head of it.
+def ends_with_head(net: nn.Module, inputs: Tensor) -> bool:
+    """Whether the head turns a row of features of each sample into its logits, and nothing follows it.
 
     Args:
         net: not changed.
         inputs: float `[N, C, *spatial]`, normalized.
     """
-    head = head_of(net)
-    received: list[Tensor] = []
-    handle = head.register_forward_pre_hook(lambda _head, arguments: received.append(arguments[0]))
-    modes = {layer: layer.training for layer in net.modules()}
+    logits: list[Tensor] = []
+
+    def replace(_head: nn.Module, features: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        logits.append(torch.randn_like(output) if features[0].ndim == 2 else output.new_zeros(0))
+        return logits[-1] if features[0].ndim == 2 else output
+
+    handle = head_of(net).register_forward_hook(replace)
     try:
-        logits = net.eval().forward(inputs)  # not net(inputs), which may be compiled without the hook
+        output = _evaluate(net, inputs)
     finally:
         handle.remove()
+    return len(logits) == 1 and torch.equal(logits[0], output)
+
+
+@torch.no_grad()
+def body_features(net: nn.Module, inputs: Tensor) -> Tensor:
+    """What the head receives for some inputs, `[N, F]`, in eval mode; see `ends_with_head`."""
+    received: list[Tensor] = []
+    handle = head_of(net).register_forward_pre_hook(lambda _head, arguments: received.append(arguments[0]))
+    try:
+        _evaluate(net, inputs)
+    finally:
+        handle.remove()
+    return received[0]
+
+
+def _evaluate(net: nn.Module, inputs: Tensor) -> Tensor:
+    """The output in eval mode; modes are restored."""
+    modes = {layer: layer.training for layer in net.modules()}
+    try:
+        output: Tensor = net.eval().forward(inputs)  # not net(inputs), which may be compiled without hooks
+    finally:
         for layer, mode in modes.items():
             layer.training = mode
-    (features,) = received[:1] if len(received) == 1 else [None]
-    if features is None or len(features) != len(inputs) or not torch.allclose(head(features), logits, rtol=1e-4):
-        return None
-    return features
+    return output

@@ -196,9 +196,9 @@ def _build_network(
     """Builds the network for these images and loads its weights."""
     if len(input_shape) != 3 or input_shape[0] not in (1, 3):
         raise UserError(f"lit_module.net: {name} needs images of 1 or 3 channels, not {list(input_shape)}; use cnn")
-    head_name = source.head_name or _find_head(source, input_shape, num_classes, name)
+    heads = [source.head_name] if source.head_name else _find_heads(source, input_shape, num_classes, name)
     net = source.build(num_classes)
-    net.head_name = head_name  # type: ignore[assignment]  # a plain attribute
+    net.head_name = heads[0] if len(heads) == 1 else None  # type: ignore[assignment]  # a plain attribute
     conv_name, conv = next((key, layer) for key, layer in net.named_modules() if isinstance(layer, nn.Conv2d))
     if input_shape[0] == 1:  # equivalent to three equal channels
         conv.weight = nn.Parameter(conv.weight.detach().sum(1, keepdim=True))
@@ -211,12 +211,13 @@ def _build_network(
     kernel = pretrained.get(f"{conv_name}.weight")
     if kernel is not None and kernel.shape[1] == 3 and input_shape[0] == 1:
         pretrained[f"{conv_name}.weight"] = kernel.sum(1, keepdim=True)
-    pretrained = {key: value for key, value in pretrained.items() if not key.startswith(f"{head_name}.")}
-    expected = {key: value for key, value in net.state_dict().items() if not key.startswith(f"{head_name}.")}
+    pretrained = {key: value for key, value in pretrained.items() if key.rpartition(".")[0] not in heads}
+    expected = {key: value for key, value in net.state_dict().items() if key.rpartition(".")[0] not in heads}
     check_same_weights(pretrained, expected, Path(weights), KEY)
     net.load_state_dict(pretrained, strict=False)
-    for parameter in net.get_submodule(head_name).parameters():
-        nn.init.zeros_(parameter)  # so that the first gradients are not those of random logits
+    for head in heads:
+        for parameter in net.get_submodule(head).parameters():
+            nn.init.zeros_(parameter)  # so that the first gradients are not those of random logits
     net.start = f"{name} ({weights})"  # type: ignore[assignment]
     net.mean_std = _mean_std(saved, source.spec(), input_shape[0])  # type: ignore[assignment]  # plain attributes
     return net
@@ -238,8 +239,8 @@ def _mean_std(saved: dict[str, Tensor], spec: InputSpec, channels: int) -> tuple
     return mean, std
 
 
-def _find_head(source: Source, input_shape: tuple[int, ...], num_classes: int, name: str) -> str:
-    """The layer whose shape depends on the number of classes.
+def _find_heads(source: Source, input_shape: tuple[int, ...], num_classes: int, name: str) -> list[str]:
+    """The layers whose shape depends on the number of classes, most often one.
 
     Also checks that the network accepts the images. Runs on the meta device, which computes shapes only.
 
@@ -258,8 +259,8 @@ def _find_head(source: Source, input_shape: tuple[int, ...], num_classes: int, n
                 f"lit_module.net.name: {name} does not accept {size} pixels ({problem}); try datamodule.image_size=224"
             ) from error
     state = net.state_dict()
-    (head,) = {key.rpartition(".")[0] for key, value in state.items() if value.shape != other_state[key].shape}
-    return head
+    changed = [key for key, value in state.items() if value.shape != other_state[key].shape]
+    return list(dict.fromkeys(key.rpartition(".")[0] for key in changed))
 
 
 def _download(download: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -19,8 +19,8 @@ class Freezing(Callback):
 
     Args:
         net: module that holds the parameters; names are relative to it.
-        freeze: patterns of parameter names, such as `blocks.0.*`; or `body`: all but the layer of the logits. Dropout
-            in the body is off while it is frozen.
+        freeze: patterns of parameter names, such as `blocks.0.*`; or `body`: all but the head, see `networks.head`.
+            Dropout in the body is off while it is frozen.
         unfreeze_epoch: 0-based epoch from which on all of them are trained; null: never.
 
     Raises:

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def finish(folder: Path, trainer: Trainer, results: dict[str, Any], settings: di
         write_confusion(folder / "confusion.csv", evaluations)
         write_report(folder, evaluations, settings, command, trainer.strategy.root_device)
         files |= {"predictions": folder / "predictions.csv", "report": folder / "report.md"}
-    print_scores(results, files)
+    print_scores(results, files, len(evaluations["test"].predictions.true) if "test" in evaluations else 0)
 
 
 def score_best(folder: Path, trainer: Trainer, module: LitClassifier, datamodule: Any, test: bool) -> dict[str, Any]:
@@ -123,8 +123,12 @@ def parameter_counts(net: nn.Module) -> dict[str, Any]:
     } | {f"params/shape/{name}": list(parameter.shape) for name, parameter in parameters.items()}
 
 
-def print_scores(scores: dict[str, float], files: dict[str, Path]) -> None:
-    """Prints the test scores and the paths of the result files."""
+def print_scores(scores: dict[str, float], files: dict[str, Path], count: int = 0) -> None:
+    """Prints the test scores, the interval of the accuracy on few samples, and the paths of the result files.
+
+    Args:
+        count: of the scored samples; 0: unknown.
+    """
     names = [name for name in SCORES if f"test/{name}" in scores]
     console = Console(soft_wrap=True)
     if names:
@@ -134,9 +138,9 @@ def print_scores(scores: dict[str, float], files: dict[str, Path]) -> None:
             table.add_column(name, justify="right")
         table.add_row("test", *(f"{scores[f'test/{name}']:.4f}" for name in names))
         console.print(table)
-    count = int(scores.get("samples/test", 0))
     if names and 0 < count < FEW_SAMPLES:
-        console.print(f"{_interval(scores, 'test')} on {count} samples; {MORE_SPLITS}", highlight=False, markup=False)
+        interval = _interval(scores["test/acc"], count)
+        console.print(f"accuracy {interval} on {count} samples; {MORE_SPLITS}", highlight=False, markup=False)
     for label, path in files.items():
         console.print(f"{label}: {path}", highlight=False, markup=False)
 
@@ -157,12 +161,13 @@ def write_report(
     epochs = run_folder.read_metrics(folder)
     flat_settings = flatten(settings)
     test = evaluations["test"]
+    splits = [split for split in ("val", "test") if split in evaluations]
     images = {"epochs": png(history(epochs, summary["best_epoch"])), **draw(test)}
     for name, content in images.items():
         _write(folder / "report" / f"{name}.png", content)
     sections = [
         f"# {summary['name']}: test accuracy {summary['test/acc']:.4f}",
-        _score_table(summary, [split for split in ("val", "test") if split in evaluations]),
+        _score_table(summary, {name: len(evaluations[name].predictions.true) for name in splits}),
         f"Files: {', '.join(f'[{name}]({name})' for name in FILES)}.",
         "## Run",
         _run_table(summary, flat_settings, command, len(epochs), len(test.class_names)),
@@ -183,21 +188,20 @@ def _write(path: Path, content: bytes) -> None:
     write_durably(path, lambda file: file.write(content))
 
 
-def _interval(scores: dict[str, Any], split: str) -> str:
-    """The interval of a split's accuracy."""
-    count = int(scores[f"samples/{split}"])
-    low, high = wilson(round(scores[f"{split}/acc"] * count), count)
-    return f"accuracy {low:.3f} – {high:.3f} ({CONFIDENCE:.0%} interval)"
+def _interval(accuracy: float, count: int) -> str:
+    """The interval of an accuracy on `count` samples."""
+    low, high = wilson(round(accuracy * count), count)
+    return f"{low:.3f} – {high:.3f} ({CONFIDENCE:.0%} interval)"
 
 
-def _score_table(summary: dict[str, Any], splits: Sequence[str]) -> str:
+def _score_table(summary: dict[str, Any], counts: dict[str, int]) -> str:
+    """The scores of each split, and the intervals of their accuracy by the counts of scored samples."""
     rows = []
     for score, label in SCORES.items():
-        rows.append([label, *(_number(summary.get(f"{split}/{score}")) for split in splits)])
+        rows.append([label, *(_number(summary.get(f"{split}/{score}")) for split in counts)])
         if score == "acc":
-            intervals = [_interval(summary, split).removeprefix("accuracy ") for split in splits]
-            rows.append(["", *intervals])
-    return markdown_table(("", *splits), rows)
+            rows.append(["", *(_interval(summary[f"{split}/acc"], count) for split, count in counts.items())])
+    return markdown_table(("", *counts), rows)
 
 
 def _run_table(summary: dict[str, Any], settings: dict[str, Any], command: str, epochs: int, num_classes: int) -> str:

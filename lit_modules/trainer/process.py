@@ -52,6 +52,7 @@ def _filter_warnings() -> None:
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # on resume
     warnings.filterwarnings("ignore", "It is recommended to use .*sync_dist=True")  # only rank 0 has these values
     warnings.filterwarnings("ignore", "The `srun` command is available")  # also on a login node
+    warnings.filterwarnings("ignore", "Found .* module\\(s\\) in eval mode")  # those of a frozen body
 
 
 def _keep_freed_memory(free_memory: int) -> None:

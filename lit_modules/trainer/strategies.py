@@ -45,9 +45,9 @@ class FSDP(ModelParallelStrategy):
         assert module is not None
         for callback in module.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightAveraging) or getattr(callback, "needs_whole_network", False):
-                fix = "leave it out of callbacks, or choose devices=ddp"
+                name = getattr(callback, "chosen_by", f"callbacks.{type(callback).__name__}")
                 raise UserError(
-                    f"devices=fsdp: {type(callback).__name__} needs the whole network in each process; {fix}"
+                    f"devices=fsdp: {name} needs the whole network in each process; leave it out, or choose devices=ddp"
                 )
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()

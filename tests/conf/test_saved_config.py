@@ -228,3 +228,15 @@ def test_saved_part_with_a_defaults_list_is_rejected(tmp_path: Path, part: str) 
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
     with pytest.raises(UserError, match=rf"config\.yaml: holds {part}\.defaults, which no run saves"):
         configure(f"run={tmp_path}")
+
+
+def test_removing_pretrained_weights_changes_no_checked_target() -> None:
+    target = "${oc.select:trainer.t${lit_module.net.weights}}"
+    received = OmegaConf.create(
+        {
+            "trainer": {"ta": "torch.nn.Identity", "t": "torch.load"},
+            "lit_module": {"net": {"weights": "a", "x": target}},
+        }
+    )
+    net = saved_config.without_pretrained_weights(received).lit_module.net
+    assert (net.weights, net.x) == ("", "torch.nn.Identity")

@@ -1,12 +1,14 @@
 """The head is the layer of the logits, and features are what it receives."""
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
+from conf.errors import UserError
 from lit_modules.networks.cnn import CNN
-from lit_modules.networks.head import body_features, body_parameters, head_of
-from lit_modules.networks.pretrained import torchvision_net
+from lit_modules.networks.head import body_features, body_parameters, ends_with_head, head_of
+from lit_modules.networks.pretrained import timm_net, torchvision_net
 from lit_modules.networks.resnet import ResNet
 from lit_modules.networks.speedrun import SpeedrunNet
 from tests.fits import classifier
@@ -23,8 +25,9 @@ def images(side: int = 32) -> Tensor:
 def test_library_networks_are_split_at_their_logits(name: str, head: str) -> None:
     net = torchvision_net((3, 32, 32), 7, name=name, weights="").train()
     assert head_of(net) is net.get_submodule(head)
+    assert ends_with_head(net, images())
     features = body_features(net, images())
-    assert features is not None and all(layer.training for layer in net.modules())
+    assert all(layer.training for layer in net.modules())
     torch.testing.assert_close(head_of(net)(features), net.eval()(images()))
     everything = {key for key, _ in net.named_parameters()}
     assert everything - body_parameters(net) == {f"{head}.weight", f"{head}.bias"}
@@ -43,13 +46,26 @@ def test_head_of_any_network_is_its_last_linear_layer() -> None:
 
 def test_network_whose_logits_are_not_its_heads_has_no_features() -> None:
     activated = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2), nn.Softplus())
-    assert body_features(activated, images()) is None
+    assert not ends_with_head(activated, images())
     squeezenet = torchvision_net((3, 32, 32), 7, name="squeezenet1_0", weights="")
-    assert body_features(squeezenet, images()) is None
+    assert not ends_with_head(squeezenet, images()) and not ends_with_head(squeezenet, images(64))
     several_views = SpeedrunNet(
         (3, 32, 32), 7, channels=[8, 8, 8], depth=1, activation="GELU", norm_momentum=0.4, views=6
     )
-    assert body_features(several_views, images()) is None
+    assert not ends_with_head(several_views, images())
+
+
+def test_zero_head_is_told_from_what_follows_it() -> None:
+    net = timm.create_model("dpn48b", num_classes=5)
+    nn.init.zeros_(net.classifier.weight)
+    net.head_name = "classifier"
+    assert not ends_with_head(net, images()), "a convolution, then pooling"
+
+
+def test_several_heads_cannot_be_frozen_apart() -> None:
+    net = timm_net((3, 224, 224), 5, name="levit_128s", weights="")
+    with pytest.raises(UserError, match=r"^lit_module\.freeze: body: this network has several heads; "):
+        body_parameters(net)
 
 
 def test_features_survive_an_error_of_the_network() -> None:
