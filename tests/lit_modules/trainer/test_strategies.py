@@ -100,5 +100,5 @@ def test_callbacks_that_need_the_whole_network_are_refused(choice: str, name: st
     module._trainer = SimpleNamespace(callbacks=[callback])  # type: ignore[assignment]
     strategy = FSDP(timeout_minutes=1)
     strategy._lightning_module = module
-    with pytest.raises(UserError, match=f"^devices=fsdp: {type(callback).__name__} needs the whole network"):
+    with pytest.raises(UserError, match=f"^devices=fsdp: callbacks.{type(callback).__name__} needs the whole network"):
         strategy.setup_environment()
