@@ -34,10 +34,12 @@ REFUSED = (
     ("adam_to_sgd", "/optimizer=sgd", "lit_module.optimizer: adam_to_sgd "),
     ("adam_to_sgd", "/optimizer=muon", "lit_module.optimizer: adam_to_sgd "),
     ("adam_to_sgd", "/scheduler=one_cycle", "lit_module.scheduler: OneCycleLR "),
+    ("series", "/net=efficientnet_lite", "lit_module.net: "),
     ("series", "/net=speedrun", "lit_module.net: "),
     ("series", "/net=timm", "lit_module.net: "),
     ("series", "/net=torchvision", "lit_module.net: "),
     ("volumes", "/net=cnn_series", "lit_module.net.pool: "),
+    ("volumes", "/net=efficientnet_lite", "lit_module.net: "),
     ("volumes", "/net=speedrun", "lit_module.net: "),
     ("volumes", "/net=timm", "lit_module.net: "),
     ("volumes", "/net=torchvision", "lit_module.net: "),
@@ -82,7 +84,7 @@ def tiny_data(experiment: str, images: Path) -> list[str]:
     if experiment in ("adam_to_sgd", "digits", "finetune"):
         return ["datamodule.image_size=32"]
     overrides = ["datamodule=image_folder", f"datamodule.root={images}", "datamodule.drop_last=false"]
-    return overrides if experiment == "image_folder" else [*overrides, "~datamodule.dataset"]
+    return overrides if experiment in ("image_folder", "from_scratch") else [*overrides, "~datamodule.dataset"]
 
 
 @pytest.mark.slow
