@@ -82,7 +82,7 @@ def _compute(split: Split, views: Sequence[View], body: Callable[[Tensor], Tenso
         fix = "lower datamodule.views, or name the frozen parameters instead"
         raise UserError(f"lit_module.freeze: body: its outputs need {size_in_memory / 2**30:.1f} GiB; {fix}")
     features = torch.zeros(len(views), count, *shape)
-    estimate = _Estimate(sum(map(len, chunks)), f" × {len(views)} views" if len(views) > 1 else "")
+    estimate = _Estimate(sum(map(len, chunks)), len(views))
     parts = zip(chunks, split.read(chunks), strict=True)
     for positions, samples in progress(parts, estimate.total, "frozen body", lambda part: len(part[0])):
         index = torch.from_numpy(positions)
@@ -98,16 +98,16 @@ def _compute(split: Split, views: Sequence[View], body: Callable[[Tensor], Tenso
 
 
 class _Estimate:
-    """Says once how long it will take, if that is long.
+    """Prints an estimate of the time once, if it is long.
 
     Args:
-        total: samples.
-        times: what is done with each, for the message.
+        total: number of samples.
+        views: number of views of each.
     """
 
-    def __init__(self, total: int, times: str) -> None:
+    def __init__(self, total: int, views: int) -> None:
         self.total = total
-        self._times = times
+        self._views = f" × {views} views" if views > 1 else ""
         self._done = 0
         self._began = time.perf_counter()
         self._announced = False
@@ -120,4 +120,4 @@ class _Estimate:
         self._announced = True
         expected = seconds * self.total / self._done
         if expected > MIN_ANNOUNCED_SECONDS:
-            tqdm.write(f"frozen body: once over {self.total:,} samples{self._times}, about {expected:.0f} s")
+            tqdm.write(f"frozen body: once over {self.total:,} samples{self._views}, about {expected:.0f} s")

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from conf.errors import UserError
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.image_folder import ImageFolderDataModule
 from datamodules.splits import Samples
@@ -119,3 +121,15 @@ def evaluation(num_classes: int, samples: int = 400, absent: tuple[int, ...] = (
     predictions = Predictions(np.arange(samples), true, logits.argmax(1), probabilities, none)
     names, files = [f"class {i}" for i in range(num_classes)], [f"{i}.png" for i in range(samples)]
     return Evaluation(names, files, predictions, np.zeros((0, 1, 2, 2)))
+
+
+def read(root: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """The names of the files of each split, and the class names."""
+    splits, names = module_of(root).read()
+    return {name: list(images.files) for name, images in splits.items()}, names
+
+
+def error_of(root: Path | str) -> str:
+    with pytest.raises(UserError) as caught:
+        module_of(root).setup()
+    return str(caught.value)

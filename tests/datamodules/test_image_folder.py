@@ -1,7 +1,6 @@
 """Every layout of an image folder is read, and errors name the file or folder."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,22 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conf.errors import UserError
 from datamodules import image_folder
 from tests.conftest import ROOT
-from tests.samples import module_of, numbered, put
-
-
-def read(root: Path) -> tuple[dict[str, list[str]], list[str]]:
-    """The names of the files of each split, and the class names."""
-    splits, names = module_of(root).read()
-    return {name: list(images.files) for name, images in splits.items()}, names
-
-
-def error_of(root: Path | str) -> str:
-    with pytest.raises(UserError) as caught:
-        module_of(root).setup()
-    return str(caught.value)
+from tests.samples import error_of, module_of, numbered, put, read
 
 
 def test_flat_folder_is_one_split(tmp_path: Path) -> None:
@@ -177,66 +163,6 @@ def test_empty_validation_split_is_named(tmp_path: Path) -> None:
         put(tmp_path / "train" / name, *numbered(6))
         (tmp_path / "val" / name).mkdir(parents=True)
     assert error_of(tmp_path).startswith(f"{tmp_path / 'val'}: contains no images; ")
-
-
-# Folders of images → the splits and the classes of their files.
-LAYOUTS = {
-    "a wrapping folder": ("archive/dataset/{ant,bee}", {"train": "archive/dataset/{ant,bee}"}),
-    "words in capitals": ("{TRAIN,TEST}/{ant,bee}", {"train": "TRAIN/{ant,bee}", "test": "TEST/{ant,bee}"}),
-    "Training, Testing": (
-        "data/{Training,Testing}/{ant,bee}",
-        {"train": "data/Training/{ant,bee}", "test": "data/Testing/{ant,bee}"},
-    ),
-    "repeated folders": (
-        "seg_{train,test}/seg_{train,test}/{ant,bee}",
-        {"train": "seg_train/seg_train/{ant,bee}", "test": "seg_test/seg_test/{ant,bee}"},
-    ),
-    "sets": (
-        "{train_set,dev-set,testset}/{ant,bee}",
-        {"train": "train_set/{ant,bee}", "val": "dev-set/{ant,bee}", "test": "testset/{ant,bee}"},
-    ),
-    "years": ("{train,val}2017/{ant,bee}", {"train": "train2017/{ant,bee}", "val": "val2017/{ant,bee}"}),
-    "traces of a Mac": ("{ant,bee,__MACOSX/ant}", {"train": "{ant,bee}"}),
-    "test images without labels": ("{train/{ant,bee},test}", {"train": "train/{ant,bee}"}),
-}
-
-
-def folders(pattern: str) -> list[str]:
-    """The names that a pattern such as {a,b}/c stands for, as in a shell; equal braces have equal words."""
-    expanded = subprocess.run(["bash", "-c", f"echo {pattern}"], capture_output=True, text=True, check=True).stdout
-    return [name for name in expanded.split() if not re.search("seg_train/seg_test|seg_test/seg_train", name)]
-
-
-@pytest.mark.parametrize(("pattern", "expected"), LAYOUTS.values(), ids=LAYOUTS)
-def test_usual_layouts_are_read(tmp_path: Path, pattern: str, expected: dict[str, str]) -> None:
-    for folder in folders(pattern):
-        put(tmp_path / folder, *numbered(3))
-    (tmp_path / "Thumbs.db").write_bytes(b"")
-    splits, names = read(tmp_path)
-    assert names == sorted({Path(folder).name for folder in folders(expected["train"])})
-    found = {split: sorted({str(Path(file).parent) for file in files}) for split, files in splits.items()}
-    assert found == {split: sorted(folders(pattern)) for split, pattern in expected.items()}
-
-
-def test_folder_beside_the_splits_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for folder in ("train/ant", "train/bee", "test", "extra/ant"):
-        put(tmp_path / folder, *numbered(3))
-    read(tmp_path)
-    assert capsys.readouterr().err == f"warning: {tmp_path}: not used beside the splits: extra, test\n"
-
-
-@pytest.mark.parametrize("pattern", ["{bus,train}", "{train,test}", "{ant,Validation}/deep"])
-def test_what_may_be_splits_is_not_read_as_classes(tmp_path: Path, pattern: str) -> None:
-    for folder in folders(pattern):
-        put(tmp_path / folder, *numbered(3))
-    problem = "holds splits but no train; name them train, val and test, or rename the class"
-    assert error_of(tmp_path) == f"datamodule.root: {tmp_path} {problem}"
-
-
-def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:
-    for folder in ("train/ant", "train/bee", "training/ant", "training/bee"):
-        put(tmp_path / folder, *numbered(3))
-    assert error_of(tmp_path) == f"{tmp_path / 'training'}: is named like the split train; rename or remove one of them"
 
 
 def test_image_that_pillow_cannot_read_is_named(tmp_path: Path) -> None:
