@@ -19,6 +19,7 @@ import train
 from conf.errors import UserError
 from datamodules.image_stream import find, read_in_batches
 from datamodules.storage.decode import ImageSpec
+from lit_modules.inference.device import autocast
 from lit_modules.inference.predict import predict
 from lit_modules.runs import restore
 from tests.conftest import ROOT, TINY, Command, configure, write_images
@@ -272,3 +273,11 @@ def test_few_answers_are_printed(
 def test_wrong_device_is_refused(command: Command, trained_run: Path, new: Path, override: str, line: str) -> None:
     result = command(f"run={trained_run}", "task=predict", f"input={new}", override)
     assert result.returncode == 2 and result.stderr.startswith(f"error: {line}")
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("16-mixed", torch.bfloat16), ("bf16-mixed", torch.bfloat16), ("32-true", torch.float32)]
+)
+def test_cpu_computes_mixed_precision_in_bfloat16(precision: str, dtype: torch.dtype) -> None:
+    with autocast(torch.device("cpu"), precision):
+        assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == dtype

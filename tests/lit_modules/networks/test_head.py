@@ -47,6 +47,7 @@ def test_head_of_any_network_is_its_last_linear_layer() -> None:
 def test_network_whose_logits_are_not_its_heads_has_no_features() -> None:
     activated = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2), nn.Softplus())
     assert not ends_with_head(activated, images())
+    assert not ends_with_head(nn.Sequential(*activated[:2], nn.ReLU()), images()), "which keeps zeros"
     squeezenet = torchvision_net((3, 32, 32), 7, name="squeezenet1_0", weights="")
     assert not ends_with_head(squeezenet, images()) and not ends_with_head(squeezenet, images(64))
     several_views = SpeedrunNet(
