@@ -52,13 +52,15 @@ def fit(cfg: DictConfig) -> float:
         if trainer.is_global_zero:
             resumed = f", resumed from {checkpoint.name}" if checkpoint else ""
             print(f"{cfg.name} → {folder}{resumed}\nwatch: tensorboard --logdir {cfg.logs_dir}", flush=True)
+            if datamodule.layout:
+                print(f"data: {datamodule.layout}", flush=True)
         settings = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in SETTINGS}
         for logger in trainer.loggers:
             logger.log_hyperparams({"seed": cfg.seed, **settings})
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
         results = score_best(folder, trainer, module, datamodule, cfg.test)
         if trainer.is_global_zero:
-            results |= {"name": cfg.name, "seed": cfg.seed, "monitor": cfg.monitor}
+            results |= {"name": cfg.name, "seed": cfg.seed, "monitor": cfg.monitor, "layout": datamodule.layout}
             finish(folder, trainer, results, settings, shlex.join(["python", *sys.argv]))
     score: float = results[cfg.monitor]
     return score

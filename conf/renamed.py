@@ -24,6 +24,7 @@ TARGETS = {
     "datamodules.augment.HorizontalFlip": "datamodules.augment.transforms.HorizontalFlip",
     "datamodules.augment.RandomAffine": "datamodules.augment.transforms.RandomAffine",
     "datamodules.augment.RandomCrop": "datamodules.augment.transforms.RandomCrop",
+    "datamodules.image_table.ImageTableDataModule": "datamodules.image_folder.ImageFolderDataModule",
     "datamodules.mixing.CutMix": "datamodules.augment.mixing.CutMix",
     "datamodules.mixing.Mixup": "datamodules.augment.mixing.Mixup",
     "datamodules.rand_augment.RandAugment": "datamodules.augment.rand_augment.RandAugment",

@@ -67,6 +67,7 @@ class DataModule(LightningDataModule):
         self._augmentations = [as_augmentation(transform) for transform in self.augment.values()]
         self._mixing: Mixing | None = self.mix
         self._splits: dict[str, Split] = {}
+        self.layout = ""  # how the source was recognised, where it is not said by the config
         self.digests: dict[str, np.ndarray] = {}  # of the samples of each split, where they are known
         self._body: tuple[Callable[[Tensor], Tensor], str] | None = None  # see `precompute`
         # Of a frozen body, for each view. Filled in place, because loaders that exist by then refer to them.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
+from PIL import Image
 
 from conf.errors import UserError
 from datamodules.datamodule import DataModule
@@ -64,11 +65,11 @@ class ImageDataModule(DataModule):
 
     def load(self, items: Sequence[Any], files: Sequence[str], train_count: int) -> Loaded:
         began = time.time()
-        on_disk = isinstance(items[0], str)
-        if on_disk:
+        in_memory = isinstance(items[0], Image.Image)
+        if not in_memory:
             items = list(items)  # several passes over it are faster than over several splits in one
         max_bytes, folder = int(MAX_MEMORY_FRACTION * free_memory()), Path(self.cache_dir).expanduser()
-        cacheable = self.cache in ("auto", "disk") and on_disk
+        cacheable = self.cache in ("auto", "disk") and not in_memory
         options = (self.channels, self._size() or (train_count, self.max_size), *self.resizing)
         name = cache.fingerprint(items, options) if cacheable else ""
         cached = cache.find(folder, name, max_bytes) if cacheable else None

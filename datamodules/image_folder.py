@@ -1,98 +1,65 @@
-"""Image folders: one folder per class, optionally below train, val and test."""
+"""Labelled images as people have them: folders, tables, lists, archives, shards."""
 
-import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-import numpy as np
+from annotated_types import Ge
 
 from conf.errors import UserError, nearest
-from datamodules import checks
 from datamodules.image_datamodule import ImageDataModule
-from datamodules.splits import Samples, split_of
-from datamodules.storage.image_files import folders_in, images_below
+from datamodules.layouts.columns import NAMES
+from datamodules.layouts.recognition import recognise
+from datamodules.layouts.tables import TableOptions
+from datamodules.splits import Samples
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ImageFolderDataModule(ImageDataModule):
-    """`root/<class>/…` or `root/{train,val,test}/<class>/…`, every image format that Pillow reads, at any depth.
-    For task=test, `root/test` is enough. Splits may have other usual names, see `splits.split_of`, and a single folder
-    around all of it is skipped.
+    """Images of every format that Pillow reads, in one of these layouts:
+
+    | `root`                         | labels                                                                     |
+    |--------------------------------|----------------------------------------------------------------------------|
+    | a folder                       | of class folders, also below `train`, `val` and `test`; of a table and images; |
+    |                                | of files with labels in their names; of archives or shards                 |
+    | `.csv`, `.tsv`, `.jsonl`       | a row for each image, or for its pixels                                    |
+    | `.txt`                         | a path and a label in each line                                            |
+    | `.zip`, `.tar`                 | any of these folders, read in place; or a WebDataset shard                 |
+    | `.parquet`, `.arrow`           | a row for each image, as Hugging Face writes it                            |
+    | `s3://…`                       | class folders or tar archives in an S3-compatible store                    |
+
+    Usual names of splits and columns are recognised, see `splits.split_of` and `columns.NAMES`. A single folder around
+    all is skipped. Hidden files are ignored.
 
     Args:
-        root: the folder. Names that begin with a dot and files without an image suffix are skipped.
+        root: see above.
+        columns: of tables, where they have other names: `path`, `label` (several: one-hot), `split`, `fold`, `group`.
+        image_dir: the images of a table, relative to its folder; null: they are searched.
+        fold: the test split of a table with folds.
+        label_pattern: regular expression with a group `label`, see `recognition.by_name`.
     """
 
     root: str
+    columns: dict[str, str | list[str] | None] = field(default_factory=dict)
+    image_dir: str | None = None
+    fold: Annotated[int, Ge(0)] = 0
+    label_pattern: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_columns(self.columns)
 
     def read(self) -> tuple[dict[str, Samples], list[str]]:
-        root = Path(self.root).expanduser()
-        if not root.is_dir():
-            problem = "is not a folder" if root.exists() else "does not exist"
-            raise UserError(f"datamodule.root: {root} {problem}; give the folder that holds a folder for each class")
-        top = _unwrapped(root)
-        folders = _split_folders(top)
-        if "train" not in folders and "test" not in folders:
-            folders = {"train": top}
-        names = [name for name, _ in folders_in(folders.get("train") or folders["test"])]
-        if any(split_of(name) for name in names) and folders.get("train") == top:
-            fix = "name them train, val and test, or rename the class"
-            raise UserError(f"datamodule.root: {top} holds splits but no train; {fix}")
-        if len(names) < 2 and "train" in folders:
-            raise UserError(f"datamodule.root: {top} holds {len(names)} class folders; put each class into its own")
-        return {name: _scan(name, folder, names, root) for name, folder in folders.items()}, names
+        options = TableOptions(self.columns, self.image_dir, self.fold, skip_unlabelled=self.on_error == "skip")
+        listing = recognise(self.root, options, self.label_pattern, Path(self.cache_dir).expanduser())
+        self.layout = listing.describe()
+        return listing.splits()
 
 
-def _unwrapped(folder: Path) -> Path:
-    """The folder that holds more than a single folder of folders, as in archive/dataset/<class>."""
-    while True:
-        inside = folders_in(folder)
-        if len(inside) != 1 or split_of(inside[0][0]) or not folders_in(Path(inside[0][1])):
-            return folder
-        folder = Path(inside[0][1])
-
-
-def _split_folders(root: Path) -> dict[str, Path]:
-    """The folders of the splits. One without class folders is no split; what is not used beside splits is named.
-
-    Raises:
-        UserError: several folders are named like one split.
-    """
-    splits: dict[str, Path] = {}
-    others: list[str] = []
-    for name, path in folders_in(root):
-        split = split_of(name)
-        if split is None or not folders_in(Path(path)):
-            others.append(name)
-        elif split in splits:
-            raise UserError(f"{path}: is named like the split {splits[split].name}; rename or remove one of them")
-        else:
-            inside = folders_in(Path(path))
-            nested = len(inside) == 1 and split_of(inside[0][0]) == split  # seg_train/seg_train/<class>
-            splits[split] = Path(inside[0][1] if nested else path)
-    if "train" in splits and others:
-        checks.warn(f"{root}: not used beside the splits: {', '.join(others)}")
-    return splits
-
-
-def _scan(split: str, folder: Path, class_names: list[str], root: Path) -> Samples:
-    """The images of a split, sorted by path, labelled by the classes of the training split."""
-    paths: list[str] = []
-    labels: list[int] = []
-    folders = folders_in(folder)
-    if not folders:
-        raise UserError(f"{folder}: holds no class folder; put each class into its own folder, or remove it")
-    for name, class_folder in folders:
-        if name not in class_names:
-            hint = nearest(name, class_names)
-            raise UserError(f"{class_folder}: the training split has no class of that name; {hint}")
-        class_paths = sorted(images_below(class_folder))
-        if not class_paths and split == "train":
-            raise UserError(f"{class_folder}: contains no images; add some or remove the folder")
-        paths += class_paths
-        labels += [class_names.index(name)] * len(class_paths)
-    if not paths:
-        raise UserError(f"{folder}: contains no images; add some or remove the folder")
-    start = len(os.path.join(folder, ""))  # noqa: PTH118  # of `.` and `/` too
-    above = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
-    return Samples(paths, np.array(labels, np.int64), [above + path[start:] for path in paths])
+def _check_columns(columns: Mapping[str, str | list[str] | None]) -> None:
+    for role, name in columns.items():
+        if role not in NAMES:
+            raise UserError(f"datamodule.columns.{role}: no such key; {nearest(role, NAMES)}")
+        if isinstance(name, list) and role != "label":
+            raise UserError(f"datamodule.columns.{role}: {name} are several; give one")

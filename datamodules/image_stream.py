@@ -1,6 +1,5 @@
 """Images to predict: any number of files, decoded in batches on demand."""
 
-import csv
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -11,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from conf.errors import UserError, nearest
-from datamodules.storage.csv_table import header_and_rows
+from datamodules.layouts.folder import DiskFolder, is_image
+from datamodules.layouts.table_file import open_table
 from datamodules.storage.decode import ImageSpec, decode_all
-from datamodules.storage.image_files import images_below, is_image
 from datamodules.storage.worker_pool import Workers
 
 
@@ -26,7 +25,7 @@ def find(source: str) -> list[str]:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        files = sorted(images_below(str(path)))
+        files = sorted(item for name, item in DiskFolder(path).walk() if is_image(name))
     elif path.suffix.lower() in (".csv", ".tsv") and path.is_file():
         files = _listed(path)
     elif path.is_file():
@@ -39,16 +38,13 @@ def find(source: str) -> list[str]:
 
 
 def _listed(table: Path) -> list[str]:
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            header, rows = header_and_rows(file)
-            if "file" not in header:
-                raise UserError(f"input: {table} has no column 'file'; {nearest('file', header)}")
-            column = header.index("file")
-            files = [os.path.expanduser(row[column]) for row in rows if row]  # noqa: PTH111  # Path's fails for ~$a.png
-            return [str(table.parent / file) for file in files if file]
-    except (UnicodeDecodeError, csv.Error, IndexError) as error:
-        raise UserError(f"input: {table} is not a CSV table in UTF-8 ({error}); correct it") from error
+    with open_table(str(table), str(table)) as (header, rows):
+        names = [word.lower() for word in header]
+        if "file" not in names:
+            raise UserError(f"input: {table} has no column 'file'; {nearest('file', header)}")
+        cells = [row[names.index("file")] for _, row in rows if len(row) > names.index("file")]
+    files = [os.path.expanduser(cell) for cell in cells if cell]  # noqa: PTH111  # Path's fails for ~$a.png
+    return [str(table.parent / file) for file in files]
 
 
 class DecodedBatch(NamedTuple):

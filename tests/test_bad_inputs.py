@@ -74,7 +74,7 @@ class Malicious:
 ROWS: dict[str, tuple[Break, str, str, str]] = {
     # Data
     "no data": (nothing, "FIT datamodule.root=/not/there", "datamodule.root: /not/there does not exist", ""),
-    "a file as data": (nothing, "FIT datamodule.root=RUN/config.yaml", "datamodule.root: ", "is not a folder"),
+    "a file as data": (nothing, "FIT datamodule.root=RUN/config.yaml", "datamodule.root: ", "holds no labelled images"),
     "one class": (lambda p, r: shutil.rmtree(p / "light"), "FIT ROOT", "datamodule.root: ", "1 class folder"),
     "a class in Latin-1": (
         lambda p, r: (p / "dark").rename(p / os.fsdecode(b"caf\xe9")), "FIT ROOT", "class 'caf\\udce9': ", "rename it"

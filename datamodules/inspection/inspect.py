@@ -26,7 +26,7 @@ from datamodules.inspection.duplicates import (
 from datamodules.inspection.report import draw_sheet, print_report
 from datamodules.storage.cache import CachedImages
 from datamodules.storage.decode import ImageSpec, decode_all, digests
-from datamodules.storage.image_header import ImageHeader, read_headers
+from datamodules.storage.image_header import ImageHeader, content, read_headers
 from datamodules.storage.inputs import Inspected
 from datamodules.storage.memory import free_memory
 from datamodules.storage.worker_pool import Workers, chunks, cores, progress
@@ -53,7 +53,7 @@ def inspect(datamodule: DataModule, output: Path) -> None:
     """
     make_output(output)
     data = datamodule.inspected
-    report = _samples_report(datamodule, data)
+    report = {"layout": datamodule.layout} | _samples_report(datamodule, data)
     if isinstance(datamodule, ImageDataModule):
         report |= _files_report(datamodule, data)
     bad = data.loaded.bad
@@ -145,7 +145,7 @@ def _duplicates_report(datamodule: DataModule, data: Inspected) -> Report:
     describe = _describer(datamodule, data)
     exact = [rows[group].tolist() for group in group_equal(sample_digests)]
     report: Report = {
-        "exact": [describe(group) | {"byte_identical": _byte_identical(data, group)} for group in exact],
+        "exact": [describe(group) | {"byte_identical": _byte_identical(datamodule, data, group)} for group in exact],
         "near": None,  # not searched
         "near_search_complete": None,
     }
@@ -240,11 +240,11 @@ def _describer(datamodule: DataModule, data: Inspected) -> Callable[[list[int]],
     return describe
 
 
-def _byte_identical(data: Inspected, rows: list[int]) -> list[list[str]]:
+def _byte_identical(datamodule: DataModule, data: Inspected, rows: list[int]) -> list[list[str]]:
     """Names of files with the same bytes; none for samples in memory."""
     names: dict[bytes, list[str]] = {}
     for row in rows:
-        if isinstance(data.items[row], str):
-            content = hashlib.blake2b(Path(data.items[row]).read_bytes()).digest()
-            names.setdefault(content, []).append(data.files[row])
+        file = content(data.items[row]) if isinstance(datamodule, ImageDataModule) else None
+        if file is not None:
+            names.setdefault(hashlib.blake2b(file).digest(), []).append(data.files[row])
     return [group for group in names.values() if len(group) > 1]

@@ -28,6 +28,8 @@ STRIP_HEIGHT = TILE + HEADING + MARGIN
 def print_report(report: dict[str, Any], output: Path) -> None:
     """Prints counts, statistics, unreadable files and duplicates; at most ten rows of each."""
     console = Console()
+    if report["layout"]:
+        console.print(_text(report["layout"]), highlight=False)
     console.print(_samples_table(report))
     table = Table("", Column("", overflow="fold"), title="Statistics", title_justify="left", show_header=False)
     for name, value in _statistics(report):

@@ -26,6 +26,7 @@ from torch import Tensor
 from conf.errors import UserError
 from conf.files import file_lock, sync
 from datamodules.storage.decode import ImageSpec, decode_to, digests
+from datamodules.storage.stored_file import StoredFile
 from datamodules.storage.worker_pool import CHUNK, Workers, chunks, progress
 
 FILES = ("pixels.npy", "digests.npy", "store.json")
@@ -36,15 +37,17 @@ FAULT_AROUND = 64 * 1024
 MAX_RESIDENT = 64 * 2**20
 
 
-def fingerprint(paths: Sequence[str], options: Sequence[Any]) -> str:
+def fingerprint(items: Sequence[str | StoredFile], options: Sequence[Any]) -> str:
     """Name of a cache entry.
 
-    A hash of the paths, sizes, mtimes and ctimes of the files, of the options and of the decoder's version.
+    A hash of the paths, sizes, mtimes and ctimes of the files or of the archives that hold them, of the options and of
+    the decoder's version.
     """
     libraries = [features.version(name) for name in ("jpg", "libjpeg_turbo", "zlib", "webp")]
     decoder = (PIL.__version__, *libraries)
     digest = hashlib.blake2b(repr((1, decoder, *options)).encode(), digest_size=16)
-    for path in paths:
+    for item in items:
+        path = item if isinstance(item, str) else item.container
         try:
             status = os.stat(path)  # noqa: PTH116  # half the time of Path.stat for a million files
             stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)  # ctime cannot be set back
@@ -53,7 +56,8 @@ def fingerprint(paths: Sequence[str], options: Sequence[Any]) -> str:
         except ValueError:  # a null byte, which no file name contains
             stamp = (0, 0, 0)
         absolute = path if path[0] == "/" else os.path.abspath(path)  # noqa: PTH100
-        digest.update(f"{absolute}\0{stamp}\n".encode("utf-8", "surrogateescape"))
+        inside = "" if isinstance(item, str) else repr(item)
+        digest.update(f"{absolute}\0{inside}{stamp}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

@@ -24,7 +24,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from datamodules.storage.image_header import EXIF_ORIENTATION, READ_ERRORS, open_image, reason
+from datamodules.storage.image_header import EXIF_ORIENTATION, READ_ERRORS, Item, open_image, reason
+from datamodules.storage.stored_file import REMOTE, fetch
 
 Resize = Literal["pad", "crop", "stretch"]
 Interpolation = Literal["bilinear", "bicubic"]
@@ -49,7 +50,7 @@ class ImageSpec(NamedTuple):
     """With antialiasing"""
 
 
-def decode(item: str | Image.Image, spec: ImageSpec) -> np.ndarray | str:
+def decode(item: Item, spec: ImageSpec) -> np.ndarray | str:
     """The pixels (see `to_array`), or the reason why the file is unreadable."""
     try:
         with open_image(item, whole=True) as image:
@@ -71,7 +72,7 @@ class Decoded(NamedTuple):
     """Position of each unreadable image → the reason"""
 
 
-def decode_all(items: Sequence[str | Image.Image], spec: ImageSpec, latest: float = math.inf) -> Decoded:
+def decode_all(items: Sequence[Item], spec: ImageSpec, latest: float = math.inf) -> Decoded:
     """Decodes a batch of items.
 
     Args:
@@ -79,18 +80,24 @@ def decode_all(items: Sequence[str | Image.Image], spec: ImageSpec, latest: floa
     """
     pixels = np.zeros((len(items), spec.channels, *spec.size), np.uint8)
     bad = {}
-    for i, item in enumerate(items):
+    for i, item in enumerate(fetch(items)):
         decoded = decode(item, spec)
         if isinstance(decoded, str):
             bad[i] = decoded
-        elif isinstance(item, str) and latest < math.inf and Path(item).stat().st_mtime > latest:
+        elif latest < math.inf and _modified(item) > latest:
             bad[i] = "the file changed during the run"
         else:
             pixels[i] = decoded
     return Decoded(pixels, digests(pixels), bad)
 
 
-def decode_to(file: Path, spec: ImageSpec, task: tuple[int, Sequence[str | Image.Image]]) -> Decoded:
+def _modified(item: Item) -> float:
+    """Seconds since 1970 when the file, or the archive that holds it, was modified; 0 if that is unknown."""
+    path = item if isinstance(item, str) else getattr(item, "container", REMOTE)
+    return 0 if path.startswith(REMOTE) else Path(path).stat().st_mtime
+
+
+def decode_to(file: Path, spec: ImageSpec, task: tuple[int, Sequence[Item]]) -> Decoded:
     """`decode_all` that writes the pixels into a file.
 
     They need not be sent between processes then.

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from datamodules.storage.stored_file import StoredFile, fetch
+
 GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"}
 EXIF_ORIENTATION = 0x0112
 # The exceptions that Pillow raises for unreadable files.
@@ -34,7 +36,11 @@ class ImageHeader(NamedTuple):
     width: int
 
 
-def open_image(item: str | Image.Image, *, whole: bool = False) -> Image.Image:
+# An image: its path, a file inside an archive, or itself.
+Item = str | StoredFile | Image.Image
+
+
+def open_image(item: Item, *, whole: bool = False) -> Image.Image:
     """Opens an image file without decoding its pixels.
 
     Returns an image in memory unchanged.
@@ -44,6 +50,11 @@ def open_image(item: str | Image.Image, *, whole: bool = False) -> Image.Image:
     """
     if isinstance(item, Image.Image):
         return item
+    if not isinstance(item, str):
+        stored = item.read_bytes()
+        if not stored:
+            raise OSError("the file is empty")
+        return Image.open(BytesIO(stored))
     path = Path(item)
     size = path.stat().st_size
     if size == 0:
@@ -51,7 +62,14 @@ def open_image(item: str | Image.Image, *, whole: bool = False) -> Image.Image:
     return Image.open(BytesIO(path.read_bytes()) if whole and size <= MAX_PREREAD_BYTES else path)
 
 
-def read_header(item: str | Image.Image) -> ImageHeader | str:
+def content(item: Item) -> bytes | None:
+    """The bytes of an image file; None for an image in memory."""
+    if isinstance(item, Image.Image):
+        return None
+    return Path(item).read_bytes() if isinstance(item, str) else item.read_bytes()
+
+
+def read_header(item: Item) -> ImageHeader | str:
     """The header of an image, or the reason why it is unreadable."""
     try:
         with open_image(item) as image:
@@ -60,9 +78,9 @@ def read_header(item: str | Image.Image) -> ImageHeader | str:
         return reason(error)
 
 
-def read_headers(items: Sequence[str | Image.Image]) -> list[ImageHeader | str]:
+def read_headers(items: Sequence[Item]) -> list[ImageHeader | str]:
     """Reads the headers of a batch of items."""
-    return [read_header(item) for item in items]
+    return [read_header(item) for item in fetch(items)]
 
 
 def header_of(image: Image.Image) -> ImageHeader:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
 from typing import Any, TypeVar
 
+from PIL import Image
 from tqdm import tqdm
 
 from conf.errors import UserError
@@ -45,7 +46,7 @@ class Workers(AbstractContextManager["Workers"]):
     def __init__(self, num_workers: int | None, items: Sequence[Any], niceness: int = 0) -> None:
         if num_workers is None:
             num_workers = cores()
-        use_processes = len(items) >= MIN_FILES_FOR_PROCESSES and isinstance(items[0], str)
+        use_processes = len(items) >= MIN_FILES_FOR_PROCESSES and not isinstance(items[0], Image.Image)
         self.count = max(1, num_workers) if use_processes else 1
         self._niceness = niceness
         self._pool: Executor | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules import image_folder
+import datamodules.layouts.folder as folders
 from tests.conftest import ROOT
 from tests.samples import error_of, module_of, numbered, put, read
 
@@ -36,10 +36,8 @@ def test_files_are_named_relative_to_the_root(
 
 @pytest.mark.parametrize("split", ["", "train/"])
 def test_files_are_named_relative_to_the_filesystem_root(monkeypatch: pytest.MonkeyPatch, split: str) -> None:
-    monkeypatch.setattr(image_folder, "folders_in", lambda folder: [("ant", f"/{split}ant")])
-    monkeypatch.setattr(image_folder, "images_below", lambda folder: [f"{folder}/a.png"])
-    samples = image_folder._scan("train", Path(f"/{split}"), ["ant"], Path("/"))
-    assert samples.files == [f"{split}ant/a.png"]
+    monkeypatch.setattr(folders, "_files_below", lambda path, *_: [f"{path}{split}ant/a.png"])
+    assert list(folders.DiskFolder("/").walk()) == [(f"{split}ant/a.png", f"/{split}ant/a.png")]
 
 
 def test_labels_are_positions_in_the_class_names(tmp_path: Path) -> None:
@@ -136,11 +134,10 @@ def test_missing_root_is_rejected(tmp_path: Path) -> None:
 
 def test_file_as_root_is_rejected(tmp_path: Path) -> None:
     put(tmp_path, "a.png")
-    assert error_of(tmp_path / "a.png").startswith(f"datamodule.root: {tmp_path / 'a.png'} is not a folder; ")
+    assert error_of(tmp_path / "a.png").startswith(f"datamodule.root: {tmp_path / 'a.png'} holds no labelled images")
 
 
 def test_root_without_classes_is_rejected(tmp_path: Path) -> None:
-    put(tmp_path, *numbered(3))
     assert error_of(tmp_path).startswith(f"datamodule.root: {tmp_path} holds 0 class folders; ")
 
 
@@ -229,7 +226,7 @@ def test_common_formats_are_tried_first() -> None:
 import sys
 from types import SimpleNamespace
 sys.modules["datamodules.image_datamodule"] = SimpleNamespace(ImageDataModule=object)
-from datamodules.storage.image_files import is_image
+from datamodules.layouts.folder import is_image
 from PIL import Image
 assert "torch" not in sys.modules and not Image.ID
 assert is_image("a.png")

@@ -227,7 +227,7 @@ ROWS: dict[str, tuple[Make, Check]] = {
     "no_root": (lambda root: root.rename(root.parent / "moved"), refused("datamodule.root: {root} does not exist")),
     "file_as_root": (
         lambda root: (root.rename(root.parent / "moved"), root.write_bytes(b"x")),
-        refused("datamodule.root: {root} is not a folder"),
+        refused("datamodule.root: {root} holds no labelled images"),
     ),
     "no_classes": (no_classes, refused("datamodule.root: {root} holds 0 class folders")),
     "one_class": (

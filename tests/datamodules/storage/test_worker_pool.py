@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from conf.errors import UserError
 from datamodules.storage import worker_pool
@@ -30,7 +31,7 @@ def test_results_have_the_order_of_the_tasks(count: int) -> None:
 
 def test_few_items_and_items_in_memory_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: pytest.fail("a process was started"))
-    for items in (["x"] * 10, [object()] * len(MANY)):
+    for items in (["x"] * 10, [Image.new("L", (1, 1))] * len(MANY)):
         with Workers(4, items) as pool:
             assert next(pool.map(work.square, [3]))[0] == 9
 

@@ -1,0 +1,1 @@
+"""How images and their labels are laid out: folders, tables, lists, archives and shards."""

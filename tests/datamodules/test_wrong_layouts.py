@@ -1,0 +1,186 @@
+"""Images in a layout that may be misread are refused in one line; nothing outside of an archive is read."""
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conf.errors import UserError
+from tests.datamodules.layout_files import make, pack
+from tests.samples import module_of
+
+NUMBERS = "id,label\n" + "\n".join(f"{i},{i}.5" for i in range(30))
+# Folders of two images, texts by file name, settings and the error.
+MISTAKES: dict[str, tuple[str, dict[str, str | bytes], dict[str, Any], str]] = {
+    "a split among classes": ("{bus,train}", {}, {}, "datamodule.root: ROOT holds splits but no train; name them"),
+    "splits of images": ("{train,test}", {}, {}, "datamodule.root: ROOT holds splits but no train; name them"),
+    "Validation alone": ("{ant,Validation}/deep", {}, {}, "datamodule.root: ROOT holds splits but no train; name"),
+    "two training splits": ("{train,training}/{ant,bee}", {}, {}, "ROOT/training: is named like the split train; "),
+    "images without labels": ("", {"0.png": "", "1.png": ""}, {}, "datamodule.root: ROOT holds images but no labels; "),
+    "two labels": (
+        "x",
+        {"t.csv": "id,label,target\n0,a,b\n"},
+        {"root": "t.csv"},
+        "ROOT/t.csv: row 1: label and target may each be the label; choose by datamodule.columns.label=label",
+    ),
+    "two paths": (
+        "x",
+        {"t.csv": "id,image_id,label\n0,a,b\n"},
+        {"root": "t.csv"},
+        "ROOT/t.csv: row 1: id and image_id may each be the path; ",
+    ),
+    "no label": (
+        "x",
+        {"t.csv": "id,age,sex\n0,3,m\n"},
+        {"root": "t.csv"},
+        "ROOT/t.csv: row 1: there is no column 'label'; choose from age, sex: datamodule.columns.label=…",
+    ),
+    "no such column": (
+        "x",
+        {"t.csv": "id,dx\n0,a\n"},
+        {"root": "t.csv", "columns": {"label": "dy"}},
+        "datamodule.columns.label: ROOT/t.csv has no column 'dy'; choose from dx, id",
+    ),
+    "no such key": (
+        "x",
+        {},
+        {"columns": {"labels": "dy"}},
+        "datamodule.columns.labels: no such key; did you mean 'label'?",
+    ),
+    "two one-hot columns": (
+        "x",
+        {"t.csv": "id,A,B\n0,1,0\n1,1,1\n"},
+        {"root": "t.csv"},
+        "ROOT/t.csv: row 3: 2 of the 2 label columns are not 0, but",
+    ),
+    "measurements": (
+        "x",
+        {"t.csv": NUMBERS},
+        {"root": "t.csv"},
+        "datamodule.columns.label: 30 different numbers look like measurements; ",
+    ),
+    "labels in a cell": (
+        "x",
+        {"t.csv": "id,label\n0,cat\n1,dog\n2,cat|dog\n"},
+        {"root": "t.csv"},
+        "datamodule.columns.label: 'cat|dog' looks like 2 labels, but",
+    ),
+    "unlabelled rows": (
+        "x",
+        {"t.csv": "id,label\n0,\n1,a\n2,\n"},
+        {"root": "t.csv"},
+        "ROOT/t.csv: rows 2, 4: label is empty; fill it, remove",
+    ),
+    "several tables": (
+        "x",
+        {"a.csv": "id,label\n0,a\n", "b.csv": "id,label\n0,b\n"},
+        {},
+        "datamodule.root: ROOT holds several tables: a.csv, b.csv; give one",
+    ),
+    "two images of a name": (
+        "{x,y}",
+        {"t.csv": "id,label\n0,a\n"},
+        {"root": "t.csv"},
+        "ROOT/t.csv: row 2: '0' may be x/0.png or y/0.png; choose by datamodule.image_dir=x",
+    ),
+    "other labels": (
+        "{part_1,part_2}",
+        {"t.csv": "id,label\npart_1/0,a\n"},
+        {},
+        "datamodule.root: ROOT holds class folders and t.csv with other labels; ",
+    ),
+    "compressed": (
+        "x",
+        {"a.tar.gz": "x"},
+        {"root": "a.tar.gz"},
+        "datamodule.root: ROOT/a.tar.gz is compressed as a whole; unpack it",
+    ),
+    "a damaged zip": ("x", {"a.zip": "PK"}, {"root": "a.zip"}, "datamodule.root: ROOT/a.zip: cannot be read ("),
+    "a damaged tar": ("x", {"a.tar": "x" * 2000}, {"root": "a.tar"}, "datamodule.root: ROOT/a.tar: cannot be read ("),
+    "a spreadsheet": (
+        "x",
+        {"a.xlsx": "x"},
+        {"root": "a.xlsx"},
+        "datamodule.root: ROOT/a.xlsx holds no labelled images that",
+    ),
+    "no group": ("x", {}, {"label_pattern": "[a-z]+"}, "datamodule.label_pattern: has no group named label; "),
+    "no expression": (
+        "x",
+        {},
+        {"label_pattern": "(?P<label"},
+        "datamodule.label_pattern: missing >, unterminated name",
+    ),
+    "no match": (
+        "x",
+        {},
+        {"label_pattern": "(?P<label>dog)"},
+        "datamodule.label_pattern: matches none of 2 images, such as x/0.png; ",
+    ),
+    "no square": (
+        "",
+        {"t.csv": "label,pixel1,pixel2\na,1,2\n"},
+        {"root": "t.csv"},
+        "ROOT/t.csv: row 2: 2 pixels are not a square image",
+    ),
+    "a large pixel": (
+        "",
+        {"t.csv": "label,pixel1,pixel2,pixel3,pixel4\na,1,2,3,256\n"},
+        {"root": "t.csv"},
+        "ROOT/t.csv: row 2: a pixel is not an integer from 0 to 255",
+    ),
+    "no folder of images": (
+        "x",
+        {"t.csv": "path,label\n0.png,ant\n"},
+        {"root": "t.csv", "image_dir": "y"},
+        "datamodule.image_dir: ROOT/y is not a folder; ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake_is_answered_in_one_line(tmp_path: Path, name: str) -> None:
+    folders, texts, settings, line = MISTAKES[name]
+    make(tmp_path, folders, texts)
+    with pytest.raises(UserError) as caught:
+        module_of(tmp_path / settings.get("root", ""), **{k: v for k, v in settings.items() if k != "root"}).setup()
+    assert str(caught.value).startswith(line.replace("ROOT", str(tmp_path))) and "\n" not in str(caught.value)
+
+
+def zip_of(path: Path, name: str, size: int = 3) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, b"x" * size)
+    return path
+
+
+@pytest.mark.parametrize("name", ["../../evil.png", "/etc/evil.png", "a/..\\evil.png"])
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+def test_member_outside_of_the_archive_is_refused(tmp_path: Path, name: str, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".zip":
+        zip_of(path, name)
+    else:
+        with tarfile.open(path, "w") as archive:
+            member = tarfile.TarInfo(name)
+            member.size = 3
+            archive.addfile(member, io.BytesIO(b"xyz"))
+    with pytest.raises(UserError, match="is outside of the archive; a sound archive has none"):
+        module_of(path).read()
+
+
+def test_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datamodules.layouts.archive.MAX_MEMBER_BYTES", 10**6)
+    with pytest.raises(UserError, match=r"the member 'ant/0\.png' has "):
+        module_of(zip_of(tmp_path / "a.zip", "ant/0.png", 10**6 + 1)).read()
+
+
+def test_flipped_bit_in_an_archive_is_named(tmp_path: Path) -> None:
+    make(tmp_path / "data", "{ant,bee}", {})
+    archive = pack(tmp_path / "data", ".zip")
+    content = bytearray(archive.read_bytes())
+    content[30 + len("ant/0.png") + 9] ^= 1  # after the member's header
+    archive.write_bytes(content)
+    with pytest.raises(UserError, match=r"^ant/0.png \(corrupt in the archive \(.*\)\): 1 sample cannot be read; "):
+        module_of(archive).setup()
