@@ -95,7 +95,7 @@ def predict(cfg: DictConfig) -> None:
     from lit_modules.inference.predictor import best_predictor
 
     saved_config.check_unchanged(Path(cfg.run_dir), cfg)
-    files, output = find(cfg.input), Path(cfg.output)
+    (files, items), output = find(cfg.input), Path(cfg.output)
     source = Path(cfg.input).expanduser().resolve()
     if source.is_dir() and output.resolve().is_relative_to(source):
         raise UserError(f"output: {output} is in the input folder {source}; choose another")
@@ -106,7 +106,7 @@ def predict(cfg: DictConfig) -> None:
     device, data = device_of(cfg.trainer), cfg.datamodule
     channels, height, width = input_shape
     spec = ImageSpec(channels, (height, width), data.resize, data.jpeg_draft, data.get("interpolation") or "bilinear")
-    batches = read_in_batches(files, spec, data.batch_size, data.num_workers, device.type)
+    batches = read_in_batches(files, items, spec, data.batch_size, data.num_workers, device.type)
     with torch.inference_mode(), autocast(device, cfg.trainer.precision):
         unreadable = predict(predictor.to(device), batches, len(files), class_names, cfg.tta.name == "flip", output)
     print(f"{len(files) - unreadable} predictions → {output}")

@@ -4,45 +4,57 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from glob import glob
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from conf.errors import UserError, nearest
-from datamodules.layouts.folder import DiskFolder, is_image
+from datamodules.layouts import archive
+from datamodules.layouts.columns import positions_of
+from datamodules.layouts.folder import DiskFolder, Item, is_image
 from datamodules.layouts.table_file import open_table
 from datamodules.storage.decode import ImageSpec, decode_all
 from datamodules.storage.worker_pool import Workers
 
 
-def find(source: str) -> list[str]:
-    """The image files of a source: a file, all images below a folder, the column `file` of a CSV table (relative to the
-    table's folder), or the matches of a glob, sorted.
+def find(source: str) -> tuple[list[str], list[Item]]:
+    """The images of a source and their names: a file, all images below a folder or in an archive, a table's column of
+    paths (relative to its folder), or the matches of a glob, sorted.
 
     Raises:
         UserError: there are none.
     """
     path = Path(source).expanduser()
+    suffix = path.suffix.lower()
+    items: list[Item]
     if path.is_dir():
-        files = sorted(item for name, item in DiskFolder(path).walk() if is_image(name))
-    elif path.suffix.lower() in (".csv", ".tsv") and path.is_file():
-        files = _listed(path)
+        items = sorted(item for name, item in DiskFolder(path).walk() if is_image(name))
+    elif suffix in archive.SUFFIXES and path.is_file():
+        members = sorted((name, item) for name, item in archive.open_archive(str(path)).walk() if is_image(name))
+        if members:
+            return [f"{path}/{name}" for name, _ in members], [item for _, item in members]
+        items = []
+    elif suffix in (".csv", ".tsv", ".jsonl") and path.is_file():
+        items = _listed(path)
     elif path.is_file():
-        files = [str(path)]
+        items = [str(path)]
     else:
-        files = [file for file in sorted(glob(str(path), recursive=True)) if is_image(file)]  # noqa: PTH207
-    if not files:
-        raise UserError(f"input: {source} matches no images; give a file, a folder, a table of files, or a glob")
-    return files
+        items = [file for file in sorted(glob(str(path), recursive=True)) if is_image(file)]  # noqa: PTH207
+    if not items:
+        fix = "give a file, a folder, an archive, a table of files, or a glob"
+        raise UserError(f"input: {source} matches no images; {fix}")
+    return items, items
 
 
-def _listed(table: Path) -> list[str]:
+def _listed(table: Path) -> list[Item]:
     with open_table(str(table), str(table)) as (header, rows):
-        names = [word.lower() for word in header]
-        if "file" not in names:
-            raise UserError(f"input: {table} has no column 'file'; {nearest('file', header)}")
-        cells = [row[names.index("file")] for _, row in rows if len(row) > names.index("file")]
+        first = next(rows, (0, [""] * len(header)))
+        column = positions_of(str(table), [word.lower() for word in header], first[1], "path")
+        if not column:
+            raise UserError(f"input: {table} has no column of files; name it file; {nearest('file', header)}")
+        cells = [row[column[0]] for _, row in chain([first], rows) if len(row) > column[0]]
     files = [os.path.expanduser(cell) for cell in cells if cell]  # noqa: PTH111  # Path's fails for ~$a.png
     return [str(table.parent / file) for file in files]
 
@@ -59,11 +71,17 @@ class DecodedBatch(NamedTuple):
 
 
 def read_in_batches(
-    files: Sequence[str], spec: ImageSpec, batch_size: int, num_workers: int | None, device: str
+    files: Sequence[str],
+    items: Sequence[Item],
+    spec: ImageSpec,
+    batch_size: int,
+    num_workers: int | None,
+    device: str,
 ) -> Iterator[DecodedBatch]:
-    """Decodes the files in order, holding at most three batches per process.
+    """Decodes images in order, holding at most three batches per process.
 
     Args:
+        files: a name for each of `items`.
         num_workers: see `Workers`.
         device: of the network: for `cpu`, decoding runs at low priority.
 
@@ -72,14 +90,19 @@ def read_in_batches(
     """
     if batch_size < 1:
         raise UserError(f"datamodule.batch_size: must be 1 or more, not {batch_size}; try 64")
-    workers = Workers(num_workers, files, niceness=19 if device == "cpu" else 0)
-    return _decoded(files, spec, batch_size, workers)
+    workers = Workers(num_workers, items, niceness=19 if device == "cpu" else 0)
+    return _decoded(files, items, spec, batch_size, workers)
 
 
-def _decoded(files: Sequence[str], spec: ImageSpec, batch_size: int, workers: Workers) -> Iterator[DecodedBatch]:
-    batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
+def _decoded(
+    files: Sequence[str], items: Sequence[Item], spec: ImageSpec, batch_size: int, workers: Workers
+) -> Iterator[DecodedBatch]:
+    starts = range(0, len(items), batch_size)
+    batches = [items[start : start + batch_size] for start in starts]
     with workers:
-        for batch, decoded in zip(batches, workers.map(partial(decode_all, spec=spec), batches), strict=True):
-            readable = [i for i in range(len(batch)) if i not in decoded.bad]
-            problems = [(batch[i], reason) for i, reason in decoded.bad.items()]
-            yield DecodedBatch([batch[i] for i in readable], decoded.pixels[readable], problems)
+        decoded_batches = workers.map(partial(decode_all, spec=spec), batches)
+        for start, decoded in zip(starts, decoded_batches, strict=True):
+            names = files[start : start + batch_size]
+            readable = [i for i in range(len(names)) if i not in decoded.bad]
+            problems = [(names[i], reason) for i, reason in decoded.bad.items()]
+            yield DecodedBatch([names[i] for i in readable], decoded.pixels[readable], problems)

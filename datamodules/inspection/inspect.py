@@ -53,7 +53,7 @@ def inspect(datamodule: DataModule, output: Path) -> None:
     """
     make_output(output)
     data = datamodule.inspected
-    report = {"layout": datamodule.layout} | _samples_report(datamodule, data)
+    report: Report = {"layout": datamodule.layout} | _samples_report(datamodule, data)
     if isinstance(datamodule, ImageDataModule):
         report |= _files_report(datamodule, data)
     bad = data.loaded.bad

@@ -63,6 +63,10 @@ def tar_members(path: str, file: IO[bytes]) -> Iterator[tuple[str, Item]]:
             _check_member(path, name, member.size)
             yield name, ByteRange(path, member.offset_data, member.size)
             archive.members = []  # type: ignore[attr-defined]  # else memory grows with each member
+        # tarfile takes a corrupt header, or the end of the file, for the end of the archive.
+        file.seek(archive.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("the end is missing")
 
 
 def _check_member(path: str, name: str, size: int) -> None:

@@ -52,11 +52,12 @@ def choose_columns(where: str, header: Sequence[str], first: Sequence[str], chos
         UserError: a column is missing, or several may be meant.
     """
     header = [word.lower() for word in header]
+    first = [*first, *[""] * (len(header) - len(first))]
     for word in header:
         if word and header.count(word) > 1:
             raise UserError(f"{where}: row 1: column '{word}' is listed twice; remove one")
     pixels = [i for i, word in enumerate(header) if PIXELS.fullmatch(word)]
-    positions = {role: _positions(where, header, first, role, chosen.get(role)) for role in NAMES}
+    positions = {role: positions_of(where, header, first, role, chosen.get(role)) for role in NAMES}
     used = {i for role in NAMES for i in positions[role]} | set(pixels)
     others = [i for i, word in enumerate(header) if word and i not in used]
     if pixels:
@@ -72,10 +73,17 @@ def choose_columns(where: str, header: Sequence[str], first: Sequence[str], chos
     return Columns(one["path"], pixels, positions["label"], one["split"], one["fold"], one["group"])
 
 
-def _positions(
-    where: str, header: Sequence[str], first: Sequence[str], role: str, names: str | list[str] | None
+def positions_of(
+    where: str, header: Sequence[str], first: Sequence[str], role: str, names: str | list[str] | None = None
 ) -> list[int]:
-    """Of the columns of a role: the chosen ones, else the one of a usual name."""
+    """Of the columns of a role: the chosen ones, else the one of a usual name.
+
+    Args:
+        header: in lower case.
+
+    Raises:
+        UserError: a chosen one is missing, or several may be meant.
+    """
     wanted = [names] if isinstance(names, str) else names or []
     for name in wanted:
         if name.strip().lower() not in header:

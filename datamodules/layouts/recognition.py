@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from conf.errors import UserError
 from datamodules.layouts import archive, object_store, parquet
 from datamodules.layouts.class_folders import class_folders, split_folders, unwrapped
-from datamodules.layouts.folder import DiskFolder, Folder, StoredFolder, is_image
+from datamodules.layouts.folder import DiskFolder, Folder, Item, StoredFolder, is_image
 from datamodules.layouts.listing import Listing, shorten
 from datamodules.layouts.shards import is_shard, read_shards
 from datamodules.layouts.table_file import SUFFIXES as TABLES
@@ -58,10 +58,10 @@ def _in_folder(root: Folder, options: TableOptions, label_pattern: str | None, c
     rows = _files_near(folder, parquet.SUFFIXES)
     if rows:
         return parquet.read_parquet(rows, options.columns)
-    archives = {name: item for name, item in folder.files.items() if PurePath(name).suffix.lower() in archive.SUFFIXES}
+    archives = _archives(folder)
     has_classes = _has_class_folders(folder)
     if archives and not has_classes and not any(map(is_image, folder.files)):
-        opened = [object_store.open_archive(item, cache_dir) for item in archives.values()]
+        opened = object_store.open_archives(archives, cache_dir)
         if any(map(is_shard, opened)):
             return read_shards(opened, options.columns)
         folder = _merged(folder, opened)
@@ -117,6 +117,17 @@ def _files_near(folder: Folder, suffixes: Sequence[str]) -> list[str]:
     """Files of these suffixes in a folder on disk and one level below."""
     folders = [folder, *folder.folders] if isinstance(folder, DiskFolder) else []
     return [item for near in folders for name, item in near.files.items() if PurePath(name).suffix.lower() in suffixes]
+
+
+def _archives(folder: Folder) -> list[Item]:
+    """Those in a folder, or if there are none, in its folders of splits."""
+    of_splits = [inner for inner in folder.folders if split_of(inner.name)]
+    for near in ([folder], of_splits):
+        files = [(name, item) for inner in near for name, item in inner.files.items()]
+        archives = [item for name, item in files if PurePath(name).suffix.lower() in archive.SUFFIXES]
+        if archives:
+            return archives
+    return []
 
 
 def _has_class_folders(folder: Folder) -> bool:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 from conf.errors import UserError, first_line
 
 REMOTE = "s3://"
+# Requests to a store at a time, of each process; botocore's own limit is 10.
+MAX_CONNECTIONS = 64
 
 
 class StoredFile(Protocol):
@@ -26,13 +28,23 @@ class StoredFile(Protocol):
 
 
 class ByteRange(NamedTuple):
-    """Bytes of a file, such as a member of a tar archive; of a remote one, see `fetch`."""
+    """Bytes of a file, such as a member of a tar archive, or of an object in a store."""
 
     container: str
     start: int
     size: int
+    version: str = ""
+    """Of the object, so that another version is not taken for it in the cache"""
 
     def read_bytes(self) -> bytes:
+        """
+        Raises:
+            OSError: it cannot be read.
+            UserError: the store does not answer, see `fetch`.
+        """
+        if self.container.startswith(REMOTE):
+            content: bytes = fetch([self])[0].content
+            return content
         with open(self.container, "rb") as file:
             file.seek(self.start)
             content = file.read(self.size)
@@ -82,6 +94,8 @@ def _zip_file(path: str) -> zipfile.ZipFile:
 def object_store() -> Any:
     """The client of an S3-compatible store, set up by AWS's usual variables, such as AWS_ENDPOINT_URL.
 
+    It repeats a request that failed on the way or was refused as one too many, up to 5 times over some seconds.
+
     Raises:
         UserError: it is not installed.
     """
@@ -89,7 +103,9 @@ def object_store() -> Any:
         from s3fs import S3FileSystem
     except ModuleNotFoundError as error:
         raise UserError('datamodule.root: s3fs is not installed; pip install -e ".[formats]"') from error
-    return S3FileSystem()
+    connections = {"max_pool_connections": MAX_CONNECTIONS}
+    # Neither the client nor its listings outlive this process's use of them.
+    return S3FileSystem(config_kwargs=connections, use_listings_cache=False, skip_instance_cache=True)
 
 
 @contextmanager
@@ -99,24 +115,42 @@ def store_errors(url: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, BotoCoreError, ClientError) as error:
-        problem = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(f"{url}: {problem}; check its name, the network and the credentials") from error
+    except (OSError, ValueError, BotoCoreError, ClientError) as error:
+        raise UserError(f"{url}: {_problem_and_fix(error)}") from error
+
+
+def _problem_and_fix(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "is not in the store; check its name, or restore it and resume by run=…"
+    problem = first_line(error)
+    if isinstance(error, PermissionError) or "credentials" in problem:
+        return f"access is denied ({problem}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, then resume by run=…"
+    fix = "check AWS_ENDPOINT_URL and the network, then resume by run=…"
+    return f"cannot be read ({type(error).__name__}: {problem}); {fix}"
 
 
 def fetch(items: Sequence[Any]) -> Sequence[Any]:
     """Reads all remote files of a batch at once, because each request takes long; leaves others unchanged.
 
     Raises:
-        UserError: the store does not answer, or lacks a file.
+        UserError: the store does not answer, or an object was removed or cut short.
     """
     remote = [item for item in items if isinstance(item, ByteRange) and item.container.startswith(REMOTE)]
+    remote = list(dict.fromkeys(remote))
     if not remote:
         return items
-    urls = [item.container for item in remote]
-    starts = [item.start for item in remote]
-    ends = [item.start + item.size for item in remote]
-    with store_errors(urls[0]):
-        contents = object_store().cat_ranges(urls, starts, ends, on_error="raise")
-    read = dict(zip(remote, contents, strict=True))
-    return [Content(item.container, read[item]) if item in read else item for item in items]
+    filled = [item for item in remote if item.size]  # a request of no bytes would return all of them
+    urls = [item.container for item in filled]
+    starts = [item.start for item in filled]
+    ends = [item.start + item.size for item in filled]
+    with store_errors(remote[0].container):
+        answers = object_store().cat_ranges(urls, starts, ends, on_error="return") if filled else []
+    read: dict[ByteRange, Content] = {item: Content(item.container, b"") for item in remote}
+    for item, answer in zip(filled, answers, strict=True):
+        with store_errors(item.container):
+            if isinstance(answer, Exception):
+                raise answer
+        if len(answer) != item.size:
+            raise UserError(f"{item.container}: changed since it was listed; restore it, then resume by run=…")
+        read[item] = Content(item.container, answer)
+    return [read.get(item, item) if isinstance(item, ByteRange) else item for item in items]

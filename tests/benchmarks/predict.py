@@ -42,13 +42,13 @@ def main() -> None:
     device = trainer.strategy.root_device
     predictor = Predictor(module.normalize, module.net, 1.0).to(device)
     channels, *size = module.input_shape
-    files = find(str(options.images))
+    files, items = find(str(options.images))
     spec = ImageSpec(channels, tuple(size), cfg.datamodule.resize, cfg.datamodule.jpeg_draft)
     settings = spec, cfg.datamodule.batch_size, cfg.datamodule.num_workers
-    decoded = list(read_in_batches(files, *settings, "none"))
+    decoded = list(read_in_batches(files, items, *settings, "none"))
 
     def read() -> None:
-        for _ in read_in_batches(files, *settings, "none"):
+        for _ in read_in_batches(files, items, *settings, "none"):
             pass
 
     def compute() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
                 predictor(torch.from_numpy(batch.inputs).to(device)).cpu()
 
     def both() -> None:
-        batches = read_in_batches(files, *settings, device.type)
+        batches = read_in_batches(files, items, *settings, device.type)
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
             predict(predictor, batches, len(files), module.class_names, False, Path(folder) / "out")
 

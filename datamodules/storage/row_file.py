@@ -1,0 +1,126 @@
+"""Parquet and Arrow files of rows with images, read in place. Imports pyarrow only when one is read."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from conf.errors import UserError, first_line
+
+SUFFIXES = (".parquet", ".arrow")
+# Bytes of the images in a row group; two groups are held at a time. Hugging Face writes 100 rows.
+MAX_GROUP_BYTES = 2**30
+MAX_OPEN_FILES = 256
+ARROW_FILE = b"ARROW1"  # the first bytes of an Arrow file that is no stream
+
+
+class Cell(NamedTuple):
+    """The image in a row of a file."""
+
+    container: str
+    column: str
+    group: int
+    """The row group; 0 in an Arrow file"""
+    row: int
+    """In its row group"""
+
+    def read_bytes(self) -> bytes:
+        arrow = pyarrow()
+        try:
+            value = _images(self.container, self.column, self.group)[self.row].as_py()
+        except (arrow.ArrowException, IndexError, KeyError) as error:
+            raise OSError(f"its row cannot be read ({first_line(error)})") from error
+        content = value["bytes"] if isinstance(value, dict) else value
+        if content is None:
+            raise OSError("the row holds no image; a path alone is not followed")
+        return bytes(content)
+
+
+def pyarrow() -> Any:
+    """The module.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import pyarrow as arrow
+    except ModuleNotFoundError as error:
+        raise UserError('datamodule.root: pyarrow is not installed; pip install -e ".[formats]"') from error
+    return arrow
+
+
+@contextmanager
+def readable(file: str) -> Iterator[None]:
+    """Raises UserError for what pyarrow cannot read."""
+    arrow = pyarrow()
+    try:
+        yield
+    except (OSError, arrow.ArrowException) as error:
+        raise UserError(f"{file}: cannot be read ({first_line(error)}); is it complete?") from error
+
+
+def schema(file: str) -> Any:
+    """The pyarrow.Schema."""
+    opened = _open(file)
+    return opened.schema_arrow if file.endswith(".parquet") else opened.schema
+
+
+def group_count(file: str) -> int:
+    """Number of row groups."""
+    return _open(file).num_row_groups if file.endswith(".parquet") else 1
+
+
+def values(file: str, column: str, group: int) -> list[Any]:
+    """A column of a row group."""
+    opened = _open(file)
+    table = opened.read_row_group(group, [column]) if file.endswith(".parquet") else opened
+    return _checked(table[column]).to_pylist()
+
+
+def check_size(file: str, column: str) -> None:
+    """Raises UserError for a column of images that does not fit into the memory."""
+    if not file.endswith(".parquet"):
+        return  # mapped into memory
+    metadata = _open(file).metadata
+    for group in range(metadata.num_row_groups):
+        chunks = [metadata.row_group(group).column(i) for i in range(metadata.num_columns)]
+        own = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] == column]
+        size = sum(chunk.total_uncompressed_size for chunk in own)
+        if size > MAX_GROUP_BYTES:
+            raise UserError(f"{file}: row group {group} has {size / 2**30:.1f} GiB; write it with row_group_size=100")
+
+
+@lru_cache(MAX_OPEN_FILES)
+def _open(file: str) -> Any:
+    """A ParquetFile, or the memory-mapped table of an Arrow file."""
+    arrow = pyarrow()
+    if file.endswith(".parquet"):
+        from pyarrow.parquet import ParquetFile
+
+        return ParquetFile(file, memory_map=True)
+    mapped = arrow.memory_map(file)
+    is_stream = mapped.read(len(ARROW_FILE)) != ARROW_FILE
+    mapped.seek(0)
+    return (arrow.ipc.open_stream(mapped) if is_stream else arrow.ipc.open_file(mapped)).read_all()
+
+
+def _images(file: str, column: str, group: int) -> Any:
+    return _parquet_images(file, column, group) if file.endswith(".parquet") else _arrow_images(file, column)
+
+
+@lru_cache(2)
+def _parquet_images(file: str, column: str, group: int) -> Any:
+    opened = _open(file)
+    is_struct = pyarrow().types.is_struct(opened.schema_arrow.field(column).type)
+    return opened.read_row_group(group, [f"{column}.bytes" if is_struct else column])[column]
+
+
+@lru_cache(MAX_OPEN_FILES)
+def _arrow_images(file: str, column: str) -> Any:
+    return _checked(_open(file)[column])
+
+
+def _checked(column: Any) -> Any:
+    """Offsets in a corrupt Arrow file may point anywhere in memory."""
+    column.validate(full=True)
+    return column
