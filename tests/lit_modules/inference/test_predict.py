@@ -76,9 +76,7 @@ def test_every_image_gets_its_probabilities(run: Callable[..., Path], trained_ru
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "archive", "table", "tabs", "glob"])
-def test_images_are_named_in_several_ways(
-    run: Callable[..., Path], trained_run: Path, tmp_path: Path, kind: str
-) -> None:
+def test_images_are_named_in_six_ways(run: Callable[..., Path], trained_run: Path, tmp_path: Path, kind: str) -> None:
     write_images(tmp_path / "new", 3, level=200)
     (tmp_path / "new" / "notes.txt").write_text("no image")
     (tmp_path / "new" / "list.csv").write_text("id,file\n1,002.png\n2,000.png\n")
@@ -240,7 +238,7 @@ def test_processes_leave_the_cores_to_a_network_that_needs_them(
     monkeypatch.setattr(
         "datamodules.image_stream.Workers", lambda *_, niceness: started.append(niceness) or nullcontext()
     )
-    read_in_batches([], ImageSpec(3, (7, 9), "pad", True), 4, 2, device)
+    read_in_batches([], [], ImageSpec(3, (7, 9), "pad", True), 4, 2, device)
     assert started == [niceness]
 
 
