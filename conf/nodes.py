@@ -26,6 +26,34 @@ PACKAGES = (
     "torchvision.models.",
     "torchvision.transforms.",
 )
+# What each place takes: a class of this kind, or a function whose return annotation is one. Other classes and functions
+# of an allowed package may write files.
+KINDS = {
+    "callbacks.*": "pytorch_lightning.callbacks.callback.Callback",
+    "datamodule": "pytorch_lightning.core.datamodule.LightningDataModule",
+    "lit_module": "pytorch_lightning.core.module.LightningModule",
+    "lit_module.loss": "torch.nn.modules.module.Module",
+    "lit_module.net": "torch.nn.modules.module.Module",
+    "lit_module.optimizer": "torch.optim.optimizer.Optimizer",
+    "lit_module.scheduler": "torch.optim.lr_scheduler.LRScheduler",
+    "logger.*": "pytorch_lightning.loggers.logger.Logger",
+    "pruner": "optuna.pruners._base.BasePruner",
+    "sampler": "optuna.samplers._base.BaseSampler",
+    "trainer": "pytorch_lightning.trainer.trainer.Trainer",
+    "trainer.profiler": "pytorch_lightning.profilers.profiler.Profiler",
+    "trainer.strategy": "pytorch_lightning.strategies.strategy.Strategy",
+}
+# What other places, such as a parameter of a callback, take beside these kinds.
+OTHER_KINDS = (
+    "lightning_fabric.plugins.environments.cluster_environment.ClusterEnvironment",
+    "lightning_fabric.plugins.io.checkpoint_io.CheckpointIO",
+    "lightning_fabric.plugins.precision.precision.Precision",
+    "torchmetrics.metric.Metric",
+)
+# Packages whose classes have no common base class, or whose functions return nothing; all are harmless.
+HARMLESS = ("datamodules.augment.", "lit_modules.networks.initialization.", "torch.nn.init.", "torchvision.transforms.")
+# Demonstrations download data; this sampler unpickles what a study holds.
+REFUSED = ("pytorch_lightning.demos.", "optuna.samplers._cmaes.")
 # The bounds of `annotated_types`, by attribute.
 BOUNDS = {
     "ge": ("at least", operator.ge),
@@ -33,6 +61,7 @@ BOUNDS = {
     "le": ("at most", operator.le),
     "lt": ("below", operator.lt),
 }
+PLAIN_TYPES = (str, int, float, bool, type(None), list, tuple, dict)
 MAX_NAMES = 20  # in a hint
 DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_"}
 
@@ -62,6 +91,7 @@ def _nodes(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _check_node(path: str, node: dict[str, Any]) -> None:
     constructor = _constructor(f"{path}._target_", str(node["_target_"]))
+    _check_kind(path, str(node["_target_"]), constructor)
     parameters = _parameters(constructor)
     takes_any_key = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for key, value in node.items():
@@ -99,6 +129,23 @@ def _constructor(key: str, target: str) -> Any:
     if not home.startswith(PACKAGES) or "." in getattr(constructor, "__qualname__", "."):
         raise UserError(f"{key}: {target} is not defined by an allowed package; name a class of one")
     return constructor
+
+
+def _check_kind(path: str, target: str, constructor: Any) -> None:
+    """Raises UserError if a place takes no such class."""
+    home = f"{constructor.__module__}."
+    section = path.partition(".")[0]
+    place = path if path in KINDS else f"{section}.*" if path.count(".") == 1 else ""
+    wanted = (KINDS[place],) if place in KINDS else (*KINDS.values(), *OTHER_KINDS)
+    built = constructor
+    if not isinstance(constructor, type):
+        built = inspect.signature(constructor, eval_str=True).return_annotation
+    bases = [f"{base.__module__}.{base.__qualname__}" for base in getattr(built, "__mro__", ())]
+    harmless = home.startswith(HARMLESS) and place not in KINDS
+    if home.startswith(REFUSED) or not (harmless or set(bases) & set(wanted)):
+        kind = f"a {wanted[0].rpartition('.')[2]}" if len(wanted) == 1 else "anything that Litmus builds"
+        fix = "name a class of that kind, or a function with such a return annotation"
+        raise UserError(f"{path}._target_: {target} is not {kind}; {fix}")
 
 
 def _resolve(target: str) -> Any:
@@ -143,7 +190,7 @@ def _fits(value: Any, annotation: Any) -> bool:
     if annotation in (inspect.Parameter.empty, Any) or isinstance(annotation, str):
         return True
     if isinstance(value, dict) and "_target_" in value:
-        return True
+        return _takes_objects(annotation)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return _fits(value, arguments[0])
@@ -161,6 +208,16 @@ def _fits(value: Any, annotation: Any) -> bool:
     if isinstance(annotation, type):
         return isinstance(value, annotation)
     return origin is not dict or isinstance(value, dict)
+
+
+def _takes_objects(annotation: Any) -> bool:
+    """Whether a parameter takes what a `_target_` builds, and not only words, numbers, or lists of them."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return any(map(_takes_objects, arguments))
+    if origin is typing.Annotated:
+        return _takes_objects(arguments[0])
+    return origin not in (typing.Literal, list, tuple, dict) and annotation not in PLAIN_TYPES
 
 
 def _describe(annotation: Any) -> Iterator[str]:

@@ -147,10 +147,12 @@ def _merged(folder: Folder, archives: Sequence[StoredFolder]) -> StoredFolder:
     folders into one of the split in their name, if any."""
     merged = StoredFolder(folder.path, folder.files.items())
     for opened in archives:
-        stem = PurePath(opened.path).stem
-        above = stem if not opened.folders else split_of_file(stem) or ""
-        for path, item in opened.walk():
-            merged.add(f"{above}/{path}".lstrip("/"), item)
+        path = PurePath(opened.path)
+        of_folder = split_of(path.parent.name) if path.parent != PurePath(folder.path) else None
+        split = split_of_file(path.stem) or of_folder or ""
+        above = split if opened.folders else f"{of_folder or ''}/{path.stem}".lstrip("/")
+        for name, item in opened.walk():
+            merged.add(f"{above}/{name}".lstrip("/"), item)
     return merged
 
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from datamodules.storage.decode import ImageSpec, decode_to, digests
 from datamodules.storage.stored_file import StoredFile
 from datamodules.storage.worker_pool import CHUNK, Workers, chunks, progress
 
-FILES = ("pixels.npy", "digests.npy", "store.json")
+IMAGE_FILES = ("pixels.npy", "digests.npy", "store.json")
+FILES = (*IMAGE_FILES, "features.npy")  # of all entries
 MAX_UNUSED_SECONDS = 30 * 24 * 3600
 # Bytes that the kernel maps around a byte that is read.
 FAULT_AROUND = 64 * 1024
@@ -118,7 +119,7 @@ class CachedImages:
         if not new.any():
             return
         if not np.array_equal(digests(pixels[new]), self.digests[rows[new]]):
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_entry(self.folder)
             raise UserError(f"{self.folder}: corrupt cache entry, now removed; start again to rebuild it")
         self._unverified[rows] = False
 
@@ -173,16 +174,17 @@ def new_entry(cache_dir: Path, name: str) -> Iterator[Path]:
 
     The caller holds the entry's lock, `<name>.lock`.
     """
+    assert name, "the cache itself is no entry"
     part = cache_dir / f"{name}.part"
     for leftover in (part, cache_dir / name):
-        shutil.rmtree(leftover, ignore_errors=True)
+        remove_entry(leftover)
     part.mkdir()
     try:
         yield part
         part.rename(cache_dir / name)
         sync(cache_dir)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        remove_entry(part)
     _remove_unused(cache_dir)
 
 
@@ -204,7 +206,7 @@ def _write(folder: Path, items: Sequence[Any], spec: ImageSpec, workers: Workers
     np.save(folder / "digests.npy", np.concatenate(digest_parts))
     metadata = {**spec._asdict(), "bad": bad}
     (folder / "store.json").write_text(json.dumps(metadata), encoding="utf-8")
-    for name in FILES:
+    for name in IMAGE_FILES:
         sync(folder / name)
     sync(folder)
 
@@ -213,4 +215,15 @@ def _remove_unused(cache_dir: Path) -> None:
     for lock in cache_dir.glob("*.lock"):
         entry = lock.with_suffix("")
         if entry.is_dir() and time.time() - entry.stat().st_mtime > MAX_UNUSED_SECONDS:
-            shutil.rmtree(entry, ignore_errors=True)
+            remove_entry(entry)
+
+
+def remove_entry(folder: Path) -> None:
+    """Removes a cache entry: files of its names, and the folder if it holds no others. Follows no link."""
+    if folder.is_symlink():
+        return
+    for name in FILES:
+        with suppress(OSError):
+            (folder / name).unlink()
+    with suppress(OSError):
+        folder.rmdir()

@@ -28,7 +28,7 @@ class Cell(NamedTuple):
         arrow = pyarrow()
         try:
             value = _images(self.container, self.column, self.group)[self.row].as_py()
-        except (arrow.ArrowException, IndexError, KeyError) as error:
+        except (OSError, arrow.ArrowException, IndexError, KeyError) as error:
             raise OSError(f"its row cannot be read ({first_line(error)})") from error
         content = value["bytes"] if isinstance(value, dict) else value
         if content is None:

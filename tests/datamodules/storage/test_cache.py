@@ -250,3 +250,18 @@ def test_fifty_kills_leave_no_wrong_image(tmp_path: Path) -> None:
     entry = cache.find(tmp_path / "cache", name, UNLIMITED)
     assert entry is not None and np.array_equal(read_all(entry), expected)
     assert 0 < complete < 50, "kills before and after the entry is complete"
+
+
+def test_only_files_of_the_cache_are_removed(tmp_path: Path) -> None:
+    entry = tmp_path / "entry"
+    entry.mkdir()
+    for name in ("pixels.npy", "store.json", "thesis.tex"):
+        (entry / name).write_text("x")
+    (tmp_path / "link").symlink_to(entry, target_is_directory=True)
+    cache.remove_entry(tmp_path / "link")
+    assert len(list(entry.iterdir())) == 3
+    cache.remove_entry(entry)
+    assert [path.name for path in entry.iterdir()] == ["thesis.tex"]
+    (entry / "thesis.tex").unlink()
+    cache.remove_entry(entry)
+    assert not entry.exists()
