@@ -13,7 +13,7 @@ SPLIT_NAMES = ("train", "val", "test")
 SPLIT_WORDS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
-    "publictest": "val", "privatetest": "test",  # of Kaggle's competitions
+    "trainval": "train", "publictest": "val", "privatetest": "test",  # of Kaggle's competitions
 }  # fmt: skip
 SURROUNDINGS = {"", "data", "images", "img", "imgs", "seg", "set", "split"}
 
@@ -27,7 +27,7 @@ def split_of(name: str) -> str | None:
 
 def split_of_file(name: str) -> str | None:
     """The same for the name of a table or shard, where any words may stand beside it: sign_mnist_test, val-00000."""
-    words = [word.removesuffix("set") for word in re.findall("[a-z]+", name.lower())]
+    words = [word.lower().removesuffix("set") for word in re.findall("[A-Z]*[a-z]+|[A-Z]+", name)]  # trainLabels
     splits = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
     return splits.pop() if len(splits) == 1 else None
 

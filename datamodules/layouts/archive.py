@@ -13,6 +13,7 @@ from datamodules.storage.stored_file import ByteRange, ZipMember
 
 SUFFIXES = (".zip", ".tar")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar", ".gz")
+SYMBOLIC_LINK = 0o12  # the file type in a zip's attributes
 # Bytes. A member that claims more, such as a bomb, is refused.
 MAX_MEMBER_BYTES = 2**29
 
@@ -46,7 +47,8 @@ def _zip_members(path: str, archive: zipfile.ZipFile) -> Iterable[tuple[str, Ite
         if member.flag_bits & 1:
             raise UserError(f"{path}: {member.filename} is encrypted; unpack it and give the folder")
         _check_member(path, member.filename, member.file_size)
-        yield member.filename, ZipMember(path, member.filename)
+        if member.external_attr >> 28 != SYMBOLIC_LINK:
+            yield member.filename.replace("\\", "/").removeprefix("./"), ZipMember(path, member.filename)
 
 
 def tar_members(path: str, file: IO[bytes]) -> Iterator[tuple[str, Item]]:

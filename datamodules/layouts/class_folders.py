@@ -2,17 +2,23 @@
 
 from conf.errors import UserError, nearest
 from datamodules.layouts.folder import Folder, IsSample
-from datamodules.layouts.listing import Listing
-from datamodules.splits import split_of
+from datamodules.layouts.listing import Listing, shorten
+from datamodules.splits import split_of, split_of_file
 
 
-def unwrapped(folder: Folder) -> tuple[Folder, str]:
-    """The folder that holds more than a single folder of folders, as in archive/dataset/<class>, and its relative path
-    with a final slash."""
+def unwrapped(folder: Folder, suffixes: tuple[str, ...] = ()) -> tuple[Folder, str]:
+    """The folder that holds more than one folder of folders, as in archive/dataset/<class>, and its relative path
+    with a final slash.
+
+    Args:
+        suffixes: of files, such as tables, whose folder holds all.
+    """
     above = ""
     while True:
         inside = folder.folders
         if len(inside) != 1 or split_of(inside[0].name) or not inside[0].folders:
+            return folder, above
+        if suffixes and any(name.lower().endswith(suffixes) for name in folder.files):
             return folder, above
         folder = inside[0]
         above += f"{folder.name}/"
@@ -26,21 +32,48 @@ def split_folders(folder: Folder) -> tuple[dict[str, tuple[Folder, str]], list[s
     Raises:
         UserError: several folders are named like one split.
     """
+    names = [inner.name for inner in folder.folders]
+    splits_of = {name: split_of(name) for name in names}
+    loosely = [split_of_file(name) for name in names]  # asl_alphabet_train, asl_alphabet_test
+    if not any(splits_of.values()) and None not in loosely and len(set(loosely)) == len(names) > 1:
+        splits_of = dict(zip(names, loosely, strict=True))
     splits: dict[str, tuple[Folder, str]] = {}
     others: list[str] = []
     for inner in folder.folders:
-        split = split_of(inner.name)
-        if split is None or not inner.folders:
-            others.append(inner.name)
+        split = splits_of[inner.name]
+        inside = inner.folders
+        above = f"{inner.name}/"
+        if split and len(inside) == 1 and (inside[0].name == inner.name or split_of(inside[0].name) == split):
+            above += f"{inside[0].name}/"  # seg_train/seg_train/<class>
+            inner = inside[0]
+            inside = inner.folders
+        if split is None or not inside:
+            others.append(above.partition("/")[0])
         elif split in splits:
-            first = splits[split][0].name
+            first = splits[split][1].partition("/")[0]
             raise UserError(f"{inner.path}: is named like the split {first}; rename or remove one of them")
         else:
-            inside = inner.folders
-            nested = len(inside) == 1 and split_of(inside[0].name) == split  # seg_train/seg_train/<class>
-            above = f"{inner.name}/{inside[0].name}/" if nested else f"{inner.name}/"
-            splits[split] = (inside[0] if nested else inner), above
+            splits[split] = inner, above
     return splits, others
+
+
+def _check_levels(folder: Folder) -> None:
+    """Raises UserError if the folders within class folders are splits or classes themselves."""
+    classes = folder.folders
+    names = {inner.name for inner in classes}
+    first = {inner.name for inner in classes[0].folders}
+    within = [{inner.name for inner in each.folders} for each in classes]
+    problem = ""
+    for inner, inside in zip(classes, within, strict=True):
+        if inside & names:
+            problem = f"the folder {inner.name} in it holds folders of the same names"
+        elif any(split_of(name) for name in inside):
+            problem = f"the folder {inner.name} in it holds splits"
+    if len(first) > 1 and all(inside == first for inside in within):
+        problem = f"each folder in it holds the folders {shorten(sorted(first))}"
+    if problem:
+        pattern = "datamodule.label_pattern='^(?P<label>[^/]+)/'"
+        raise UserError(f"datamodule.root: {folder.path}: {problem}; give one of them as the root, or {pattern}")
 
 
 def class_folders(folder: Folder, above: str, is_sample: IsSample) -> Listing:
@@ -63,10 +96,11 @@ def class_folders(folder: Folder, above: str, is_sample: IsSample) -> Listing:
             raise UserError(f"datamodule.root: {folder.path} holds splits but no train; {fix}")
     else:
         listing.split_sources = {split: inner_above.rstrip("/") for split, (_, inner_above) in splits.items()}
-    named = splits.get("train") or splits["test"]
-    names = [inner.name for inner in named[0].folders]
+    named, _ = splits.get("train") or splits["test"]
+    names = [inner.name for inner in named.folders]
     if len(names) < 2 and "train" in splits:
-        raise UserError(f"datamodule.root: {folder.path} holds {len(names)} class folders; put each class into its own")
+        raise UserError(f"datamodule.root: {folder.path} holds {_count(len(names))}; put each class into its own")
+    _check_levels(named)
     listing.class_names = names
     listing.not_used += [f"{above}{name}/" for name in others]
     is_split = bool(listing.split_sources)
@@ -95,3 +129,7 @@ def _add(listing: Listing, split: str | None, folder: Folder, above: str, is_sam
             listing.not_used += [f"{above}{inner.name}/{path}" for path, _ in files if not is_sample(path)]
     if len(listing) == before:
         raise UserError(f"{folder.path}: contains no images; add some or remove the folder")
+
+
+def _count(folders: int) -> str:
+    return "1 class folder" if folders == 1 else f"{folders} class folders"

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from conf.errors import UserError
 NO_IMAGES = {"EPS", "PDF", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS"}
 # Image formats that Pillow cannot read: files of these are reported as unreadable.
 UNREAD = {".heic", ".heif", ".jxl", ".svg"}
-# Beginnings of the names of files that are none of the user's.
+# Prefixes of hidden and system files.
 HIDDEN = (".", "__MACOSX")
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 
@@ -50,13 +50,20 @@ class DiskFolder:
         self.path = str(path)
         self.name = Path(path).name
 
-    @property
+    @cached_property
+    def _scanned(self) -> tuple[list[os.DirEntry[str]], list[os.DirEntry[str]]]:
+        """Folders and files."""
+        entries = _entries(self.path)
+        folders = [entry for entry in entries if _is_folder(entry)]
+        return folders, [entry for entry in entries if not _is_folder(entry)]
+
+    @cached_property
     def folders(self) -> list[Folder]:
-        return [DiskFolder(entry.path) for entry in _entries(self.path) if _is_folder(entry)]
+        return [DiskFolder(entry.path) for entry in self._scanned[0]]
 
     @property
     def files(self) -> dict[str, Item]:
-        return {entry.name: entry.path for entry in _entries(self.path) if not _is_folder(entry)}
+        return {entry.name: entry.path for entry in self._scanned[1]}
 
     def walk(self) -> Iterator[tuple[str, Item]]:
         """Each file once: of several links to one folder only the first by name is followed, and no link to a parent

@@ -1,7 +1,8 @@
 """Listing: the labelled samples of a source before they are loaded, and how they were recognised."""
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -14,7 +15,8 @@ MAX_DECIMAL_CLASSES = 20
 # Separators between several labels in one cell.
 SEPARATORS = "|;"
 # Names shown of many.
-MAX_NAMED = 3
+MAX_NAMED_FILES = 3
+INTEGER = re.compile("-?[0-9]{1,18}")
 
 
 class Listing:
@@ -46,14 +48,20 @@ class Listing:
         Args:
             item: what is decoded.
             file: its name to be displayed.
-            split: train, val or test; None if the source has no splits.
-            group: see `Samples.groups`.
+            label: the name of its class.
+            split: train, val or test; None for all samples if the source has no splits.
+            group: see `Samples.groups`; None for all samples if there are none.
         """
         self._items.append(item)
         self._files.append(file)
         self._labels.append(self._label_names.setdefault(label, len(self._label_names)))
         self._splits.append(split)
         self._groups.append(self._group_names.setdefault(group, len(self._group_names)))
+
+    def labelled_items(self) -> Iterator[tuple[Item, str]]:
+        names = list(self._label_names)
+        for item, label in zip(self._items, self._labels, strict=True):
+            yield item, names[label]
 
     def __len__(self) -> int:
         return len(self._items)
@@ -64,7 +72,7 @@ class Listing:
         Raises:
             UserError: the labels are measurements, or several in one.
         """
-        names = self.class_names or _sorted(list(self._label_names))
+        names = self.class_names or _in_order(list(self._label_names))
         _check_labels(names)
         position = {name: label for label, name in enumerate(names)}
         labels = np.array([position[name] for name in self._label_names], np.int64)[self._labels]
@@ -94,16 +102,15 @@ class Listing:
 
 def shorten(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
+    more = f" and {len(names) - MAX_NAMED_FILES} more" if len(names) > MAX_NAMED_FILES else ""
+    return ", ".join(names[:MAX_NAMED_FILES]) + more
 
 
-def _sorted(labels: list[str]) -> list[str]:
+def _in_order(labels: list[str]) -> list[str]:
     """Labels in numeric order if all are integers, else in that of their letters."""
-    try:
+    if all(INTEGER.fullmatch(label) for label in labels):
         return sorted(labels, key=lambda label: (int(label), label))
-    except ValueError:
-        return sorted(labels)
+    return sorted(labels)
 
 
 def _check_labels(names: list[str]) -> None:

@@ -1,21 +1,29 @@
 """Recognises how a source lays out its images and labels."""
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path, PurePath
 
 from conf.errors import UserError
 from datamodules.layouts import archive, object_store, parquet
 from datamodules.layouts.class_folders import class_folders, split_folders, unwrapped
+from datamodules.layouts.columns import ColumnError
 from datamodules.layouts.folder import DiskFolder, Folder, Item, StoredFolder, is_image
 from datamodules.layouts.listing import Listing, shorten
 from datamodules.layouts.shards import is_shard, read_shards
 from datamodules.layouts.table_file import SUFFIXES as TABLES
-from datamodules.layouts.tables import Table, TableOptions, first_label, label_names, read_tables
+from datamodules.layouts.tables import Table, TableOptions, label_names, read_tables
 from datamodules.splits import split_of, split_of_file
 from datamodules.storage.stored_file import REMOTE
 
 METADATA = ("metadata.csv", "metadata.jsonl")  # of Hugging Face's image folders
+SUBMISSION = "submission"  # in the name of Kaggle's examples, whose labels are made up
+# Folders that are searched for Parquet files, which come in few.
+MAX_FOLDERS = 10
+# Rows of a table that are compared with the class folders beside it.
+NUM_COMPARED = 10_000
 FIX = "give a folder of class folders, a table, a list, an archive, or shards"
 EXAMPLE = r"datamodule.label_pattern='(?P<label>[a-z]+)\.\d+'"
 
@@ -32,17 +40,19 @@ def recognise(root: str, options: TableOptions, label_pattern: str | None, cache
     """
     if root.startswith(REMOTE):
         return _in_folder(object_store.open_bucket(root), options, label_pattern, cache_dir)
-    path = Path(root).expanduser()
-    suffix = path.suffix.lower()
+    path = Path(os.path.expanduser(root))  # noqa: PTH111  # Path's raises for an unknown user
+    name = path.name.lower()
     if not path.exists():
         raise UserError(f"datamodule.root: {path} does not exist; {FIX}")
     if path.is_dir():
         return _in_folder(DiskFolder(path), options, label_pattern, cache_dir)
-    if suffix in TABLES:
+    if label_pattern and not name.endswith(archive.SUFFIXES):
+        raise UserError(f"datamodule.label_pattern: {path} has no names of images; leave it out")
+    if name.endswith(TABLES):
         return read_tables([Table(str(path), str(path), DiskFolder(path.parent))], options)
-    if suffix in parquet.SUFFIXES:
+    if name.endswith(parquet.SUFFIXES):
         return parquet.read_parquet([str(path)], options.columns)
-    if suffix in archive.SUFFIXES:
+    if name.endswith(archive.SUFFIXES):
         opened = archive.open_archive(str(path))
         if is_shard(opened):
             return read_shards([opened], options.columns)
@@ -52,158 +62,208 @@ def recognise(root: str, options: TableOptions, label_pattern: str | None, cache
 
 
 def _in_folder(root: Folder, options: TableOptions, label_pattern: str | None, cache_dir: Path) -> Listing:
-    if label_pattern:
-        return by_name(root, label_pattern)
-    folder, above = unwrapped(root)
-    rows = _files_near(folder, parquet.SUFFIXES)
-    if rows:
-        return parquet.read_parquet(rows, options.columns)
+    folder, above = unwrapped(root, (*TABLES, *archive.SUFFIXES, *parquet.SUFFIXES))
+    parquet_files = _parquet_files(folder)
+    if parquet_files:
+        return parquet.read_parquet(parquet_files, options.columns)
     archives = _archives(folder)
-    has_classes = _has_class_folders(folder)
-    if archives and not has_classes and not any(map(is_image, folder.files)):
-        opened = object_store.open_archives(archives, cache_dir)
+    of_splits = [item for inner in folder.folders if split_of(inner.name) for item in _archives(inner)]
+    if (archives or of_splits) and not _has_class_folders(folder) and not any(map(is_image, folder.files)):
+        opened = object_store.open_archives(archives or of_splits, cache_dir)
         if any(map(is_shard, opened)):
             return read_shards(opened, options.columns)
-        folder = _merged(folder, opened)
-        has_classes = _has_class_folders(folder)
-    tables = _tables(folder, options)
-    if tables and has_classes:
-        _check_agreement(folder, tables, options)
+        if archives:
+            folder, above = _merged(folder, opened), ""
+    if label_pattern:
+        return by_name(folder, above, label_pattern)
+    has_classes = _has_class_folders(folder)
+    tables, others = _tables(folder, options, below=not has_classes)
     if tables and not has_classes:
-        return read_tables(tables, options)
-    if not has_classes and any(map(is_image, folder.files)):
-        fix = f"put each class into a folder, or read the labels from the names: {EXAMPLE}"
-        raise UserError(f"datamodule.root: {folder.path} holds images but no labels; {fix}")
-    listing = class_folders(folder, above, is_image)
-    listing.not_used += [table.where for table in tables]
+        listing = read_tables(tables, options)
+    else:
+        if tables and "train" not in split_folders(folder)[0]:
+            _check_agreement(folder, tables, options)
+        if not has_classes and any(map(is_image, folder.files)):
+            fix = f"put each class into a folder, or read the labels from the names: {EXAMPLE}"
+            raise UserError(f"datamodule.root: {folder.path} holds images but no labels; {fix}")
+        listing = class_folders(folder, above, is_image)
+        others = [*(table.where for table in tables), *others]
+    listing.not_used += others
     return listing
 
 
-def by_name(root: Folder, pattern: str) -> Listing:
+def by_name(folder: Folder, above: str, pattern: str) -> Listing:
     """Labels from the names of files, such as cat.0.jpg. Top folders named like splits are the splits.
 
     Args:
-        pattern: a regular expression that is searched in each relative path, with a group `label`, and optionally
-            `split` and `group`. Images without a match are not used.
+        above: the folder's path relative to the root, which begins the names of the files.
+        pattern: a regular expression that is searched in each path, with a group `label`, and optionally `split` and
+            `group`. Images without a match are not used.
+
+    Raises:
+        UserError: the pattern is malformed, or matches nothing.
     """
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise UserError(
-            f"datamodule.label_pattern: {error}; correct the regular expression, as in {EXAMPLE}"
-        ) from error
+        problem = f"{error}; correct the regular expression"
+        raise UserError(f"datamodule.label_pattern: {problem}, as in {EXAMPLE}") from error
     if "label" not in expression.groupindex:
         raise UserError(f"datamodule.label_pattern: has no group named label; write it as in {EXAMPLE}")
     listing = Listing("labels from file names")
-    images = sorted((path, item) for path, item in root.walk() if is_image(path))
-    named_splits = any(split_of(folder.name) == "train" for folder in root.folders)
+    images = sorted((path, item) for path, item in folder.walk() if is_image(path))
+    has_splits = any(split_of(inner.name) == "train" for inner in folder.folders)
     for path, item in images:
         match = expression.search(path)
-        if not match:
+        groups = match.groupdict() if match else {}
+        if not groups.get("label"):
             listing.not_used.append(path)
             continue
-        groups = match.groupdict()
-        split = groups.get("split") or (PurePath(path).parts[0] if named_splits else None)
-        if split and split_of(split) is None:
-            raise UserError(f"{path}: '{split}' is not a split; correct datamodule.label_pattern")
-        listing.add(item, path, groups["label"], split and split_of(split), groups.get("group"))
+        word = groups.get("split") or (PurePath(path).parts[0] if has_splits else None)
+        for name in ("split", "group"):
+            if name in groups and not groups[name]:
+                raise UserError(f"{path}: datamodule.label_pattern finds no {name}; correct it")
+        if word and split_of(word) is None:
+            raise UserError(f"{path}: '{word}' is not a split; correct datamodule.label_pattern")
+        listing.add(item, above + path, groups["label"], word and split_of(word), groups.get("group"))
     if not len(listing):
         example = f", such as {images[0][0]}" if images else ""
         raise UserError(f"datamodule.label_pattern: matches none of {len(images)} images{example}; correct it")
     return listing
 
 
-def _files_near(folder: Folder, suffixes: Sequence[str]) -> list[str]:
-    """Files of these suffixes in a folder on disk and one level below."""
-    folders = [folder, *folder.folders] if isinstance(folder, DiskFolder) else []
-    return [item for near in folders for name, item in near.files.items() if PurePath(name).suffix.lower() in suffixes]
+def _parquet_files(folder: Folder) -> list[str]:
+    """Those in a folder on disk, or one level below."""
+    if not isinstance(folder, DiskFolder) or any(map(is_image, folder.files)):
+        return []
+    folders = [folder, *islice(folder.folders, MAX_FOLDERS)]
+    return [item for near in folders for name, item in near.files.items() if name.lower().endswith(parquet.SUFFIXES)]
 
 
 def _archives(folder: Folder) -> list[Item]:
-    """Those in a folder, or if there are none, in its folders of splits."""
-    of_splits = [inner for inner in folder.folders if split_of(inner.name)]
-    for near in ([folder], of_splits):
-        files = [(name, item) for inner in near for name, item in inner.files.items()]
-        archives = [item for name, item in files if PurePath(name).suffix.lower() in archive.SUFFIXES]
-        if archives:
-            return archives
-    return []
+    """Those in a folder that can be opened: on disk, or in a store, but not inside another archive."""
+    archives = [item for name, item in folder.files.items() if name.lower().endswith(archive.SUFFIXES)]
+    return [item for item in archives if isinstance(item, str) or item.container.startswith(REMOTE)]
 
 
 def _has_class_folders(folder: Folder) -> bool:
     splits, _ = split_folders(folder)
     if "train" in splits or "test" in splits:
         return True
-    with_images = [
-        inner
-        for inner in folder.folders
-        if not split_of(inner.name) and any(is_image(path) for path, _ in inner.walk())
-    ]
-    return len(with_images) > 1
+    with_images = (inner for inner in folder.folders if not split_of(inner.name) and _holds_images(inner))
+    return len(list(islice(with_images, 2))) == 2
+
+
+def _holds_images(folder: Folder) -> bool:
+    return any(is_image(path) for path, _ in folder.walk())
 
 
 def _merged(folder: Folder, archives: Sequence[StoredFolder]) -> StoredFolder:
-    """A folder of archives as if they were unpacked in it: those of plain images into a folder of their name, those of
-    folders into one of the split in their name, if any."""
+    """One folder with the members of all archives.
+
+    An archive of images only becomes a folder of its name; one of folders belongs to the split in its name.
+
+    Raises:
+        UserError: two archives hold files of one name.
+    """
     merged = StoredFolder(folder.path, folder.files.items())
+    paths: set[str] = set()
     for opened in archives:
         path = PurePath(opened.path)
         of_folder = split_of(path.parent.name) if path.parent != PurePath(folder.path) else None
-        split = split_of_file(path.stem) or of_folder or ""
-        above = split if opened.folders else f"{of_folder or ''}/{path.stem}".lstrip("/")
+        split = split_of_file(path.stem) or of_folder
+        above = split if opened.folders else f"{of_folder or ''}/{path.stem}"
         for name, item in opened.walk():
-            merged.add(f"{above}/{name}".lstrip("/"), item)
+            path_in_all = f"{above or ''}/{name}".lstrip("/")
+            if path_in_all in paths:
+                raise UserError(f"{opened.path}: another archive holds {name}, too; unpack them apart")
+            paths.add(path_in_all)
+            merged.add(path_in_all, item)
     return merged
 
 
-def _tables(folder: Folder, options: TableOptions) -> list[Table]:
-    """The tables of a folder: its metadata, those of its split folders, or those beside its images.
+def _tables(folder: Folder, options: TableOptions, below: bool) -> tuple[list[Table], list[str]]:
+    """The tables of a folder: its metadata, those of its split folders, or others; and the names of those not used.
+
+    Args:
+        below: looks into the folders in it, too.
 
     Raises:
-        UserError: there are several.
+        UserError: there are several of one split, or only unclear ones.
     """
     for name in METADATA:
         if name in folder.files:
-            return [Table(name, folder.files[name], folder)]
+            return [Table(name, folder.files[name], folder)], []
     of_splits = [
         Table(f"{inner.name}/{name}", inner.files[name], inner, split_of(inner.name))
         for inner in folder.folders
+        if split_of(inner.name)
         for name in METADATA
-        if split_of(inner.name) and name in inner.files
+        if name in inner.files
     ]
     if of_splits:
-        return of_splits
-    for near in (folder, *folder.folders):
-        tables = _readable_tables(near, options)
-        if any(table.split == "train" for table in tables):
-            return [table for table in tables if table.split]
-        if len(tables) > 1:
-            named = shorten([table.where for table in tables])
-            raise UserError(f"datamodule.root: {near.path} holds several tables: {named}; give one of them")
-        if tables:
-            return [tables[0]._replace(split=None)]
-    return []
+        return of_splits, []
+    readable, others = _readable_tables([folder], options, must_be_clear=not below)
+    if not readable and below:
+        readable, others_below = _readable_tables(folder.folders, options, must_be_clear=False)
+        others += others_below
+    splits = [table.split for table in readable]
+    chosen = [table for table in readable if table.split] if "train" in splits else readable
+    if len({table.split for table in chosen}) < len(chosen) or ("train" not in splits and len(chosen) > 1):
+        named = shorten([table.where for table in chosen])
+        raise UserError(f"datamodule.root: {folder.path} holds several tables: {named}; give one of them")
+    others += [table.where for table in readable if table not in chosen]
+    return chosen, others
 
 
-def _readable_tables(folder: Folder, options: TableOptions) -> list[Table]:
-    """The tables and lists of images in a folder. Beside one for training, those that have its labels, too."""
+def _readable_tables(
+    folders: Iterable[Folder], options: TableOptions, must_be_clear: bool
+) -> tuple[list[Table], list[str]]:
+    """The tables and lists of images in folders, and the names of others. Beside one for training, only those that have
+    its labels.
+
+    Raises:
+        UserError: `must_be_clear`, and the only table with images has no clear column of labels.
+    """
     labels: dict[Table, list[str]] = {}
-    for name, item in folder.files.items():
-        table = Table(name, item, folder, split_of_file(PurePath(name).stem))
-        is_list = name.lower().endswith(".txt")
-        if PurePath(name).suffix.lower() not in TABLES or (is_list and not table.split):
-            continue
-        names = label_names(table, options)
-        if names:
-            labels[table] = names
+    others: list[str] = []
+    unclear: list[ColumnError] = []
+    for folder in folders:
+        for name, item in folder.files.items():
+            table = Table(name, item, folder, split_of_file(PurePath(name).stem))
+            is_list = name.lower().endswith(".txt")
+            if not name.lower().endswith(TABLES) or (is_list and not table.split):
+                continue
+            try:
+                names = [] if SUBMISSION in name.lower() else label_names(table, options)
+            except ColumnError as error:
+                names = []
+                unclear.append(error)
+            if names:
+                labels[table] = names
+            else:
+                others.append(name)
+    if must_be_clear and len(unclear) == 1 and "'label'" in str(unclear[0]) and not labels:
+        raise unclear[0]
     of_training = [names for table, names in labels.items() if table.split == "train"]
-    return [table for table, names in labels.items() if not of_training or names in of_training]
+    alike = [table for table, names in labels.items() if not of_training or names in of_training]
+    return alike, others + [table.where for table in labels if table not in alike]
 
 
 def _check_agreement(folder: Folder, tables: Sequence[Table], options: TableOptions) -> None:
-    """Raises UserError if a table beside class folders has other labels."""
-    label, path = first_label(tables[0], options)
-    if path is not None and label not in PurePath(path).parts:
+    """Raises UserError if the labels of a table are not, one by one, the class folders beside it."""
+    try:
+        listing = read_tables(tables, options._replace(skip_unlabelled=True))
+    except UserError:  # it does not list these images
+        return
+    pairs = set()
+    start = len(folder.path) + 1
+    for item, label in islice(listing.labelled_items(), NUM_COMPARED):
+        path = getattr(item, "name", "") if not isinstance(item, str) else item[start:]
+        if "/" in path and (not isinstance(item, str) or os.path.exists(item)):  # noqa: PTH110
+            pairs.add((label, path.partition("/")[0]))
+    labels = {label for label, _ in pairs}
+    if len({name for _, name in pairs}) < len(pairs) or len(labels) < len(pairs):
         table = tables[0].where
         fix = f"give {table} as the root, or move it elsewhere"
         raise UserError(f"datamodule.root: {folder.path} holds class folders and {table} with other labels; {fix}")

@@ -58,7 +58,7 @@ def fingerprint(items: Sequence[str | StoredFile], options: Sequence[Any]) -> st
             stamp = (0, 0, 0)
         absolute = path if path[0] == "/" else os.path.abspath(path)  # noqa: PTH100
         inside = "" if isinstance(item, str) else repr(item)
-        digest.update(f"{absolute}\0{inside}{stamp}\n".encode("utf-8", "surrogateescape"))
+        digest.update(f"{absolute}\0{inside}{stamp}\n".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

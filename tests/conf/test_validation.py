@@ -14,8 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 import lit_modules
 from conf import schema, validation
 from conf.errors import UserError
-from conf.nodes import check_nodes
-from conf.nodes import out_of_range
+from conf.nodes import check_nodes, out_of_range
 from conf.validation import MONITORS
 from tests.conftest import ROOT, configure
 
@@ -295,9 +294,7 @@ def test_target_of_another_kind_is_refused(key: str, target: str) -> None:
     assert refusal({key: {"_target_": target}}).startswith(f"{key}._target_: {target} ")
 
 
-@pytest.mark.parametrize(
-    "key", ["datamodule.cache", "datamodule.batch_size", "datamodule.classes"]
-)
+@pytest.mark.parametrize("key", ["datamodule.cache", "datamodule.batch_size", "datamodule.classes"])
 def test_object_is_no_word_number_or_list(key: str) -> None:
     assert refusal({key: {"_target_": "torch.nn.ReLU"}}).startswith(f"{key}: ")
 

@@ -51,7 +51,33 @@ LAYOUTS = {
     "traces of Windows": Layout("{ant,bee}", {"train": PAIR}, {"ant/Thumbs.db": "x", "desktop.ini": "x"}),
     "test images without labels": Layout("train/{ant,bee} test", {"train": PAIR}),
     "folders within classes": Layout("ant/{2024,2025} bee/old/june", {"train": {"ant": 4, "bee": 2}}),
+    "loosely named splits": Layout(
+        "signs_train/signs_train/{A,B} signs_test/signs_test/{A,B}",
+        {"train": {"A": 2, "B": 2}, "test": {"A": 2, "B": 2}},
+    ),
     # Tables
+    "a table beside a folder of folders": Layout(
+        "images/{part_p,part_q}", {"train": {"ant": 1, "bee": 1}},
+        {"t.csv": "path,label\npart_p/0,ant\npart_q/1,bee\n"},
+    ),
+    "a table of images in parts": Layout(
+        "x_part_{1,2}", {"train": {"nv": 2, "mel": 1}},
+        {"metadata_of_x.csv": "image_id,dx,age\nx_part_1/0,nv,3\nx_part_2/0,nv,4\nx_part_2/1,mel,5\n"},
+        root="metadata_of_x.csv",
+    ),
+    "an example of a submission": Layout(
+        "train test", {"train": {"ant": 1, "bee": 1}},
+        {"trainLabels.csv": "id,label\n0,ant\n1,bee\n", "sample_submission.csv": "id,label\n0,x\n1,x\n"},
+    ),
+    "a folder within the split": Layout(
+        "train/train", {"train": {"ant": 1, "bee": 1}}, {"train.csv": "id,label\n0,ant\n1,bee\n"}
+    ),
+    "numbers beside class folders": Layout(
+        "Train/{0,1}", {"train": {"0": 2, "1": 2}}, {"Train.csv": "Path,ClassId\nTrain/0/0.png,0\nTrain/1/0.png,1\n"}
+    ),
+    "True and False": Layout(
+        "x", {"train": {"a": 1, "b": 1}}, {"t.csv": "id,a,b\n0,True,False\n1,False,True\n"}, root="t.csv"
+    ),
     "a table": Layout("{ant,bee}", {"train": PAIR}, {"t.csv": LABELS}, root="t.csv"),
     "ids of images in a folder": Layout(
         "train test", {"train": {"ant": 1, "bee": 1}}, {"labels.csv": "id,breed\n" + TRAIN}, {"image_dir": "train"}
@@ -118,9 +144,13 @@ LAYOUTS = {
         "images", {"train": {"3": 1}, "val": {"3": 1}}, {"train.txt": "images/0.png 3\n", "val.txt": "images/1.png 3\n"}
     ),
     "lists below the folder": Layout(
-        "images/{ant,bee}", {"train": PAIR, "test": {"ant": 1}},
-        {"meta/train.txt": "ant/0\nant/1\nbee/0\nbee/1\n", "meta/test.txt": "ant/0\n", "meta/labels.txt": "Ant\n"},
+        "images/{ant,bee}", {"train": {"ant": 2, "bee": 1}, "test": {"bee": 1}},
+        {"meta/train.txt": "ant/0\nant/1\nbee/0\n", "meta/test.txt": "bee/1\n", "meta/labels.txt": "Ant\n"},
         root="meta",
+    ),
+    "names below a wrapper": Layout(
+        "", {"train": {"cat": 1}, "test": {"dog": 1}}, {"x/train/cat.0.jpg": "", "x/test/dog.0.jpg": ""},
+        {"label_pattern": r"(?P<label>[a-z]+)\.\d"},
     ),
     # Pixels
     "grey pixels": Layout(
