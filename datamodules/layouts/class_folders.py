@@ -2,8 +2,11 @@
 
 from conf.errors import UserError, nearest
 from datamodules.layouts.folder import Folder, IsSample
-from datamodules.layouts.listing import Listing, shorten
+from datamodules.layouts.listing import Listing
 from datamodules.splits import split_of, split_of_file
+
+# Folders beside which the others are no classes either.
+NO_CLASSES = {"annotations", "images", "imgs", "jpegimages", "labels", "masks"}
 
 
 def unwrapped(folder: Folder, suffixes: tuple[str, ...] = ()) -> tuple[Folder, str]:
@@ -41,7 +44,7 @@ def split_folders(folder: Folder) -> tuple[dict[str, tuple[Folder, str]], list[s
     others: list[str] = []
     for inner in folder.folders:
         split = splits_of[inner.name]
-        inside = inner.folders
+        inside = inner.folders if split else []
         above = f"{inner.name}/"
         if split and len(inside) == 1 and (inside[0].name == inner.name or split_of(inside[0].name) == split):
             above += f"{inside[0].name}/"  # seg_train/seg_train/<class>
@@ -55,25 +58,6 @@ def split_folders(folder: Folder) -> tuple[dict[str, tuple[Folder, str]], list[s
         else:
             splits[split] = inner, above
     return splits, others
-
-
-def _check_levels(folder: Folder) -> None:
-    """Raises UserError if the folders within class folders are splits or classes themselves."""
-    classes = folder.folders
-    names = {inner.name for inner in classes}
-    first = {inner.name for inner in classes[0].folders}
-    within = [{inner.name for inner in each.folders} for each in classes]
-    problem = ""
-    for inner, inside in zip(classes, within, strict=True):
-        if inside & names:
-            problem = f"the folder {inner.name} in it holds folders of the same names"
-        elif any(split_of(name) for name in inside):
-            problem = f"the folder {inner.name} in it holds splits"
-    if len(first) > 1 and all(inside == first for inside in within):
-        problem = f"each folder in it holds the folders {shorten(sorted(first))}"
-    if problem:
-        pattern = "datamodule.label_pattern='^(?P<label>[^/]+)/'"
-        raise UserError(f"datamodule.root: {folder.path}: {problem}; give one of them as the root, or {pattern}")
 
 
 def class_folders(folder: Folder, above: str, is_sample: IsSample) -> Listing:
@@ -100,17 +84,21 @@ def class_folders(folder: Folder, above: str, is_sample: IsSample) -> Listing:
     names = [inner.name for inner in named.folders]
     if len(names) < 2 and "train" in splits:
         raise UserError(f"datamodule.root: {folder.path} holds {_count(len(names))}; put each class into its own")
-    _check_levels(named)
     listing.class_names = names
     listing.not_used += [f"{above}{name}/" for name in others]
     is_split = bool(listing.split_sources)
     for split, (inner, inner_above) in splits.items():
-        _add(listing, split if is_split else None, inner, above + inner_above, is_sample)
+        levels = _add(listing, split if is_split else None, inner, above + inner_above, is_sample)
+        _check_levels(inner.path, levels)
     return listing
 
 
-def _add(listing: Listing, split: str | None, folder: Folder, above: str, is_sample: IsSample) -> None:
-    """Adds the samples of a split."""
+def _add(listing: Listing, split: str | None, folder: Folder, above: str, is_sample: IsSample) -> dict[str, set[str]]:
+    """Adds the samples of a split.
+
+    Returns the folders within each class folder; "" stands for samples in the class folder itself.
+    """
+    levels: dict[str, set[str]] = {}
     assert listing.class_names is not None
     if not folder.folders:
         raise UserError(f"{folder.path}: holds no class folder; put each class into its own folder, or remove it")
@@ -125,10 +113,34 @@ def _add(listing: Listing, split: str | None, folder: Folder, above: str, is_sam
             raise UserError(f"{inner.path}: contains no images; add some or remove the folder")
         for path, item in samples:
             listing.add(item, f"{above}{inner.name}/{path}", inner.name, split)
+        levels[inner.name] = {path.rpartition("/")[0].partition("/")[0] for path, _ in samples}
         if len(samples) < len(files):
             listing.not_used += [f"{above}{inner.name}/{path}" for path, _ in files if not is_sample(path)]
     if len(listing) == before:
         raise UserError(f"{folder.path}: contains no images; add some or remove the folder")
+    return levels
+
+
+def _check_levels(path: str, levels: dict[str, set[str]]) -> None:
+    """Raises UserError if the folders within class folders may be the classes, or splits, or not all are classes.
+
+    Args:
+        path: of the folder that holds the class folders.
+        levels: as of `_add`.
+    """
+    problems = [
+        f"the folder {name} in it holds folders of the same names" for name in levels if levels[name] & levels.keys()
+    ]
+    problems += [f"the folder {name} in it holds splits" for name in levels if any(map(split_of, levels[name]))]
+    problems += [f"the folder {name} in it is no class" for name in levels if name.lower() in NO_CLASSES]
+    problems += [
+        f"the folder {name} in it is no class" for name in levels if NO_CLASSES & set(map(str.lower, levels[name]))
+    ]
+    if len(levels) > 1 and all("" not in inside and len(inside) > 1 for inside in levels.values()):
+        problems.append("its folders hold folders, which may be the classes")
+    if problems:
+        pattern = "datamodule.label_pattern='^(?P<label>[^/]+)/'"
+        raise UserError(f"datamodule.root: {path}: {problems[0]}; give one of them as the root, or {pattern}")
 
 
 def _count(folders: int) -> str:

@@ -13,7 +13,7 @@ from datamodules.splits import SPLIT_NAMES, Samples, by_split
 # More classes than this, all numbers and some with decimals, are measurements.
 MAX_DECIMAL_CLASSES = 20
 # Separators between several labels in one cell.
-SEPARATORS = "|;"
+SEPARATORS = "|;, "
 # Names shown of many.
 MAX_NAMED_FILES = 3
 INTEGER = re.compile("-?[0-9]{1,18}")

@@ -81,6 +81,9 @@ def _in_folder(root: Folder, options: TableOptions, label_pattern: str | None, c
     if tables and not has_classes:
         listing = read_tables(tables, options)
     else:
+        if not has_classes:
+            folder, above, unused = _with_classes(folder, above)
+            others += unused
         if tables and "train" not in split_folders(folder)[0]:
             _check_agreement(folder, tables, options)
         if not has_classes and any(map(is_image, folder.files)):
@@ -90,6 +93,23 @@ def _in_folder(root: Folder, options: TableOptions, label_pattern: str | None, c
         others = [*(table.where for table in tables), *others]
     listing.not_used += others
     return listing
+
+
+def _with_classes(folder: Folder, above: str) -> tuple[Folder, str, list[str]]:
+    """The folder of class folders, though others such as docs/ stand beside it or those around it, its relative path,
+    and the names of these others; the given folder if there is none."""
+    with_images = [inner for inner in folder.folders if _holds_images(inner)]
+    if _has_class_folders(folder) or len(with_images) != 1 or split_of(with_images[0].name):
+        return folder, above, []
+    only, path = unwrapped(with_images[0])
+    found, found_above, unused = _with_classes(only, f"{above}{with_images[0].name}/{path}")
+    if not _has_class_folders(found):
+        return folder, above, []
+    return (
+        found,
+        found_above,
+        [f"{above}{inner.name}/" for inner in folder.folders if inner not in with_images] + unused,
+    )
 
 
 def by_name(folder: Folder, above: str, pattern: str) -> Listing:
@@ -203,7 +223,9 @@ def _tables(folder: Folder, options: TableOptions, below: bool) -> tuple[list[Ta
     ]
     if of_splits:
         return of_splits, []
-    readable, others = _readable_tables([folder], options, must_be_clear=not below)
+    names = [inner.name for inner in folder.folders]
+    are_parts = len(names) > 1 and len({re.sub(r"\d+$", "", name) for name in names}) == 1  # images_001, images_002
+    readable, others = _readable_tables([folder], options, must_be_clear=are_parts)
     if not readable and below:
         readable, others_below = _readable_tables(folder.folders, options, must_be_clear=False)
         others += others_below
@@ -223,7 +245,7 @@ def _readable_tables(
     its labels.
 
     Raises:
-        UserError: `must_be_clear`, and the only table with images has no clear column of labels.
+        UserError: `must_be_clear`, and no table has clear columns of images and labels.
     """
     labels: dict[Table, list[str]] = {}
     others: list[str] = []
@@ -243,7 +265,7 @@ def _readable_tables(
                 labels[table] = names
             else:
                 others.append(name)
-    if must_be_clear and len(unclear) == 1 and "'label'" in str(unclear[0]) and not labels:
+    if must_be_clear and unclear and not labels:
         raise unclear[0]
     of_training = [names for table, names in labels.items() if table.split == "train"]
     alike = [table for table, names in labels.items() if not of_training or names in of_training]

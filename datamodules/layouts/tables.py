@@ -11,7 +11,7 @@ from PIL import Image
 
 from conf.errors import UserError, nearest
 from datamodules import checks
-from datamodules.layouts.columns import HOT, NOT_HOT, Chosen, Columns, choose_columns
+from datamodules.layouts.columns import HOT, NOT_HOT, Chosen, ColumnError, Columns, choose_columns
 from datamodules.layouts.folder import Folder, Item
 from datamodules.layouts.listing import Listing
 from datamodules.layouts.named_images import ImageFinder
@@ -74,6 +74,8 @@ def label_names(table: Table, options: TableOptions) -> list[str]:
     with open_table(table.item, table.where) as (header, rows):
         first = next(rows, (0, [""] * len(header)))[1]
         columns = choose_columns(table.where, header, first, options.columns)
+    if table.where.lower().endswith(".txt") and not all(first):
+        raise ColumnError(f"{table.where}: row 1: has no label; write it after the path")
     return [header[position] for position in columns.label]
 
 

@@ -55,6 +55,9 @@ LAYOUTS = {
         "signs_train/signs_train/{A,B} signs_test/signs_test/{A,B}",
         {"train": {"A": 2, "B": 2}, "test": {"A": 2, "B": 2}},
     ),
+    "folders without images": Layout(
+        "birds/images/{ant,bee}", {"train": PAIR}, {"birds/parts/b/c.dat": "x", "a.txt": "x", "docs/x": "x"}
+    ),
     # Tables
     "a table beside a folder of folders": Layout(
         "images/{part_p,part_q}", {"train": {"ant": 1, "bee": 1}},

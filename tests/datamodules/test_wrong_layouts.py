@@ -64,9 +64,9 @@ MISTAKES: dict[str, tuple[str, dict[str, str | bytes], dict[str, Any], str]] = {
     ),
     "labels in a cell": (
         "x",
-        {"t.csv": "id,label\n0,cat\n1,dog\n2,cat|dog\n"},
+        {"t.csv": "id,label\nx/0,cat dog\nx/1,dog\nx/2,cat\n"},
         {"root": "t.csv"},
-        "datamodule.columns.label: 'cat|dog' looks like 2 labels, but",
+        "datamodule.columns.label: 'cat dog' looks like 2 labels, but",
     ),
     "unlabelled rows": (
         "x",
@@ -141,7 +141,7 @@ MISTAKES: dict[str, tuple[str, dict[str, str | bytes], dict[str, Any], str]] = {
         "{color,grey}/{ant,bee}",
         {},
         {},
-        "datamodule.root: ROOT: each folder in it holds the folders ant, bee; ",
+        "datamodule.root: ROOT: its folders hold folders, which may be the ",
     ),
     "a copy": (
         "all/{yes,no} {yes,no}",
@@ -153,7 +153,20 @@ MISTAKES: dict[str, tuple[str, dict[str, str | bytes], dict[str, Any], str]] = {
         "{a,b}/{train,test}",
         {},
         {},
-        "datamodule.root: ROOT: each folder in it holds the folders ",
+        "datamodule.root: ROOT: the folder a in it holds splits; ",
+    ),
+    "masks beside images": ("{images,masks}", {}, {}, "datamodule.root: ROOT: the folder images in it is no class; "),
+    "images within a class": (
+        "birds/images maps/{ant,bee}",
+        {},
+        {},
+        "datamodule.root: ROOT: the folder birds in it is no ",
+    ),
+    "parts with an unclear table": (
+        "images_{1,2}",
+        {"t.csv": "Image Index,Finding Labels,Age\n0.png,a,3\n", "test_list.txt": "0.png\n1.png\n"},
+        {},
+        "t.csv: row 1: there is no column 'label'; choose from age, finding labels: ",
     ),
     "two tables of a split": (
         "x",
