@@ -33,6 +33,7 @@ def arguments_of(line: str, run_folder: Path, images: Path) -> list[str]:
         "datamodule.root=OTHER": f"datamodule.root={images}",
         "datamodule.root=TABLE": f"datamodule.root={images / 'table.csv'}",
         "datamodule.root=ARRAYS": f"datamodule.root={images / 'arrays.npz'}",
+        "datamodule.root=FILES": f"datamodule.root={images.parent / 'files'}",
         "trials=20": "trials=1",
         "input=IMAGES": f"input={images}",
         "runs=logs/digits/*": f"runs={run_folder}*",
@@ -54,7 +55,7 @@ class Trained(NamedTuple):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, shared_run: Callable[..., Path]) -> Trained:
-    """Labelled images, a table and arrays of them in their folder, and a run on them that makes mistakes."""
+    """Labelled images, a table and arrays in their folder, a folder of arrays beside it, and a run on the images."""
     images = tmp_path_factory.mktemp("readme") / "images"
     write_images(images / "dark", 40, level=60)
     write_images(images / "light", 30, level=190, suffix="jpg")
@@ -64,6 +65,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, shared_run: Callable[..., 
     rows = [f"{path.relative_to(images)},{path.parent.name}" for path in files]
     (images / "table.csv").write_text("\n".join(["path,label", *rows]))
     np.savez(images / "arrays.npz", inputs=np.random.rand(60, 3, 20), labels=np.arange(60) % 3)
+    for i in range(20):
+        folder = images.parent / "files" / ("high" if i % 2 else "low")
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / f"{i}.npy", np.random.rand(3, 16, 16))
     small = (*DRAWN, "++callbacks.dashboard=null", "lit_module.net.pool=2")
     return Trained(shared_run("+experiment=from_scratch", f"datamodule.root={images}", *small), images)
 
