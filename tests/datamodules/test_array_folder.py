@@ -152,6 +152,9 @@ def test_mixed_types_are_refused_or_windowed(tmp_path: Path) -> None:
     module.setup()
     samples = torch.cat([inputs_of(module, split) for split in ("train", "val", "test")])
     assert samples.dtype == torch.float32 and 0 <= samples.min() < samples.max() <= 1
+    root = write(tmp_path / "other", 6, 5, dtype="uint8")
+    np.save(root / "bee" / "3.npy", noise(9, 6, 5))
+    assert error_of(root).startswith("ant/0.npy: is uint8, which is scaled to [0, 1], but bee/3.npy is not; set ")
 
 
 def test_unreadable_files_raise_or_are_skipped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -72,6 +72,10 @@ LAYOUTS = {
         "train test", {"train": {"ant": 1, "bee": 1}},
         {"trainLabels.csv": "id,label\n0,ant\n1,bee\n", "sample_submission.csv": "id,label\n0,x\n1,x\n"},
     ),
+    "an example beside the labels": Layout(
+        "images", {"train": {"ant": 1, "bee": 1}},
+        {"labels.csv": "id,label\n0,ant\n1,bee\n", "sample_submission.csv": "id,label\n0,x\n1,x\n"},
+    ),
     "a folder within the split": Layout(
         "train/train", {"train": {"ant": 1, "bee": 1}}, {"train.csv": "id,label\n0,ant\n1,bee\n"}
     ),
@@ -225,6 +229,13 @@ def test_pixels_of_a_table_are_the_image(tmp_path: Path) -> None:
     splits, _ = module_of(tmp_path / "t.csv").read()
     image: Image.Image = splits["train"].items[0]
     assert image.mode == "RGB" and image.getpixel((1, 0)) == (4, 5, 6) and image.getpixel((0, 1)) == (7, 8, 9)
+
+
+def test_exact_path_wins_over_a_search(tmp_path: Path) -> None:
+    make(tmp_path, ". other", {})
+    finder = ImageFinder(DiskFolder(tmp_path), None, ["a name that is not there"])
+    assert finder.find("row 2", "0.png", None) == str(tmp_path / "0.png")
+    assert finder.find("row 3", "other/1", None) == str(tmp_path / "other" / "1.png")
 
 
 def test_numbers_are_in_numeric_order(tmp_path: Path) -> None:

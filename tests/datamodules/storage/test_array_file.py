@@ -154,7 +154,7 @@ def test_tiff_overviews_are_left_out(tmp_path: Path) -> None:
     values = integers(64, 48)
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         file.write(values)
-        file.write(values[::2, ::2], subfiletype=1)
+        file.write(values[:31, :23], subfiletype=1)
     assert np.array_equal(array_of(tmp_path / "a.tif"), values[None])
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         file.write(values)
@@ -233,7 +233,7 @@ def test_resizing_averages_and_interpolates() -> None:
     both = resized(image, (2, 4))  # one axis shrinks, the other grows
     halved = image.reshape(2, 2, 2).mean(1)
     grown = np.stack([np.interp([0, 0.25, 0.75, 1], [0, 1], row) for row in halved])
-    assert both.dtype == np.uint8 and np.abs(both[0] - grown).max() <= 0.5
+    assert both.dtype == np.uint8 and np.array_equal(both[0], grown.round())
     with pytest.raises(ValueError, match=r"^has 1 spatial axes, but datamodule\.size 2$"):
         resized(line, (4, 4))
 
@@ -249,20 +249,19 @@ FILES: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_damaged_files_have_a_reason(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_damaged_files_have_a_reason(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     FILES[name](tmp_path / name)
     whole = (tmp_path / name).read_bytes()
-    others = [other for other in FILES if other != name]
-    for other in others:
+    contents = [whole[: len(whole) * part // 8] for part in range(1, 8)] + [b"some text " * 99, b"\0" * 999]
+    for other in FILES.keys() - {name}:
         FILES[other](tmp_path / other)
-    contents = [whole[: len(whole) * part // 8] for part in range(1, 8)]
-    contents += [b"some text " * 99, b"\0" * 999, *((tmp_path / other).read_bytes() for other in others)]
+        contents.append((tmp_path / other).read_bytes())
     for content in contents:
         (tmp_path / name).write_bytes(content)
         reason_of(tmp_path / name)
     (tmp_path / name).write_bytes(b"")
     assert reason_of(tmp_path / name) == "the file is empty"
-    assert capfd.readouterr() == ("", ""), "the modules print nothing"
+    assert not caplog.records, "the modules log nothing"
 
 
 def test_arrays_that_hold_no_numbers_are_refused(tmp_path: Path) -> None:
@@ -279,7 +278,7 @@ def test_arrays_that_hold_no_numbers_are_refused(tmp_path: Path) -> None:
     assert reason_of(tmp_path / "a.npz") == "holds 2 arrays, not one"
 
 
-def test_odd_but_valid_files_give_no_warning(tmp_path: Path) -> None:
+def test_odd_but_valid_files_give_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     header = b"{'descr': '<u2', 'fortran_order': False, 'shape': (3L, 4L), }\n"  # as Python 2 wrote it
     values = integers(3, 4)
     magic = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
@@ -288,6 +287,11 @@ def test_odd_but_valid_files_give_no_warning(tmp_path: Path) -> None:
     path = write_dicom(tmp_path / "a.dcm", integers(9, 8), bits=16)
     path.write_bytes(path.read_bytes().replace(b"1.2.3", b"1.2.x"))  # not a UID
     assert array_of(path).shape == (1, 9, 8)
+    path = write_nifti(tmp_path / "a.nii", integers(3, 4, 5))
+    content = bytearray(path.read_bytes())
+    content[80:84] = np.float32(-1).tobytes()  # a negative width of a voxel
+    path.write_bytes(content)
+    assert array_of(path).shape == (1, 5, 4, 3) and not caplog.records
 
 
 @pytest.mark.parametrize(("name", "module"), [("a.tif", "tifffile"), ("a.nii", "nibabel"), ("a.dcm", "pydicom")])
