@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import pytest
 from PIL import Image
 
+from datamodules.layouts.folder import DiskFolder
+from datamodules.layouts.named_images import ImageFinder
 from tests.datamodules.layout_files import make, pack
 from tests.samples import module_of, numbered, put
 
