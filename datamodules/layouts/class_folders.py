@@ -136,8 +136,9 @@ def _check_levels(path: str, levels: dict[str, set[str]]) -> None:
     problems += [
         f"the folder {name} in it is no class" for name in levels if NO_CLASSES & set(map(str.lower, levels[name]))
     ]
-    if len(levels) > 1 and all("" not in inside and len(inside) > 1 for inside in levels.values()):
-        problems.append("its folders hold folders, which may be the classes")
+    first = next(iter(levels.values()), set())
+    if len(levels) > 1 and len(first - {""}) > 1 and all(inside == first for inside in levels.values()):
+        problems.append("its folders hold the same folders, which may be the classes")
     if problems:
         pattern = "datamodule.label_pattern='^(?P<label>[^/]+)/'"
         raise UserError(f"datamodule.root: {path}: {problems[0]}; give one of them as the root, or {pattern}")

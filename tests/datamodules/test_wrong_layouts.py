@@ -141,7 +141,7 @@ MISTAKES: dict[str, tuple[str, dict[str, str | bytes], dict[str, Any], str]] = {
         "{color,grey}/{ant,bee}",
         {},
         {},
-        "datamodule.root: ROOT: its folders hold folders, which may be the ",
+        "datamodule.root: ROOT: its folders hold the same folders, ",
     ),
     "a copy": (
         "all/{yes,no} {yes,no}",
