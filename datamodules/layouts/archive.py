@@ -65,7 +65,7 @@ def tar_members(path: str, file: IO[bytes]) -> Iterator[tuple[str, Item]]:
             _check_member(path, name, member.size)
             yield name, ByteRange(path, member.offset_data, member.size)
             archive.members = []  # type: ignore[attr-defined]  # else memory grows with each member
-        # tarfile takes a corrupt header, or the end of the file, for the end of the archive.
+        # tarfile stops without an error at a corrupt header and where a file was cut off; a whole one ends in zeros.
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("the end is missing")

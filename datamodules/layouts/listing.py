@@ -72,8 +72,10 @@ class Listing:
         Raises:
             UserError: the labels are measurements, or several in one.
         """
-        names = self.class_names or _in_order(list(self._label_names))
-        _check_labels(names)
+        names = self.class_names
+        if names is None:
+            names = _in_order(list(self._label_names))
+            _check_labels(names)
         position = {name: label for label, name in enumerate(names)}
         labels = np.array([position[name] for name in self._label_names], np.int64)[self._labels]
         groups = None if None in self._group_names else np.array(self._groups)

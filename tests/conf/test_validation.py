@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 import lit_modules
 from conf import schema, validation
 from conf.errors import UserError
-from conf.nodes import check_nodes, out_of_range
+from conf.nodes import out_of_range
 from conf.validation import MONITORS
 from tests.conftest import ROOT, configure
 
@@ -273,32 +273,3 @@ def test_check_leaves_the_config_as_it_is() -> None:
 def test_modules_of_conf_import_no_torch() -> None:
     code = "import sys, conf.saved_config, conf.validation, conf.error_messages; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
-
-
-@pytest.mark.parametrize(
-    ("key", "target"),
-    [
-        ("lit_module.scheduler", "pytorch_lightning.core.saving.save_hparams_to_yaml"),
-        ("lit_module.scheduler", "pytorch_lightning.core.saving.save_hparams_to_tags_csv"),
-        ("lit_module.optimizer", "lit_modules.runs.comparison.compare"),
-        ("lit_module.loss", "torch.optim.SGD"),
-        ("lit_module.net", "torch.nn.init.normal_"),
-        ("datamodule", "pytorch_lightning.demos.mnist_datamodule.MNISTDataModule"),
-        ("callbacks.x", "pytorch_lightning.loggers.CSVLogger"),
-        ("callbacks.x", "lit_modules.runs.run_folder.claim"),
-        ("logger.x", "pytorch_lightning.callbacks.ModelCheckpoint"),
-        ("trainer.strategy", "pytorch_lightning.utilities.deepspeed.convert_zero_checkpoint_to_fp32_state_dict"),
-    ],
-)
-def test_target_of_another_kind_is_refused(key: str, target: str) -> None:
-    assert refusal({key: {"_target_": target}}).startswith(f"{key}._target_: {target} ")
-
-
-@pytest.mark.parametrize("key", ["datamodule.cache", "datamodule.batch_size", "datamodule.classes"])
-def test_object_is_no_word_number_or_list(key: str) -> None:
-    assert refusal({key: {"_target_": "torch.nn.ReLU"}}).startswith(f"{key}: ")
-
-
-def test_sampler_that_unpickles_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^sampler\._target_: optuna\.samplers\.CmaEsSampler is not a BaseSampler; "):
-        check_nodes({"sampler": {"_target_": "optuna.samplers.CmaEsSampler"}})

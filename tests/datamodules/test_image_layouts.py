@@ -53,6 +53,7 @@ LAYOUTS = {
     "traces of Windows": Layout("{ant,bee}", {"train": PAIR}, {"ant/Thumbs.db": "x", "desktop.ini": "x"}),
     "test images without labels": Layout("train/{ant,bee} test", {"train": PAIR}),
     "folders within classes": Layout("ant/{2024,2025} bee/old/june", {"train": {"ant": 4, "bee": 2}}),
+    "words of other classes": Layout("{hot,dog}", {"train": {"hot": 2, "dog": 2, "hot dog": 1}}, {"hot dog/0.png": ""}),
     "patients within classes": Layout("ill/{p1,p2} well/{p3,p4}", {"train": {"ill": 4, "well": 4}}),
     "loosely named splits": Layout(
         "signs_train/signs_train/{A,B} signs_test/signs_test/{A,B}",
