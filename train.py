@@ -3,7 +3,7 @@
 python train.py +experiment=digits
 python train.py run=logs/digits/2026-01-31_12-00-00 task=test
 
-Exit codes: 0 done; 2 wrong input; 3 some images were unreadable; 130, 141, 143 stopped by a signal.
+Exit codes: 0 done; 2 wrong input; 3 some images were skipped; 129, 130, 141, 143 stopped by a signal.
 """
 
 import os
@@ -19,11 +19,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from conf import saved_config, schema, validation
+from conf import command_line, derived, flags, saved_config, schema, validation
 from conf.error_messages import one_line_errors
 from conf.errors import UserError
+from conf.text import printable
 from datamodules.storage.memory import free_memory
-from lit_modules.runs import launcher, run_folder
+from lit_modules.runs import launcher, multirun, run_folder
 from lit_modules.trainer import process
 
 # torch and Lightning are imported inside the tasks, so that --help, --cfg job and wrong keys are answered at once.
@@ -34,30 +35,36 @@ SETTINGS = ("datamodule", "lit_module", "trainer")  # what loggers and the repor
 
 def fit(cfg: DictConfig) -> float:
     """Train or resume a run, then test its best epoch once; returns the monitored score."""
+    from lit_modules.runs import checkpoints
     from lit_modules.runs.report import finish, score_best
 
     for part in ("callbacks.checkpoint", "logger.epoch_csv"):
         if not OmegaConf.select(cfg, part):
             raise UserError(f"{part}: training needs it; leave it in")
+    process.check_count(cfg.trainer)
     folder = Path(cfg.run_dir)
     use_pretrained_input(cfg)  # before the config is compared with that of a run to resume
-    checkpoint = run_folder.resume_from(cfg)
+    checkpoint = checkpoints.resume_from(cfg)
+    if checkpoint:
+        run_folder.check_epochs(folder, cfg.trainer.get("max_epochs"))
     datamodule, module, trainer = build(saved_config.without_pretrained_weights(cfg) if checkpoint else cfg)
     check_devices(trainer)
     if checkpoint:
-        module.check_same_data(run_folder.load_checkpoint(checkpoint))
+        checkpoints.check_fits(checkpoint, module, trainer)
     elif cfg.init_from:
         module.load_network(Path(cfg.init_from))
     with run_folder.claim(folder, cfg) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             resumed = f", resumed from {checkpoint.name}" if checkpoint else ""
-            print(f"{cfg.name} → {folder}{resumed}\nwatch: tensorboard --logdir {cfg.logs_dir}", flush=True)
+            print(printable(f"{cfg.name} → {folder}{resumed}"))
+            print(printable(f"watch: tensorboard --logdir {cfg.logs_dir}"), flush=True)
             if datamodule.layout:
-                print(f"data: {datamodule.layout}", flush=True)
+                print(printable(f"data: {datamodule.layout}"), flush=True)
         settings = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in SETTINGS}
         for logger in trainer.loggers:
             logger.log_hyperparams({"seed": cfg.seed, **settings})
-        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+        with checkpoints.restoring(checkpoint):
+            trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
         results = score_best(folder, trainer, module, datamodule, cfg.test)
         if trainer.is_global_zero:
             results |= {"name": cfg.name, "seed": cfg.seed, "monitor": cfg.monitor, "layout": datamodule.layout}
@@ -71,21 +78,21 @@ def test(cfg: DictConfig) -> None:
     from lit_modules.runs.report import print_scores
     from lit_modules.runs.restore import best_network
 
-    run_folder.best_checkpoint(Path(cfg.run_dir))
+    process.check_count(cfg.trainer)
     saved_config.check_unchanged(Path(cfg.run_dir), cfg)  # another split would test on training images
     module = best_network(cfg)
     datamodule = build_datamodule(cfg, "test", **image_shape(cfg, module.input_shape))
     datamodule.relabel(module.class_names, module.input_shape)
     trainer = build_trainer(cfg, logger=False)  # the dashboard stays that of the training
     if trainer.is_global_zero:
-        print(f"testing {cfg.run} on {len(datamodule.files('test'))} samples", flush=True)
+        print(printable(f"testing {cfg.run} on {len(datamodule.files('test'))} samples"), flush=True)
     trainer.test(module, datamodule, verbose=False)
     if trainer.is_global_zero:
         print_scores(trainer.callback_metrics, {})
 
 
 def predict(cfg: DictConfig) -> None:
-    """Classify images by the best epoch of a run; exit code 3 if some were unreadable."""
+    """Classify images by the best epoch of a run; exit code 3 if some were skipped."""
     import torch
 
     from datamodules.image_stream import find, read_in_batches
@@ -108,10 +115,10 @@ def predict(cfg: DictConfig) -> None:
     spec = ImageSpec(channels, (height, width), data.resize, data.jpeg_draft, data.get("interpolation") or "bilinear")
     batches = read_in_batches(files, items, spec, data.batch_size, data.num_workers, device.type)
     with torch.inference_mode(), autocast(device, cfg.trainer.precision):
-        unreadable = predict(predictor.to(device), batches, len(files), class_names, cfg.tta.name == "flip", output)
-    print(f"{len(files) - unreadable} predictions → {output}")
-    if unreadable:
-        print(f"{unreadable} of {len(files)} files were unreadable", file=sys.stderr)
+        skipped = predict(predictor.to(device), batches, len(files), class_names, cfg.tta.name == "flip", output)
+    print(printable(f"{len(files) - skipped} predictions → {output}"))
+    if skipped:
+        print(f"{skipped} of {len(files)} files were skipped", file=sys.stderr)
         raise SystemExit(3)
 
 
@@ -131,13 +138,13 @@ def export(cfg: DictConfig) -> None:
     except UserError as error:
         if not resize:  # noise resembles images, not any array
             raise
-        print(f"no validation samples, so the export is checked on noise: {error}", file=sys.stderr)
+        print(printable(f"no validation samples, so the export is checked on noise: {error}"), file=sys.stderr)
         batches, checked_on = noise(predictor.normalize, input_shape), "noise"
     inputs, logits = first_samples(batches, predictor.logits, cfg.input.name == "uint8")
     probabilities = (logits / predictor.temperature).softmax(1)
     metadata = {"class_names": class_names, "resize": resize, "interpolation": interpolation, "checked on": checked_on}
     difference = export(predictor, inputs, probabilities, metadata, cfg.format.name, Path(cfg.output))
-    print(f"{cfg.format.name} → {cfg.output}")
+    print(printable(f"{cfg.format.name} → {cfg.output}"))
     print(f"largest difference of a probability: {difference:.1e}, on {len(inputs)} {checked_on}")
 
 
@@ -172,7 +179,10 @@ def sweep(cfg: DictConfig) -> None:
     try:
         from lit_modules.runs.sweep import sweep
     except ModuleNotFoundError as error:
+        if error.name != "optuna":  # our own bug
+            raise
         raise UserError(f'task: {error.name} is not installed; pip install -e ".[sweep]"') from error
+    process.check_count(cfg.trainer)
     sweep(cfg, list(HydraConfig.get().overrides.task))
 
 
@@ -253,23 +263,32 @@ def check_devices(trainer: Any) -> None:
 
 def main(cfg: DictConfig) -> Any:
     """Check the config and run its task."""
+    job = HydraConfig.get()
     with one_line_errors():
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            if cfg.task == "compare":
-                raise UserError("-m: task=compare makes no runs; leave it out")
-            cfg.run_dir = str(Path(cfg.run_dir) / str(HydraConfig.get().job.num))
-        validation.check(cfg, HydraConfig.get().overrides.task)
+        if job.mode == RunMode.MULTIRUN and cfg.task == "compare":
+            raise UserError("-m: task=compare makes no runs; leave it out")
+    with multirun.next_job_runs(), one_line_errors():
+        if job.mode == RunMode.MULTIRUN:
+            cfg.run_dir = str(Path(cfg.run_dir) / str(job.job.num))
+        derived.restore(cfg, job.overrides.task)
+        validation.check(cfg, job.overrides.task)
         return TASKS[cfg.task](cfg)
 
 
 def start() -> None:
     """Compose the config of the command line and run its task."""
+    if "--version" in sys.argv[1:]:
+        flags.print_versions()
+        return
     schema.register()
     with one_line_errors():
+        flags.check(sys.argv[1:])
         os.environ.setdefault("LITMUS_STAMP", launcher.stamp())
+        sys.argv[1:] = command_line.quoted(sys.argv[1:])
         base = saved_config.base_config(sys.argv[1:])
         # Not a decorator, because the base depends on run=…; Hydra's shell completion looks for "@hydra.main".
         hydra.main(config_path="conf", config_name=base, **schema.VERSION_BASE)(main)()
+        multirun.raise_if_failed()
         sys.stdout.flush()  # while a closed pipe is still answered
 
 

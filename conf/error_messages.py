@@ -4,8 +4,10 @@ import errno
 import os
 import select
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import yaml
 from hydra.errors import HydraException, InstantiationException
@@ -13,8 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UserError, first_line
 from conf.hydra_messages import from_constructor, from_hydra
+from conf.text import printable
 
-STDOUT = 1
+STDOUT, STDERR = 1, 2
+NOT_AN_OPTION = (
+    "command line: a config group was given no name of an option; set a key, as in trainer.max_epochs=5 "
+    "trainer.devices=2"
+)
 MEMORY_IS_FULL = (
     "datamodule.batch_size: the memory is full; halve it, with trainer.accumulate_grad_batches=2, or "
     "set trainer.precision=bf16-mixed; checkpoints are kept: resume by run=…"
@@ -31,6 +38,8 @@ def one_line_errors() -> Iterator[None]:
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning exits with 1 during validation and test
             raise SystemExit(130) from None
+        if isinstance(error.__context__, BrokenPipeError):  # rich discards further output, and exits with 1
+            raise SystemExit(141) from None
         raise
     except BrokenPipeError:
         _exit_if_stdout_is_closed()
@@ -39,7 +48,7 @@ def one_line_errors() -> Iterator[None]:
         line = one_line(error)
         if line is None:
             raise
-        print("error:", line.replace("\n", "\\n"), file=sys.stderr)  # a file name may contain newlines
+        print("error:", printable(line), file=sys.stderr)  # a file name may contain newlines, or codes for the terminal
         _drop_unwritable_output()
         raise SystemExit(2) from None
 
@@ -54,13 +63,20 @@ def _drop_unwritable_output() -> None:
 
 def _exit_if_stdout_is_closed() -> None:
     """Exit with 141, as by SIGPIPE, if the broken pipe is stdout (`| head`)."""
-    if not hasattr(select, "poll"):  # Windows
-        return
-    output = select.poll()
-    output.register(STDOUT, 0)
-    if output.poll(0):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # for output that is still buffered
+    if discard_if_closed(STDOUT):
         raise SystemExit(141) from None
+
+
+def discard_if_closed(descriptor: int) -> bool:
+    """Whether the reader of a pipe, or a terminal, is closed; if so, discard further output, buffered one too."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    output = select.poll()
+    output.register(descriptor, 0)
+    is_closed = bool(output.poll(0))
+    if is_closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return is_closed
 
 
 def one_line(error: BaseException) -> str | None:
@@ -81,6 +97,19 @@ def _is_a(error: BaseException, kind: type | str) -> bool:
     return type(error).__name__ == kind if isinstance(kind, str) else isinstance(error, kind)
 
 
+def _from_long_name(error: OSError) -> str:
+    name = Path(error.filename or "").name
+    return f"command line: the name {name[:40]}… of {len(os.fsencode(name))} bytes is too long; shorten it"
+
+
+def _from_defaults_list(error: TypeError) -> str | None:
+    """A config group was given a list of something other than names, for which Hydra has no message."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if frames and frames[-1].f_globals["__name__"] == "hydra._internal.defaults_list":
+        return NOT_AN_OPTION
+    return None
+
+
 def _from_full_disk(error: OSError) -> str:
     return f"{error.filename or 'output'}: {error.strerror}; free some space, then start again, or resume by run=…"
 
@@ -90,7 +119,7 @@ def _from_yaml(error: yaml.MarkedYAMLError) -> str | None:
     return f"{mark.name}, line {mark.line + 1}: {error.problem}; correct the YAML" if mark else None
 
 
-def _from_numpy(error: MemoryError) -> str:
+def _from_numpy(error: Exception) -> str:
     return f"datamodule: {first_line(error)}; reduce datamodule.image_size, or use fewer images"
 
 
@@ -112,19 +141,26 @@ ANSWERS: tuple[tuple[type | str, str, str | Callable[..., str | None]], ...] = (
     (UserError, "", str),
     (OSError, f"[Errno {errno.ENOSPC}]", _from_full_disk),
     (OSError, f"[Errno {errno.EDQUOT}]", _from_full_disk),
+    (OSError, f"[Errno {errno.ENAMETOOLONG}]", _from_long_name),
+    (OSError, f"[Errno {errno.EFBIG}]", _from_full_disk),  # ulimit -f
     # Hydra and OmegaConf
     (InstantiationException, "", from_constructor),
+    (ValueError, "Config group override", NOT_AN_OPTION),
+    (TypeError, "is not iterable", _from_defaults_list),
     (
-        ValueError,
-        "Config group override must be",
-        "command line: a config group was given a number; set a key, as in trainer.max_epochs=5 trainer.devices=2",
+        AssertionError,
+        "Unexpected type for root: ",  # of OmegaConf
+        "command line: a key was added below a value that holds none; see python train.py --cfg job",
     ),
     (HydraException, "", from_hydra),
     (OmegaConfBaseException, "", from_hydra),
     (yaml.MarkedYAMLError, "", _from_yaml),
     # NumPy
     (MemoryError, "", _from_numpy),
+    (ValueError, "array is too big", _from_numpy),
+    (ValueError, "Maximum allowed dimension exceeded", _from_numpy),
     # torch
+    (ImportError, "failed to map segment", "ulimit -v: too low to load torch; raise it, or leave it out"),
     ("OutOfMemoryError", "", MEMORY_IS_FULL),
     (Exception, "can't allocate memory", MEMORY_IS_FULL),
     (

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,9 +14,11 @@ from typing import Any, BinaryIO
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout, lock_descriptor
 
 from conf.errors import UserError
+from conf.text import csv_cell
 
 # What flock answers on a file system without locks, such as some mounts of NFS and Lustre.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+SILENT_SECONDS = 5.0  # of waiting for a marker file
 _marker_locks: list[BaseFileLock] = []  # of `lock_inherited`, held until this process exits
 
 
@@ -29,7 +31,8 @@ def write_durably(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)  # it may be a link
+        with open(temporary, "xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -53,17 +56,31 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def remove_folder(folder: Path, patterns: Sequence[str]) -> None:
+    """Remove the files of a folder whose names fit, and the folder if it holds nothing else. Follows no link.
+
+    All folders are removed here, by the names that Litmus writes, so that nobody else's files are lost.
+    """
+    if folder.is_symlink():
+        return
+    for file in [file for pattern in patterns for file in folder.glob(pattern)]:
+        with suppress(OSError):
+            file.unlink()
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text in UTF-8, atomically."""
     write_durably(path, lambda file: file.write(text.encode()))
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as a CSV table, atomically. Columns: all keys, in order of first appearance."""
+    """Write rows as a CSV table, atomically. Columns: all keys, in order of first appearance; text is escaped."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
+    writer = csv.DictWriter(text, list(dict.fromkeys(csv_cell(name) for row in rows for name in row)))
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({csv_cell(name): csv_cell(value) for name, value in row.items()} for row in rows)
     write_text(path, text.getvalue())
 
 
@@ -85,7 +102,14 @@ def file_lock(path: Path, timeout: float = -1) -> Iterator[None]:
         if error.errno not in NO_LOCKS:
             raise
         lock = _marker_lock(path)
-        lock.acquire(timeout=timeout)
+        try:
+            lock.acquire(timeout=SILENT_SECONDS if timeout < 0 else timeout)
+        except Timeout:
+            if timeout >= 0:
+                raise
+            # A process of this host that died is noticed; of another host, it is not.
+            print(f"waiting for {lock.lock_file}; remove it if the process that it names is dead", file=sys.stderr)
+            lock.acquire()
     try:
         yield
     finally:

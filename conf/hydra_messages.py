@@ -5,7 +5,7 @@ import re
 from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException, MissingConfigException
 from omegaconf import DictConfig
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 
 from conf.errors import UserError, first_line, nearest
 from conf.unknown_keys import CONF, renamed_key, unknown_key
@@ -46,7 +46,8 @@ def from_constructor(error: InstantiationException) -> str | None:
     if is_ours or not (refused or type(cause).__name__ == "MisconfigurationException"):
         return None
     assert cause is not None
-    return f"{key}: {first_line(cause)}; correct that value"
+    fix = "install it" if isinstance(cause, ImportError) else "correct that value"
+    return f"{key}: {first_line(cause)}; {fix}"
 
 
 def _from_missing_option(error: MissingConfigException) -> str:
@@ -62,9 +63,17 @@ def _from_omegaconf(error: OmegaConfBaseException) -> str:
     parent, key = error.parent_node, str(error.key)
     if "/" in key:
         return _unknown_group(key)
-    if isinstance(parent, DictConfig) and key not in list(parent):  # `in parent` is false for a missing value
+    if (
+        error.key is not None and isinstance(parent, DictConfig) and key not in list(parent)
+    ):  # `in parent` is false for a missing value
         root = parent._get_root()
         return unknown_key(str(error.full_key), list(map(str, parent)), root if isinstance(root, DictConfig) else None)
+    variable = re.search("Environment variable '(.+)' not found", str(error))
+    if variable:
+        fix = f"export {variable[1]}=… first, or write the value"
+        return f"{error.full_key}: the environment variable {variable[1]} is not set; {fix}"
+    if isinstance(error, InterpolationResolutionError):
+        return f"{error.full_key}: {first_line(error)}; correct what stands in ${{…}}"
     return f"{error.full_key}: {first_line(error)}; give it a value of its type"
 
 

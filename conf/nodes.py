@@ -2,16 +2,15 @@
 
 import importlib
 import inspect
-import operator
-import types
-import typing
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
+from conf.annotations import describe, fits, out_of_range, shown
+from conf.bounds import bounded
 from conf.errors import UserError, nearest
 from conf.renamed import TARGETS
-from conf.unknown_keys import renamed_key
+from conf.unknown_keys import SYNONYMS, renamed_key
 
 # A `_target_` runs code, so only these packages are allowed, by the target's name and by where it is defined.
 PACKAGES = (
@@ -52,18 +51,30 @@ OTHER_KINDS = (
 )
 # Packages whose classes have no common base class, or whose functions return nothing; all are harmless.
 HARMLESS = ("datamodules.augment.", "lit_modules.networks.initialization.", "torch.nn.init.", "torchvision.transforms.")
-# Demonstrations download data; this sampler unpickles what a study holds.
-REFUSED = ("pytorch_lightning.demos.", "optuna.samplers._cmaes.")
-# The bounds of `annotated_types`, by attribute.
-BOUNDS = {
-    "ge": ("at least", operator.ge),
-    "gt": ("above", operator.gt),
-    "le": ("at most", operator.le),
-    "lt": ("below", operator.lt),
+# Why no place takes the classes of these modules.
+REFUSED = {
+    "optuna.samplers._cmaes.": "unpickles what a study holds",
+    "pytorch_lightning.demos.": "downloads data",
+    "torch.optim.lbfgs.": "computes several losses a step, and scores count each sample once",
+    "torch.optim.sparse_adam.": "needs sparse gradients, which no layer here has",
 }
-PLAIN_TYPES = (str, int, float, bool, type(None), list, tuple, dict)
+# Nodes that are called later: the number of positional arguments, and the names of the others.
+CALLS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "lit_module.init": (1, ()),
+    "lit_module.loss": (0, ()),
+    "lit_module.net": (0, ("input_shape", "num_classes")),
+    "lit_module.optimizer": (1, ()),
+    "lit_module.scheduler": (1, ()),
+    "sampler": (0, ("seed",)),
+}
+# Further arguments, which a node may lack.
+GIVEN = {
+    "lit_module": ("input_shape", "class_names", "class_counts", "mean", "std"),
+    "lit_module.scheduler": ("total_steps",),
+}
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 MAX_NAMES = 20  # in a hint
-DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_"}
+DIRECTIVES = {"_target_": str, "_partial_": bool, "_convert_": Literal["all"], "_recursive_": Literal[True]}
 
 
 def check_nodes(cfg: Any) -> None:
@@ -90,27 +101,54 @@ def _nodes(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _check_node(path: str, node: dict[str, Any]) -> None:
-    constructor = _constructor(f"{path}._target_", str(node["_target_"]))
-    _check_kind(path, str(node["_target_"]), constructor)
+    target = str(node["_target_"])
+    constructor = _constructor(f"{path}._target_", target)
+    _check_kind(path, target, constructor)
     parameters = _parameters(constructor)
     takes_any_key = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for key, value in node.items():
         if key in DIRECTIVES:
-            continue
-        if key not in parameters:
-            if takes_any_key and not get_close_matches(key, parameters):
-                continue  # the constructor passes it on
+            annotation = DIRECTIVES[key]
+        elif key in parameters:
+            annotation = bounded(constructor, key, parameters[key].annotation)
+        elif takes_any_key and not get_close_matches(str(key), parameters):
+            continue  # the constructor passes it on
+        else:
             new_key = renamed_key(f"{path}.{key}", parameters)
             if new_key:
                 raise UserError(f"{path}.{key}: is called {new_key} now; rename it")
-            raise UserError(f"{path}.{key}: {constructor.__name__} has no such parameter; {nearest(key, parameters)}")
-        annotation = parameters[key].annotation
-        if not _fits(value, annotation):
-            expected = " or ".join(dict.fromkeys(_describe(annotation)))
-            raise UserError(f"{path}.{key}: {value!r} does not fit; give {expected}")
+            hint = nearest(SYNONYMS.get(key, str(key)), parameters)
+            raise UserError(f"{path}.{key}: {constructor.__name__} has no such parameter; {hint}")
+        if not fits(value, annotation):
+            raise UserError(f"{path}.{key}: {shown(value)} does not fit; give {describe(annotation)}")
         problem = out_of_range(value, annotation)
         if problem:
             raise UserError(f"{path}.{key}: {problem}")
+    _check_call(path, node, parameters)
+
+
+def _check_call(path: str, node: dict[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
+    """Raises UserError if a node is built too early or too late, or its call lacks an argument or has one too many."""
+    name = str(node["_target_"]).rpartition(".")[2]
+    is_partial = bool(node.get("_partial_"))
+    if path in CALLS and not is_partial:
+        raise UserError(f"{path}: {name} is called by Litmus later, not at once; add _partial_: true")
+    if path not in CALLS and is_partial:
+        if _place(path) in KINDS:
+            raise UserError(f"{path}._partial_: {name} is built at once; leave it out")
+        return  # who calls it is not known
+    positional, names = CALLS.get(path, (0, ()))
+    kinds = [parameter.kind for parameter in parameters.values()]
+    for key in names:
+        # Functions of other packages pass further arguments on to a constructor that refuses them.
+        takes_any_key = inspect.Parameter.VAR_KEYWORD in kinds and node["_target_"].startswith("lit_modules.")
+        if key not in parameters and not takes_any_key:
+            problem = f"{name} has no parameter {key}, and is called with {' and '.join(names)}"
+            raise UserError(f"{path}: {problem}; choose one that has them, as those of lit_modules/networks have")
+    for key, parameter in list(parameters.items())[positional:]:
+        is_required = parameter.default is parameter.empty and parameter.kind in NAMED
+        if is_required and key not in (*node, *names, *GIVEN.get(path, ())):
+            raise UserError(f"{path}: {name} needs {key}; add {path}.{key}=…")
 
 
 def _constructor(key: str, target: str) -> Any:
@@ -134,18 +172,25 @@ def _constructor(key: str, target: str) -> Any:
 def _check_kind(path: str, target: str, constructor: Any) -> None:
     """Raises UserError if a place takes no such class."""
     home = f"{constructor.__module__}."
-    section = path.partition(".")[0]
-    place = path if path in KINDS else f"{section}.*" if path.count(".") == 1 else ""
+    place = _place(path)
     wanted = (KINDS[place],) if place in KINDS else (*KINDS.values(), *OTHER_KINDS)
+    for module, why in REFUSED.items():
+        if home.startswith(module):
+            raise UserError(f"{path}._target_: {target} {why}; choose another")
     built = constructor
     if not isinstance(constructor, type):
         built = inspect.signature(constructor, eval_str=True).return_annotation
     bases = [f"{base.__module__}.{base.__qualname__}" for base in getattr(built, "__mro__", ())]
     harmless = home.startswith(HARMLESS) and place not in KINDS
-    if home.startswith(REFUSED) or not (harmless or set(bases) & set(wanted)):
+    if not (harmless or set(bases) & set(wanted)):
         kind = f"a {wanted[0].rpartition('.')[2]}" if len(wanted) == 1 else "anything that Litmus builds"
         fix = "name a class of that kind, or a function with such a return annotation"
         raise UserError(f"{path}._target_: {target} is not {kind}; {fix}")
+
+
+def _place(path: str) -> str:
+    """The key of KINDS that a dotted path falls under, or another text."""
+    return path if path in KINDS or path.count(".") != 1 else f"{path.partition('.')[0]}.*"
 
 
 def _resolve(target: str) -> Any:
@@ -183,72 +228,3 @@ def _parameters(constructor: Any) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(constructor, eval_str=True).parameters
     except NameError:  # annotations that exist for type checkers only: their values are not checked
         return inspect.signature(constructor).parameters
-
-
-def _fits(value: Any, annotation: Any) -> bool:
-    """Whether a plain config value has the type of an annotation; unknown annotations accept all."""
-    if annotation in (inspect.Parameter.empty, Any) or isinstance(annotation, str):
-        return True
-    if isinstance(value, dict) and "_target_" in value:
-        return _takes_objects(annotation)
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return _fits(value, arguments[0])
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if origin is typing.Literal:
-        return value in arguments
-    if origin in (list, tuple, typing.get_origin(typing.Sequence[int])):
-        item = arguments[0] if arguments else Any
-        return isinstance(value, list) and all(_fits(element, item) for element in value)
-    if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if isinstance(annotation, type):
-        return isinstance(value, annotation)
-    return origin is not dict or isinstance(value, dict)
-
-
-def _takes_objects(annotation: Any) -> bool:
-    """Whether a parameter takes what a `_target_` builds, and not only words, numbers, or lists of them."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (typing.Union, types.UnionType):
-        return any(map(_takes_objects, arguments))
-    if origin is typing.Annotated:
-        return _takes_objects(arguments[0])
-    return origin not in (typing.Literal, list, tuple, dict) and annotation not in PLAIN_TYPES
-
-
-def _describe(annotation: Any) -> Iterator[str]:
-    """The parts of an annotation, as a user may write them."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        yield from _describe(arguments[0])
-    elif origin in (typing.Union, types.UnionType):
-        for argument in arguments:
-            yield from _describe(argument)
-    elif origin is typing.Literal:
-        yield from map(str, arguments)
-    elif annotation is type(None):
-        yield "null"
-    else:
-        yield inspect.formatannotation(annotation).replace("typing.", "")
-
-
-def out_of_range(value: Any, annotation: Any) -> str | None:
-    """Why a number breaks the bounds of an annotation such as `Annotated[float, Interval(ge=0, le=1)]`, or None."""
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        problems = [out_of_range(value, part) for part in typing.get_args(annotation) if _fits(value, part)]
-        return problems[0] if problems and all(problems) else None
-    if typing.get_origin(annotation) is not typing.Annotated or isinstance(value, dict):
-        return None
-    bounds: list[str] = []
-    is_broken = False
-    for metadata in annotation.__metadata__:
-        for name, (words, holds) in BOUNDS.items():
-            bound = getattr(metadata, name, None)
-            if bound is not None:
-                bounds.append(f"{words} {bound}")
-                is_broken = is_broken or not holds(value, bound)
-    return f"must be {' and '.join(bounds)}, not {value}; correct it" if is_broken else None

@@ -1,15 +1,16 @@
 """run=DIR: a saved config as the base of a command; the keys that a resumed run keeps."""
 
-from dataclasses import fields
+import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from conf import renamed
+from conf import command_line, received_config, renamed
 from conf.errors import UserError
-from conf.schema import TASKS, store
+from conf.files import write_text
+from conf.schema import store
 
 CONF = Path(__file__).parent
 
@@ -29,11 +30,13 @@ def base_config(arguments: list[str]) -> str:
     Raises:
         UserError: DIR holds no saved config.
     """
-    runs = [argument.partition("=")[2].strip("'\"") for argument in arguments if argument.startswith("run=")]
-    if not runs or runs[-1] in ("", "null"):
+    runs = [command_line.value_of(argument) for argument in arguments if argument.startswith("run=")]
+    if not runs or not runs[-1]:
         return "train"
     folder = Path(runs[-1])
-    path, saved = folder / "config.yaml", read(folder)
+    saved = read(folder)
+    received_config.check_folder(folder)
+    received_config.check(folder, saved, arguments)
     base = OmegaConf.load(CONF / "train.yaml")
     assert isinstance(base, DictConfig)
     choices = [entry for entry in base.defaults if isinstance(entry, DictConfig)]  # one group each
@@ -43,19 +46,12 @@ def base_config(arguments: list[str]) -> str:
         if group == "task" and saved.get("task") == "sweep":
             choice[group] = "sweep"
         elif group in saved and group != "task":
-            section = saved[group]
-            if isinstance(section, DictConfig) and "defaults" in section:  # Hydra would obey them
-                raise UserError(f"{path}: holds {group}.defaults, which no run saves; take it from a copy of the run")
-            _store_section(group, OmegaConf.to_container(section))
+            _store_section(group, saved[group])
             choice[group] = ["saved"] if isinstance(choice[group], ListConfig) else "saved"
         elif group == "devices":  # part of the saved trainer
             store({}, group="devices", name="saved", package="trainer")
             choice[group] = "saved"
-    values = {str(key): node for key, node in saved.items_ex(resolve=False) if key not in groups}
-    known = {field.name for schema in TASKS.values() for field in fields(schema)}
-    # Of the foreign ones, a `hydra` section could run code, and a `defaults` list could read any file.
-    if foreign := sorted(values.keys() - known):
-        raise UserError(f"{path}: holds {foreign[0]}, which no run saves; take it from a copy of the run")
+    values = {key: value for key, value in saved.items() if key not in groups}
     merged = OmegaConf.merge(base, values, {"run_dir": runs[-1]})
     store(OmegaConf.to_container(merged), name="saved_run")
     return "saved_run"
@@ -67,8 +63,6 @@ def _store_section(group: str, section: Any) -> None:
     defaults: list[Any] = ["_self_"]
     for part in sorted(parts):
         value = section.pop(part) if isinstance(section.get(part), dict) else None
-        if value and "defaults" in value:  # Hydra would obey them
-            raise UserError(f"config.yaml: holds {group}.{part}.defaults, which no run saves; take it from a copy")
         package = f"{group}.{part}" if value else group
         store(value or {}, group=f"{group}/{part}", name="saved", package=package)
         defaults.append({part: ["saved"] if part == "augment" else "saved"})
@@ -77,16 +71,17 @@ def _store_section(group: str, section: Any) -> None:
     store(section | {"defaults": defaults} if parts else section, group=group, name="saved")
 
 
-def read(folder: Path) -> DictConfig:
-    """The config that a run saved, with the present names of its keys.
+def read(folder: Path) -> dict[str, Any]:
+    """The config that a run saved, unresolved, with the present names of its keys.
 
     Raises:
         UserError: there is none, or it is corrupt.
     """
     path = folder / "config.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises an error for a name that is too long)
         raise UserError(f"run: {folder} holds no config.yaml; give the folder of a run, such as logs/digits/…")
     try:
+        received_config.check_text(path)
         saved = OmegaConf.load(path)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:  # OSError: the file is one bare word
         problem = " ".join(str(error).split())
@@ -96,7 +91,26 @@ def read(folder: Path) -> DictConfig:
     plain: Any = OmegaConf.to_container(saved)
     assert isinstance(plain, dict)
     renamed.update(plain)
-    return OmegaConf.create(plain)
+    return plain
+
+
+def write(path: Path, cfg: DictConfig) -> None:
+    """Write the config of a run or a study.
+
+    It keeps references to other keys, so that an override on resume also changes the values that depend on it. Values
+    of environment variables and of other resolvers are written as they are now.
+    """
+    plain, values = OmegaConf.to_container(cfg), OmegaConf.to_container(cfg, resolve=True)
+    write_text(path, OmegaConf.to_yaml(OmegaConf.create(_without_resolvers(plain, values))))
+
+
+def _without_resolvers(plain: Any, values: Any) -> Any:
+    """A plain config; texts that a run may not save are replaced by their values."""
+    if isinstance(plain, dict):
+        return {key: _without_resolvers(child, values[key]) for key, child in plain.items()}
+    if isinstance(plain, list):
+        return list(map(_without_resolvers, plain, values))
+    return plain if received_config.reads_only_keys(str(plain)) else values
 
 
 def check_unchanged(folder: Path, cfg: DictConfig) -> None:
@@ -110,7 +124,7 @@ def check_unchanged(folder: Path, cfg: DictConfig) -> None:
     free = set(FREE)
     if cfg.task != "fit":
         free.add("batch_size")
-    saved = flat(OmegaConf.to_container(read(folder)))
+    saved = flat(read(folder))
     now = flat(OmegaConf.to_container(cfg))
     for key in sorted(saved.keys() | now.keys()):
         section, _, rest = key.partition(".")

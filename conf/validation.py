@@ -1,5 +1,7 @@
 """Checks a composed config before data are read: root keys, sections, every `_target_` node, the Trainer."""
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,11 +18,9 @@ MONITORS = [f"{split}/{score}" for split in ("train", "val") for score in ("loss
 MAX_SEED = 2**32 - 1  # NumPy's
 # Config groups of which several options are chosen together, as dotted keys.
 LISTS = ("callbacks", "logger", "datamodule.augment")
-COUNTS = (
-    "trainer.accumulate_grad_batches",
-    "trainer.check_val_every_n_epoch",
-    "callbacks.checkpoint.every_n_epochs",
-)
+# What the checks below read as nodes, with an option of their config group.
+SECTIONS = {"datamodule": "digits", "lit_module": "classifier", "lit_module.net": "cnn", "trainer": "default"}
+MAX_NAME = 255  # bytes of a file name
 
 
 def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
@@ -35,8 +35,10 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
     _check_overrides(cfg, overrides)
     _check_root_keys(cfg)
     _check_run(cfg)
+    _check_sections(cfg)
     _check_monitor(cfg)
     _check_lists(cfg)
+    _check_callbacks(cfg)
     _check_freeze(cfg)
     if cfg.task != "compare":  # it builds nothing, and answers without importing torch
         check_nodes(_built(cfg, overrides))
@@ -68,6 +70,8 @@ def _check_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def _check_root_keys(cfg: DictConfig) -> None:
+    if cfg.task not in TASKS:
+        raise UserError(f"task: there is no {cfg.task}; {nearest(cfg.task, TASKS)}")
     known = [field.name for field in fields(TASKS[cfg.task])]
     for key in map(str, cfg):
         if key not in known:
@@ -85,8 +89,22 @@ def _check_run(cfg: DictConfig) -> None:
         raise UserError(f"seed: must be from 0 to {MAX_SEED}, not {cfg.seed}; choose seed=0")
     if Path(cfg.name).is_absolute() or ".." in Path(cfg.name).parts:
         raise UserError(f"name: {cfg.name} is outside of logs_dir; choose a plain name, or set run_dir")
+    for key in ("name", "logs_dir", "run_dir"):
+        names = Path(cfg[key]).parts
+        if not str(cfg[key]).isprintable():
+            raise UserError(f"{key}: {cfg[key]!r} has a character that cannot be printed; leave it out")
+        if any(len(os.fsencode(name)) > MAX_NAME for name in names):
+            raise UserError(f"{key}: a file name of more than {MAX_NAME} bytes; shorten it")
     if cfg.run and Path(cfg.run_dir) != Path(cfg.run):
         raise UserError(f"run_dir: the run {cfg.run} stays in its folder; leave run_dir out, and sweep new runs only")
+
+
+def _check_sections(cfg: DictConfig) -> None:
+    for key, option in SECTIONS.items():
+        node = OmegaConf.select(cfg, key)
+        if not isinstance(node, DictConfig) or not isinstance(node.get("_target_"), str):
+            group = key.replace(".", "/")
+            raise UserError(f"{key}: has no _target_; choose one by {group}=…, such as {group}={option}")
 
 
 def _check_monitor(cfg: DictConfig) -> None:
@@ -95,12 +113,38 @@ def _check_monitor(cfg: DictConfig) -> None:
         raise UserError(f"monitor: {cfg.monitor}: {why}; {nearest(cfg.monitor, MONITORS)}")
     if cfg.monitor.startswith("val/") and not cfg.trainer.get("limit_val_batches", 1):
         raise UserError(f"monitor: {cfg.monitor} needs validation; set trainer.limit_val_batches or monitor=train/f1")
-    mode = "min" if cfg.monitor.endswith("loss") else "max"
+    mode = _mode_of(cfg.monitor)
     if cfg.mode != mode:
         raise UserError(f"mode: the best {cfg.monitor} is the {mode}imum; set mode={mode}")
+    scheduler = cfg.lit_module.get("scheduler")
+    if scheduler and str(scheduler.get("_target_")).endswith(".ReduceLROnPlateau"):
+        score, watched = str(cfg.lit_module.get("monitor")), scheduler.get("mode", "min")
+        if score in MONITORS and watched != _mode_of(score):
+            raise UserError(f"lit_module.scheduler.mode: {watched} does not fit {score}; set it to {_mode_of(score)}")
+
+
+def _check_callbacks(cfg: DictConfig) -> None:
+    """Early stopping may watch any score, in its direction; the best epoch is chosen by that of the root alone."""
     for name, node in cfg.callbacks.items():
-        if node and "monitor" in node and node.monitor not in MONITORS:
-            raise UserError(f"callbacks.{name}.monitor: there is no such score; {nearest(node.monitor, MONITORS)}")
+        target = str(node.get("_target_")) if isinstance(node, DictConfig) else ""
+        if target.endswith(".StochasticWeightAveraging"):
+            raise UserError(f"callbacks.{name}: no best epoch would have its weights; use callbacks=[default,ema]")
+        if not target or "monitor" not in node:
+            continue
+        score = str(node.monitor)
+        if score not in MONITORS:
+            raise UserError(f"callbacks.{name}.monitor: there is no such score; {nearest(score, MONITORS)}")
+        mode = _mode_of(score)
+        if score != cfg.monitor and not target.endswith(".EarlyStopping"):
+            fix = f"set monitor={score} mode={mode}"
+            raise UserError(f"callbacks.{name}.monitor: the best epoch is chosen by {cfg.monitor}; {fix}")
+        if node.get("mode", mode) != mode:
+            fix = f"set it to {mode}, or choose another score by monitor=… mode=…"
+            raise UserError(f"callbacks.{name}.mode: the best {score} is the {mode}imum; {fix}")
+
+
+def _mode_of(score: str) -> str:
+    return "min" if score.endswith("loss") else "max"
 
 
 def _check_lists(cfg: DictConfig) -> None:
@@ -110,18 +154,14 @@ def _check_lists(cfg: DictConfig) -> None:
         if not isinstance(parts, DictConfig):
             continue
         for name, node in parts.items():
-            if node is not None and "_target_" not in node:
+            if node is not None and (not isinstance(node, DictConfig) or "_target_" not in node):
                 group = path.replace(".", "/")
                 raise UserError(f"{path}.{name!s}: is not chosen; add it by {group}=[…,{name!s}]")
 
 
 def _check_freeze(cfg: DictConfig) -> None:
     """A frozen body with random weights would be of no use."""
-    if "lit_module" not in cfg:  # task=compare
-        return
-    net = (cfg.lit_module or {}).get("net")
-    if not net:
-        raise UserError("lit_module.net: there is no network; choose one by lit_module/net=…, such as cnn")
+    net = cfg.lit_module.net
     trains = cfg.task in ("fit", "tune", "sweep") and not cfg.get("run")
     if trains and cfg.lit_module.get("freeze") == "body" and not (net.get("weights") or cfg.get("init_from")):
         raise UserError(
@@ -131,26 +171,16 @@ def _check_freeze(cfg: DictConfig) -> None:
 
 
 def _check_trainer(cfg: DictConfig) -> None:
-    """Values that Lightning accepts but fails on later, or with which no epoch would be the best."""
+    """Values with which nothing is trained or tested, or no epoch would be the best."""
     trainer = cfg.trainer
-    for key in COUNTS:
-        value = OmegaConf.select(cfg, key, default=1)
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise UserError(f"{key}: must be 1 or more, not {value}; leave it out")
-    if (trainer.get("gradient_clip_val") or 0) < 0:  # it would reverse the gradients
-        raise UserError(f"trainer.gradient_clip_val: must be 0 or more, not {trainer.gradient_clip_val}; try 1.0")
-    interval = trainer.get("val_check_interval", 1)
-    if interval is not None and (not isinstance(interval, int | float) or interval <= 0):
-        raise UserError(
-            f"trainer.val_check_interval: must be a number of batches or a fraction of an epoch, not {interval}; "
-            "leave it out"
-        )
     epochs = trainer.get("max_epochs")
     validated_every = trainer.get("check_val_every_n_epoch") or 1
     if epochs == 0:
         raise UserError("epochs: 0 trains nothing; try 1")
     if cfg.monitor.startswith("val/") and 0 < (epochs or 0) < validated_every:
         raise UserError(f"trainer.check_val_every_n_epoch: none of {epochs} epochs is validated; lower it")
+    if trainer.get("max_time") is not None and not re.search("[1-9]", str(trainer.max_time)):
+        raise UserError("trainer.max_time: 0 trains nothing; leave it out")
     if trainer.get("fast_dev_run"):
         raise UserError("trainer.fast_dev_run: saves no checkpoint, which a run needs; use trainer=debug")
     if trainer.get("limit_train_batches", 1) == 0:

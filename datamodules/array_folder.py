@@ -1,7 +1,6 @@
 """Series, images or volumes in class folders, one file each."""
 
 import math
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +20,9 @@ from datamodules.layouts.folder import DiskFolder
 from datamodules.splits import Samples
 from datamodules.storage.array_file import SUFFIXES, ArrayForm, is_array_file, read_array, read_arrays, suffix_of
 from datamodules.storage.decode import digests
-from datamodules.storage.inputs import InMemory, Loaded
+from datamodules.storage.inputs import CHANGED, InMemory, Loaded, stamps_of
 from datamodules.storage.memory import free_memory
+from datamodules.storage.stored_file import stamp_of
 from datamodules.storage.worker_pool import CHUNK, Workers, progress
 
 # Fraction of the free memory that the arrays may take.
@@ -53,7 +53,7 @@ class ArrayFiles:
         self.dtype = array.dtype
         self.sample_bytes = math.prod(self.shape) * array.itemsize
         self.workers = Workers(num_workers, items)
-        self._began = time.time()
+        self._stamps = stamps_of(items)
 
     def read(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:
         """
@@ -62,20 +62,19 @@ class ArrayFiles:
         """
         all_rows = list(batches)
         positions = [row for rows in all_rows for row in rows.tolist()]
-        arrays = self.arrays(positions, self._began)
+        arrays = self.arrays(positions)
         for rows in all_rows:
             samples = []
             for row, array in zip(rows.tolist(), islice(arrays, len(rows)), strict=True):
+                if not isinstance(array, str) and stamp_of(self._items[row]) != self._stamps[row]:
+                    array = CHANGED
                 if isinstance(array, str):
                     raise UserError(f"{self._files[row]}: {array}; repair the file, then resume by run=…")
                 samples.append(array)
             yield torch.from_numpy(np.stack(samples))
 
-    def arrays(self, positions: Sequence[int], latest: float = math.inf) -> Iterator[np.ndarray | str]:
+    def arrays(self, positions: Sequence[int]) -> Iterator[np.ndarray | str]:
         """The array of each file, or why it is unreadable.
-
-        Args:
-            latest: see `read_arrays`.
 
         Raises:
             UserError: an array differs from the first in shape, or in whether it is uint8.
@@ -83,7 +82,7 @@ class ArrayFiles:
         count = max(1, min(CHUNK, TASK_BYTES // self.sample_bytes))
         parts = [positions[start : start + count] for start in range(0, len(positions), count)]
         tasks = ([self._items[i] for i in part] for part in parts)
-        results = self.workers.map(partial(read_arrays, form=self._form, latest=latest), tasks)
+        results = self.workers.map(partial(read_arrays, form=self._form), tasks)
         for part, arrays in zip(parts, results, strict=True):
             for position, array in zip(part, arrays, strict=True):
                 if not isinstance(array, str):

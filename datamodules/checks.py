@@ -10,6 +10,7 @@ import numpy as np
 from pytorch_lightning.utilities import rank_zero_only
 
 from conf.errors import UserError
+from conf.text import printable
 from datamodules.splits import Samples
 from datamodules.storage.inputs import Split
 
@@ -68,6 +69,23 @@ def check_training_classes(splits: dict[str, Samples], class_names: Sequence[str
             raise UserError(f"class {label}: {samples.files[first]} is in {name}, but none in train; add some there")
 
 
+def check_class_sizes(splits: Mapping[str, Samples], class_names: Sequence[str]) -> None:
+    """Raises UserError if a class has too few training samples to take the missing splits from."""
+    missing = [name for name in ("test", "val") if name not in splits]
+    if not missing or splits["train"].groups is not None:
+        return
+    counts = np.bincount(splits["train"].labels, minlength=len(class_names))
+    needed = 1 + len(missing)
+    small = [f"{class_names[label]} ({counts[label]})" for label in np.flatnonzero(counts < needed).tolist()]
+    if small:
+        parts = " and ".join(missing)
+        kind = "class" if len(small) == 1 else "classes"
+        raise UserError(
+            f"{kind} {_shorten(small, most=10)}: too few samples to take {parts} from, which needs {needed}; "
+            "add some, or name the splits"
+        )
+
+
 @contextmanager
 def mention_unreadable(bad: Mapping[int, str], files: Sequence[str]) -> Iterator[None]:
     """Adds the first unreadable sample, if any, to an error about too few samples."""
@@ -97,12 +115,14 @@ def warn_of_duplicates(splits: dict[str, Split], digests: np.ndarray) -> None:
         digests: a number for the content of each sample, uint64 `[N]`.
     """
     for (name, split), (other_name, other) in combinations(splits.items(), 2):
-        _, positions, other_positions = np.intersect1d(digests[split.rows], digests[other.rows], return_indices=True)
+        here, there = digests[split.rows], digests[other.rows]
+        _, positions, other_positions = np.intersect1d(here, there, return_indices=True)
         if len(positions):
             pairs = zip(positions, other_positions, strict=True)
             named = _shorten([f"{split.files[i]} = {other.files[j]}" for i, j in pairs], most=3)
-            count = "1 sample" if len(positions) == 1 else f"{len(positions)} samples"
-            warn(f"{count} of {name} in {other_name} too, bit for bit: {named}")
+            copies = f"{np.isin(here, there).sum()} of {len(here)} samples of {name} are in {other_name} too"
+            other_copies = f"{np.isin(there, here).sum()} of {len(there)} of {other_name} in {name}"
+            warn(f"{copies}, and {other_copies}, bit for bit: {named}")
 
 
 def _shorten(names: Sequence[str], most: int) -> str:
@@ -112,4 +132,4 @@ def _shorten(names: Sequence[str], most: int) -> str:
 
 @rank_zero_only
 def warn(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr, flush=True)
+    print(printable(f"warning: {line}"), file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
+from conf.bounds import Seed
 from conf.errors import UserError, nearest
 from datamodules import checks
 from datamodules.augment.augmentation import as_augmentation, augment, uniform
@@ -48,15 +49,15 @@ class DataModule(LightningDataModule):
         gpu_cache_fraction: a split that needs at most this fraction of a GPU's memory is kept there.
     """
 
-    batch_size: Annotated[int, Ge(1)]
+    batch_size: Annotated[int, Interval(ge=1, le=1_000_000)]
     val_fraction: Annotated[float, Interval(gt=0, lt=1)]
     test_fraction: Annotated[float, Interval(gt=0, lt=1)]
-    split_seed: Annotated[int, Ge(0)]
-    seed: int
+    split_seed: Seed
+    seed: Seed
     classes: list[str] | None
     sampler: Literal["shuffle", "balanced"]
     augment: dict[str, Any]
-    mix: Any
+    mix: Mixing | None
     drop_last: bool
     on_error: Literal["raise", "skip"]
     gpu_cache_fraction: Annotated[float, Interval(ge=0, lt=1)]
@@ -65,7 +66,7 @@ class DataModule(LightningDataModule):
     def __post_init__(self) -> None:
         super().__init__()
         self._augmentations = [as_augmentation(transform) for transform in self.augment.values()]
-        self._mixing: Mixing | None = self.mix
+        self._mixing = self.mix
         self._splits: dict[str, Split] = {}
         self.layout = ""  # how the source was recognised, where it is not said by the config
         self.digests: dict[str, np.ndarray] = {}  # of the samples of each split, where they are known
@@ -128,6 +129,7 @@ class DataModule(LightningDataModule):
             splits = {"test": splits["test"]}
         if "train" in splits:
             checks.check_training_classes(splits, self.class_names)
+            checks.check_class_sizes(splits, self.class_names)
         checks.check_groups(splits)
         return {name: splits[name] for name in ("train", "val", "test") if name in splits}
 
@@ -159,14 +161,15 @@ class DataModule(LightningDataModule):
         self, splits: dict[str, Samples], rows: dict[str, np.ndarray], files: Sequence[str], loaded: Loaded
     ) -> None:
         """Takes a test and a validation split from the training split where the source has none."""
-        for name, fraction in (("test", self.test_fraction), ("val", self.val_fraction)):
-            if name in splits:
-                continue
-            train = splits["train"]
-            with checks.mention_unreadable(loaded.bad, files):
+        with checks.mention_unreadable(loaded.bad, files):
+            checks.check_class_sizes(splits, self.class_names)
+            for name, fraction in (("test", self.test_fraction), ("val", self.val_fraction)):
+                if name in splits:
+                    continue
+                train = splits["train"]
                 kept, taken = take_split(train.labels, train.groups, fraction, self.split_seed, self.class_names)
-            splits["train"], splits[name] = train.take(kept), train.take(taken)
-            rows["train"], rows[name] = rows["train"][kept], rows["train"][taken]
+                splits["train"], splits[name] = train.take(kept), train.take(taken)
+                rows["train"], rows[name] = rows["train"][kept], rows["train"][taken]
 
     @property
     def spec_is_known(self) -> bool:

@@ -1,12 +1,11 @@
 """ImageDataModule: images of any size and mode are decoded once and cached. A subclass for each source."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge
+from annotated_types import Interval
 from PIL import Image
 
 from conf.errors import UserError
@@ -19,6 +18,7 @@ from datamodules.storage.inputs import Loaded, Streamed, collect
 from datamodules.storage.memory import free_memory
 from datamodules.storage.worker_pool import Workers, chunks, progress
 
+Pixels = Annotated[int, Interval(ge=1, le=2**16 - 1)]  # at most the side of a JPEG
 # Fraction of the free memory that decoded images may take.
 MAX_MEMORY_FRACTION = 0.5
 # Bytes; fewer are decoded again by each run rather than cached on disk.
@@ -41,14 +41,14 @@ class ImageDataModule(DataModule):
     """
 
     channels: Literal["auto", 1, 3]
-    image_size: int | list[int] | None
+    image_size: Pixels | list[Pixels] | None
     resize: Resize
     jpeg_draft: bool
     cache: Literal["auto", "memory", "disk", "off"]
     cache_dir: str
     interpolation: Interpolation | None = None
-    max_size: Annotated[int, Ge(1)] = 256
-    num_workers: Annotated[int, Ge(0)] | None
+    max_size: Pixels = 256
+    num_workers: Annotated[int, Interval(ge=0, le=1024)] | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,7 +64,6 @@ class ImageDataModule(DataModule):
         return FeatureStore(Path(self.cache_dir).expanduser(), name, self.digests[split])
 
     def load(self, items: Sequence[Any], files: Sequence[str], train_count: int) -> Loaded:
-        began = time.time()
         in_memory = isinstance(items[0], Image.Image)
         if not in_memory:
             items = list(items)  # several passes over it are faster than over several splits in one
@@ -79,7 +78,7 @@ class ImageDataModule(DataModule):
             spec, bad = self._spec(items, train_count, workers)
             place = self._place(spec, len(items), max_bytes, folder, cacheable)
             if place == "off":
-                streamed = Streamed(items, files, spec, self.num_workers, began)
+                streamed = Streamed(items, files, spec, self.num_workers)
                 return Loaded(streamed, None, streamed.find_bad() if self.on_error == "skip" else bad)
             if place == "memory":
                 return collect(items, spec, workers)

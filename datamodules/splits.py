@@ -98,9 +98,7 @@ def take_split(
         of_class = np.split(np.argsort(labels, kind="stable"), counts.cumsum()[:-1])
         for name, members in zip(class_names, of_class, strict=True):
             if len(members) < 2:
-                raise UserError(
-                    f"class {name}: too few samples ({len(members)}) to split; add some, or name the splits"
-                )
+                raise UserError(f"class {name}: too few samples ({len(members)}) left to split; lower test_fraction")
             count = min(max(1, round(len(members) * fraction)), len(members) - 1)
             taken[generator.permutation(members)[:count]] = True
     else:

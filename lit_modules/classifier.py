@@ -14,6 +14,7 @@ from annotated_types import Ge, Interval
 from pytorch_lightning import Callback, LightningModule
 from torch import Tensor, nn
 
+from conf.bounds import Seed
 from conf.errors import UserError
 from lit_modules.evaluation.scores import Scores
 from lit_modules.networks.head import head_of
@@ -73,7 +74,7 @@ class LitClassifier(LightningModule):
         scheduler: Callable[..., Any] | None,
         interval: Literal["step", "epoch"],
         monitor: str,
-        seed: int,
+        seed: Seed,
     ) -> None:
         super().__init__()
         self.input_shape = input_shape

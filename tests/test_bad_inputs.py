@@ -85,7 +85,7 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "a web page": (lambda p, r: (p / "dark/1.jpg").write_text("<html>"), "FIT ROOT", "dark/1.jpg (not an image", ""),
     "half an image": (lambda p, r: os.truncate(p / "dark/000.png", 150), "FIT ROOT", "dark/000.png (", "on_error=skip"),
     "a broken link": (lambda p, r: (p / "dark/a.png").symlink_to("x"), "FIT ROOT", "dark/a.png (no such file", ""),
-    "a class too small": (lambda p, r: write_images(p / "new", 1, level=9), "FIT ROOT", "class new: too few", ""),
+    "a class too small": (lambda p, r: write_images(p / "new", 1, level=9), "FIT ROOT", "class new (1): too few", ""),
     "splits without train": (lambda p, r: write_images(p / "val/a", 1, level=9), "FIT ROOT", "datamodule.root: ", ""),
     "an unknown class": (nothing, "FIT ROOT datamodule.classes=[dark,lihgt]", "datamodule.classes: ", "'light'"),
     "a batch too large": (

@@ -13,7 +13,7 @@ import pytest
 
 from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
-from lit_modules.runs import launcher, run_folder
+from lit_modules.runs import checkpoints, launcher, run_folder
 from tests.conftest import ROOT, TINY, configure
 from tests.runs import RANDOM, assert_same_runs, wait_for
 
@@ -88,7 +88,7 @@ def test_host_that_dies_and_comes_back_changes_no_bit(hosts: dict[str, str], tmp
     time.sleep(0.2)
     power_off("litmus-b")
     b.communicate()
-    died = run_folder.newest_checkpoint(tmp_path / "default" / "broken")
+    died = checkpoints.newest(tmp_path / "default" / "broken")
     again = boot("litmus-b", "broken", logs)
     output, _ = a.communicate(timeout=100)
     assert (a.returncode, again.wait(timeout=60)) == (0, 0), output

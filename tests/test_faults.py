@@ -17,7 +17,7 @@ import torch
 
 from conf.errors import UserError
 from lit_modules.classifier import LitClassifier
-from lit_modules.runs import run_folder
+from lit_modules.runs import checkpoints, run_folder
 from tests.conftest import ROOT, TINY, Command, configure
 from tests.runs import RANDOM, assert_same, assert_same_runs, load, table, wait_for
 
@@ -191,7 +191,7 @@ def test_dead_rank_ends_the_run_within_a_minute(tmp_path: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode not in (0, None)
     assert time.monotonic() - began < 60
-    assert run_folder.newest_checkpoint(tmp_path / "run").exists()
+    assert checkpoints.newest(tmp_path / "run").exists()
 
 
 def test_sweep_over_several_processes_is_rejected(command: Command, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_every_task_accepts_a_name_that_is_not_utf_8(
     source = (f"datamodule.root={data}", "datamodule.on_error=skip")
     folder = run(*choices, *source)
     assert column(folder / "predictions.csv")[-1] == f"test/light/{NAME}"
-    assert "/??.png |" in (folder / "report.md").read_text(encoding="utf-8")
+    assert "/\\udcb0\\udced.png` |" in (folder / "report.md").read_text(encoding="utf-8")
     assert (folder / "report" / "mistakes.png").exists()
 
     run(f"run={folder}", "task=predict", f"input={data / 'test'}", f"output={out}")
@@ -54,7 +54,7 @@ def test_every_task_accepts_a_name_that_is_not_utf_8(
     assert inspection["unreadable"] == [{"file": f"train/dark/{NAME}", "reason": "not an image that Pillow reads"}]
     console.flush()
     shown = console.buffer.getvalue()  # type: ignore[attr-defined]
-    assert b"train/dark/??.png" in shown and b"test/light/??.png" in shown
+    assert b"train/dark/\\udcb0\\udced.png" in shown and b"test/light/\\udcb0\\udced.png" in shown
 
     run("task=compare", f"runs=[{folder}]", f"output={tmp_path / 'compared'}")
     with open(tmp_path / "compared" / "runs.csv", newline="", encoding="utf-8") as file:

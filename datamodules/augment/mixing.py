@@ -4,11 +4,11 @@ A mixing, like an augmentation, is a pure function of images and uniform numbers
 """
 
 import math
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from annotated_types import Interval
+from annotated_types import Gt
 from scipy.special import betaincinv
 from torch import Tensor
 
@@ -16,9 +16,10 @@ from datamodules.augment.transforms import box
 
 # Cells of the quantile table: the error of an interpolated number is at most 1 / CELLS in probability.
 CELLS = 2**14
-Alpha = Annotated[float, Interval(gt=0, lt=math.inf)]
+Alpha = Annotated[float, Gt(0)]
 
 
+@runtime_checkable
 class Mixing(Protocol):
     """Mixes each image with its partner.
 

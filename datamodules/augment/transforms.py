@@ -160,7 +160,11 @@ class RandomAffine:
     draws = 5
 
     def __init__(
-        self, degrees: float, translate: float, scale: Annotated[float, Interval(ge=0, lt=1)], shear: float
+        self,
+        degrees: Annotated[float, Interval(ge=0, le=180)],
+        translate: Fraction,
+        scale: Annotated[float, Interval(ge=0, lt=1)],
+        shear: Annotated[float, Interval(ge=0, lt=90)],
     ) -> None:
         self.degrees = degrees
         self.translate = translate

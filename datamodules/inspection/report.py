@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from conf.text import printable
 from datamodules.storage.inputs import Split
 
 # Rows of a table on the console; inspection.json is complete.
@@ -33,7 +34,7 @@ def print_report(report: dict[str, Any], output: Path) -> None:
     console.print(_samples_table(report))
     table = Table("", Column("", overflow="fold"), title="Statistics", title_justify="left", show_header=False)
     for name, value in _statistics(report):
-        table.add_row(name, Text(value))
+        table.add_row(name, _text(value))
     console.print(table)
     if report["unreadable"]:
         title = f"{len(report['unreadable'])} unreadable files"
@@ -46,7 +47,7 @@ def print_report(report: dict[str, Any], output: Path) -> None:
             console.print(_duplicates_table(kind, report["duplicates"][kind]))
     if report["duplicates"]["near_search_complete"] is False:
         console.print("the search for near duplicates is incomplete: too many images look alike")
-    console.print(f"{'full ' if _is_truncated(report) else ''}report → {output}", markup=False, highlight=False)
+    console.print(_text(f"{'full ' if _is_truncated(report) else ''}report → {output}"), highlight=False)
 
 
 def _samples_table(report: dict[str, Any]) -> Table:
@@ -85,8 +86,8 @@ def _duplicates_table(kind: str, groups: list[dict[str, Any]]) -> Table:
 
 
 def _text(names: str) -> Text:
-    """Text without markup; bytes that are not UTF-8 become question marks."""
-    return Text(names.encode("utf-8", "replace").decode())
+    """Text without markup."""
+    return Text(printable(names))
 
 
 def _is_truncated(report: dict[str, Any]) -> bool:
@@ -99,7 +100,7 @@ def _file_names(files: list[dict[str, str]]) -> Text:
     lines = [f"{file['file']} ({file['split']}, {file['class']})" for file in shown]
     if len(files) > len(shown):
         lines.append(f"and {len(files) - len(shown)} more")
-    return _text("\n".join(lines))
+    return Text("\n").join(map(_text, lines))
 
 
 def _remark(group: dict[str, Any]) -> Text:

@@ -93,18 +93,9 @@ def read_array(path: str, form: ArrayForm) -> np.ndarray | str:
         return _reason(error, path)
 
 
-def read_arrays(paths: Sequence[str], form: ArrayForm, latest: float = math.inf) -> list[np.ndarray | str]:
-    """Reads several files, see `read_array`.
-
-    Args:
-        latest: seconds since 1970. A file modified later counts as unreadable.
-    """
-    arrays = [read_array(path, form) for path in paths]
-    if latest < math.inf:
-        for i, path in enumerate(paths):
-            if not isinstance(arrays[i], str) and Path(path).stat().st_mtime > latest:
-                arrays[i] = "the file changed during the run"
-    return arrays
+def read_arrays(paths: Sequence[str], form: ArrayForm) -> list[np.ndarray | str]:
+    """Reads several files, see `read_array`."""
+    return [read_array(path, form) for path in paths]
 
 
 def arranged(values: np.ndarray, axes: str) -> np.ndarray:

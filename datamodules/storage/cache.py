@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from PIL import features
 from torch import Tensor
 
 from conf.errors import UserError
-from conf.files import file_lock, sync
+from conf.files import file_lock, remove_folder, sync
 from datamodules.storage.decode import ImageSpec, decode_to, digests
 from datamodules.storage.stored_file import StoredFile
 from datamodules.storage.worker_pool import CHUNK, Workers, chunks, progress
@@ -119,7 +119,7 @@ class CachedImages:
         if not new.any():
             return
         if not np.array_equal(digests(pixels[new]), self.digests[rows[new]]):
-            remove_entry(self.folder)
+            remove_folder(self.folder, FILES)
             raise UserError(f"{self.folder}: corrupt cache entry, now removed; start again to rebuild it")
         self._unverified[rows] = False
 
@@ -177,14 +177,14 @@ def new_entry(cache_dir: Path, name: str) -> Iterator[Path]:
     assert name, "the cache itself is no entry"
     part = cache_dir / f"{name}.part"
     for leftover in (part, cache_dir / name):
-        remove_entry(leftover)
+        remove_folder(leftover, FILES)
     part.mkdir()
     try:
         yield part
         part.rename(cache_dir / name)
         sync(cache_dir)
     finally:
-        remove_entry(part)
+        remove_folder(part, FILES)
     _remove_unused(cache_dir)
 
 
@@ -215,15 +215,4 @@ def _remove_unused(cache_dir: Path) -> None:
     for lock in cache_dir.glob("*.lock"):
         entry = lock.with_suffix("")
         if entry.is_dir() and time.time() - entry.stat().st_mtime > MAX_UNUSED_SECONDS:
-            remove_entry(entry)
-
-
-def remove_entry(folder: Path) -> None:
-    """Removes a cache entry: files of its names, and the folder if it holds no others. Follows no link."""
-    if folder.is_symlink():
-        return
-    for name in FILES:
-        with suppress(OSError):
-            (folder / name).unlink()
-    with suppress(OSError):
-        folder.rmdir()
+            remove_folder(entry, FILES)

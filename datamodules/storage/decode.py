@@ -16,7 +16,6 @@ EXIF rotation is applied. The first frame of an animation is decoded.
 """
 
 import hashlib
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -25,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from datamodules.storage.image_header import EXIF_ORIENTATION, READ_ERRORS, Item, open_image, reason
-from datamodules.storage.stored_file import REMOTE, fetch
+from datamodules.storage.stored_file import fetch
 
 Resize = Literal["pad", "crop", "stretch"]
 Interpolation = Literal["bilinear", "bicubic"]
@@ -72,29 +71,17 @@ class Decoded(NamedTuple):
     """Position of each unreadable image → the reason"""
 
 
-def decode_all(items: Sequence[Item], spec: ImageSpec, latest: float = math.inf) -> Decoded:
-    """Decodes a batch of items.
-
-    Args:
-        latest: seconds since 1970. A file modified later counts as unreadable.
-    """
+def decode_all(items: Sequence[Item], spec: ImageSpec) -> Decoded:
+    """Decodes a batch of items."""
     pixels = np.zeros((len(items), spec.channels, *spec.size), np.uint8)
     bad = {}
     for i, item in enumerate(fetch(items)):
         decoded = decode(item, spec)
         if isinstance(decoded, str):
             bad[i] = decoded
-        elif latest < math.inf and _modified(item) > latest:
-            bad[i] = "the file changed during the run"
         else:
             pixels[i] = decoded
     return Decoded(pixels, digests(pixels), bad)
-
-
-def _modified(item: Item) -> float:
-    """Seconds since 1970 when the file, or the archive that holds it, was modified; 0 if that is unknown."""
-    path = item if isinstance(item, str) else getattr(item, "container", REMOTE)
-    return 0 if path.startswith(REMOTE) else Path(path).stat().st_mtime
 
 
 def decode_to(file: Path, spec: ImageSpec, task: tuple[int, Sequence[Item]]) -> Decoded:

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from conf.errors import UserError
 from datamodules.storage.decode import ImageSpec, decode_all
+from datamodules.storage.stored_file import stamp_of
 from datamodules.storage.worker_pool import CHUNK, Workers, chunks, progress
 
 # Samples moved to a GPU at once.
 TRANSFER_BATCH = 1024
+CHANGED = "the file changed during the run"
 
 
 class Inputs(Protocol):
@@ -64,23 +66,21 @@ class Streamed:
         files: their names in error messages.
         spec: channels, size and resizing.
         num_workers: see `Workers`.
-        began: seconds since 1970. A file modified later is an error, because it was checked before.
     """
 
-    def __init__(
-        self, items: Sequence[Any], files: Sequence[str], spec: ImageSpec, num_workers: int | None, began: float
-    ) -> None:
+    def __init__(self, items: Sequence[Any], files: Sequence[str], spec: ImageSpec, num_workers: int | None) -> None:
         self.shape: tuple[int, ...] = (spec.channels, *spec.size)
         self.sample_bytes = int(np.prod(self.shape))
         self._items = items
         self._files = files
-        self._decode = partial(decode_all, spec=spec, latest=began)
+        self._stamps = stamps_of(items)
+        self._decode = partial(decode_all, spec=spec)
         self._workers = Workers(num_workers, items)
 
     def read(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:
         """
         Raises:
-            UserError: an image is unreadable, or has changed.
+            UserError: an image is unreadable, or has changed since this object was made.
         """
         submitted: deque[np.ndarray] = deque()
 
@@ -91,8 +91,10 @@ class Streamed:
 
         for decoded in self._workers.map(self._decode, tasks()):
             rows = submitted.popleft()
-            if decoded.bad:
-                position, reason = min(decoded.bad.items())
+            changed = np.flatnonzero(stamps_of([self._items[i] for i in rows.tolist()]) != self._stamps[rows])
+            problems = dict.fromkeys(changed.tolist(), CHANGED) | decoded.bad
+            if problems:
+                position, reason = min(problems.items())
                 raise UserError(f"{self._files[rows[position]]}: {reason}; repair the file, then resume by run=…")
             yield torch.from_numpy(decoded.pixels)
 
@@ -104,6 +106,11 @@ class Streamed:
         for number, part in enumerate(parts):
             bad |= {number * CHUNK + position: reason for position, reason in part.bad.items()}
         return bad
+
+
+def stamps_of(items: Sequence[Any]) -> np.ndarray:
+    """int64 `[N]`, see `stamp_of`."""
+    return np.fromiter(map(stamp_of, items), np.int64, len(items))
 
 
 class Loaded(NamedTuple):

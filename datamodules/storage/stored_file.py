@@ -1,5 +1,6 @@
 """Image files inside archives, shards and object stores, read in place. Imports no torch."""
 
+import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -83,6 +84,22 @@ class Content(NamedTuple):
 
     def read_bytes(self) -> bytes:
         return self.content
+
+
+def stamp_of(item: Any) -> int:
+    """A number that changes with a file: with its size, times or inode, or those of the file that contains it.
+
+    The change time cannot be set back, and a folder that replaces another one has other inodes. 0 for images in memory
+    and in a store.
+    """
+    path = item if isinstance(item, str) else getattr(item, "container", REMOTE)
+    if path.startswith(REMOTE):
+        return 0
+    try:
+        status = os.stat(path)  # noqa: PTH116  # half the time of Path.stat for a million files
+    except (OSError, ValueError):  # ValueError: a null byte, which no file name contains
+        return -1
+    return hash((status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
 
 
 @cache

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from conf.text import printable
 from lit_modules.callbacks.model_summary import describe
 from lit_modules.callbacks.plot_budget import PlotBudget
 from lit_modules.classifier import LitClassifier
@@ -52,7 +53,7 @@ class Dashboard(Callback):
         if self._board and trainer.global_step == 0:
             config = (Path(trainer.default_root_dir) / "config.yaml").read_text(encoding="utf-8")
             self._board.log_text("run/network", _network_table(pl_module), 0)
-            self._board.log_text("run/config", "\n".join(f"    {line}" for line in config.splitlines()), 0)
+            self._board.log_text("run/config", "\n".join(f"    {printable(line)}" for line in config.splitlines()), 0)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._epoch == trainer.current_epoch:

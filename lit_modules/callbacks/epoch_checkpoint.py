@@ -3,9 +3,10 @@
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from conf.errors import UserError
 from conf.files import write_durably
 from lit_modules.classifier import LitClassifier
+from lit_modules.runs import checkpoints
 
 
 class EpochCheckpoint(ModelCheckpoint):
@@ -33,8 +35,8 @@ class EpochCheckpoint(ModelCheckpoint):
         weights_file: str,
         monitor: str,
         mode: Literal["min", "max"],
-        save_top_k: int,
-        every_n_epochs: int,
+        save_top_k: Annotated[int, Ge(-1)],
+        every_n_epochs: Annotated[int, Ge(1)],
     ) -> None:
         super().__init__(
             dirpath=dirpath,
@@ -104,7 +106,10 @@ class EpochCheckpoint(ModelCheckpoint):
         best = Path(self.best_model_path)
         if not best.is_file() or (self.best.is_symlink() and self.best.readlink() == Path(best.name)):
             return
-        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        try:
+            state = checkpoints.load(best, checkpoints.PREDICTABLE)["state_dict"]
+        except ValueError as error:
+            raise UserError(f"{best}: {error}; {checkpoints.FIX}") from error
         weights = {name: value for name, value in state.items() if name.startswith(("normalize.", "net."))}
         write_durably(self.weights_file, lambda file: torch.save(weights, file))
         temporary = self.best.with_suffix(".tmp")

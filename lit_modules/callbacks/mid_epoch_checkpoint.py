@@ -4,21 +4,23 @@ import signal
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
+from annotated_types import Ge, Gt
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from conf.error_messages import STDERR, STDOUT, discard_if_closed
+from lit_modules.trainer.process import STOP_SIGNALS
 
 
 class MidEpochCheckpoint(Checkpoint):
     """Writes `last.ckpt` after an optimizer step.
 
-    On SIGTERM or SIGINT to any rank, all ranks finish their step and save; rank 0 exits with 143 or 130, the others
-    with 0. A second signal terminates the process immediately.
+    On SIGTERM, SIGINT or SIGHUP to any rank, all ranks finish their step and save; rank 0 exits with 143, 130 or 129,
+    the others with 0. A second signal terminates the process immediately.
 
     Lightning calls subclasses of Checkpoint after all other callbacks, so averaged weights include the saved step. At
     the last step of an epoch nothing is saved, because the checkpoint of the epoch follows.
@@ -29,7 +31,12 @@ class MidEpochCheckpoint(Checkpoint):
         every_n_minutes: minutes between checkpoints, by the clock of rank 0; null: never.
     """
 
-    def __init__(self, file: str, every_n_steps: int | None, every_n_minutes: float | None) -> None:
+    def __init__(
+        self,
+        file: str,
+        every_n_steps: Annotated[int, Ge(1)] | None,
+        every_n_minutes: Annotated[float, Gt(0)] | None,
+    ) -> None:
         self.file = Path(file)
         self.every_n_steps = every_n_steps
         self.every_n_minutes = every_n_minutes
@@ -39,7 +46,7 @@ class MidEpochCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning restores the previous handlers at the end of fit.
-        for number in SIGNALS:
+        for number in STOP_SIGNALS:
             signal.signal(number, self._receive)
         self._saved = time.monotonic()
         if trainer.world_size > 1:  # on the CPU, to avoid synchronizing with the GPU
@@ -69,6 +76,8 @@ class MidEpochCheckpoint(Checkpoint):
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         self._signal = number
         signal.signal(number, signal.SIG_DFL)
+        for output in (STDOUT, STDERR):  # a closed terminal sends SIGHUP, and then refuses every line
+            discard_if_closed(output)
 
     def _reduce_over_ranks(self, trainer: Trainer, batch_idx: int) -> tuple[int, bool]:
         """The signal received by any rank, or 0, and whether a checkpoint is due; equal on all ranks."""

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from conf.text import printable
 from lit_modules.classifier import LitClassifier
 
 MAX_FROZEN = 8  # consecutive frozen layers that are listed one by one
@@ -41,7 +42,7 @@ class ModelSummary(Callback):
             frozen = " frozen" if layer.trainable < layer.parameters else ""
             count = f"{layer.parameters:,}{frozen}" if layer.parameters else ""
             table.add_row(layer.name, layer.kind, _shape(layer.output_shape), shapes, count)
-        console = Console()
+        console = Console(markup=False, emoji=False)
         console.print(table)
         total = sum(layer.parameters for layer in layers)
         trainable = sum(layer.trainable for layer in layers)
@@ -49,7 +50,7 @@ class ModelSummary(Callback):
         counts = f"{trainable:,} of {total:,} parameters" if trainable < total else f"{total:,} parameters"
         data = f"{samples:,} samples of {_shape(pl_module.input_shape)}"
         line = f"trains {counts}, starting from {pl_module.start}, on {data}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(line), highlight=False, soft_wrap=True)
 
 
 def describe(module: nn.Module, input_shape: tuple[int, ...]) -> list[Layer]:

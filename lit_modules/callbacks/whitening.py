@@ -1,8 +1,9 @@
 """Whitening: initializes the first convolution to whiten image patches."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Gt
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
@@ -45,7 +46,7 @@ class Whitening(Callback):
 
     needs_whole_network = True
 
-    def __init__(self, layer: str, eps: float) -> None:
+    def __init__(self, layer: str, eps: Annotated[float, Gt(0)]) -> None:
         self.layer = layer
         self.eps = eps
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from conf.text import markdown
+
 
 def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table with one line per row; cells are converted by `str` and escaped."""
@@ -11,5 +13,5 @@ def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[Any]]) -> str
 
 
 def _escape(text: str) -> str:
-    """Escapes the column separator and HTML tags, and collapses whitespace."""
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+    r"""Renderers disagree on whether `\\|` ends a cell, so a backslash before a column separator is shown as `\x5c`."""
+    return markdown(text).replace("\\|", "\\x5c|").replace("|", "\\|")

@@ -3,17 +3,17 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
-from functools import partial
 from importlib.util import find_spec
+from io import BytesIO
+from operator import methodcaller
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from conf.errors import UserError
-from conf.files import make_output, write_durably
+from conf.files import make_output, write_durably, write_text
 from lit_modules.inference.export_example import example
 from lit_modules.inference.predictor import Predictor
 from lit_modules.networks.normalize import Normalize
@@ -23,14 +23,16 @@ NUM_SAMPLES = 1000  # for verification
 TOLERANCE = 1e-5  # absolute, of float32 probabilities
 REQUIRED_PACKAGES = {"torch_export": [], "onnx": ["onnx", "onnxscript", "onnxruntime"], "safetensors": ["safetensors"]}
 
-# Runs an exported file: inputs → probabilities.
-Runnable = Callable[[Tensor], Tensor]
+MAX_ONNX_BYTES = 2**31 - 2**20  # of weights: an ONNX file is one protobuf message, which 2 GiB limit
+
+# Bytes by file name, and how they compute when loaded: inputs → probabilities.
+Exported = tuple[dict[str, bytes], Callable[[Tensor], Tensor]]
 
 
 def export(
     predictor: Predictor, inputs: Tensor, expected: Tensor, metadata: dict[str, Any], file_format: str, output: Path
 ) -> float:
-    """Writes `model.*` and `example_*.py` to a folder, after the files were reloaded and verified.
+    """Writes `model.*` and `example_*.py` to a folder, after the model was reloaded and verified.
 
     Args:
         predictor: on the CPU.
@@ -43,7 +45,8 @@ def export(
         output: created if needed.
 
     Raises:
-        UserError: a package is missing, or a probability differs by more than `TOLERANCE`. Nothing is written.
+        UserError: a package is missing, or a probability differs by more than `TOLERANCE`: nothing is written. Or a
+            file cannot be written.
 
     Returns:
         The largest absolute difference of a probability.
@@ -59,25 +62,20 @@ def export(
         "temperature": float(predictor.temperature),
     }
     predictor = deepcopy(predictor).to(memory_format=torch.contiguous_format)  # required by torch.export.save
-    with TemporaryDirectory() as staging:
-        run = WRITERS[file_format](predictor, inputs[:2], json.dumps(contract), Path(staging))
-        with torch.inference_mode():  # batch sizes 1 and 256: the batch dimension must be dynamic
-            outputs = torch.cat([run(part) for part in (inputs[:1], *inputs[1:].split(256))])
-        difference = float((outputs - expected).abs().max())
-        if not difference <= TOLERANCE:  # also if NaN
-            raise UserError(
-                f"format: probabilities of the {file_format} export differ by {difference:.1e}, more than "
-                f"{TOLERANCE:.0e}, so nothing was written; choose another format"
-            )
-        make_output(output)
-        (Path(staging) / f"example_{file_format}.py").write_text(example(file_format, contract), encoding="utf-8")
-        for path in Path(staging).iterdir():
-            write_durably(output / path.name, partial(_copy, path))
+    files, run = WRITERS[file_format](predictor, inputs[:2], json.dumps(contract))
+    with torch.inference_mode():  # batch sizes 1 and 256: the batch dimension must be dynamic
+        outputs = torch.cat([run(part) for part in (inputs[:1], *inputs[1:].split(256))])
+    difference = float((outputs - expected).abs().max())
+    if not difference <= TOLERANCE:  # also if NaN
+        raise UserError(
+            f"format: probabilities of the {file_format} export differ by {difference:.1e}, more than "
+            f"{TOLERANCE:.0e}, so nothing was written; choose another format"
+        )
+    make_output(output)
+    for name, content in files.items():
+        write_durably(output / name, methodcaller("write", content))
+    write_text(output / f"example_{file_format}.py", example(file_format, contract))
     return difference
-
-
-def _copy(path: Path, file: BinaryIO) -> None:
-    file.write(path.read_bytes())
 
 
 def first_samples(
@@ -110,16 +108,20 @@ def noise(normalize: Normalize, input_shape: tuple[int, ...]) -> Iterator[tuple[
         yield raw, raw / torch.tensor(255.0)
 
 
-def _torch_export(predictor: Predictor, inputs: Tensor, contract: str, folder: Path) -> Runnable:
+def _torch_export(predictor: Predictor, inputs: Tensor, contract: str) -> Exported:
     dynamic_shapes = {"inputs": {0: torch.export.Dim("batch")}}
     program = torch.export.export(predictor, (inputs,), dynamic_shapes=dynamic_shapes)
-    torch.export.save(program, folder / "model.pt2", extra_files={"contract.json": contract})
-    return torch.export.load(folder / "model.pt2").module()
+    file = BytesIO()
+    torch.export.save(program, file, extra_files={"contract.json": contract})
+    file.seek(0)
+    return {"model.pt2": file.getvalue()}, torch.export.load(file).module()
 
 
-def _onnx(predictor: Predictor, inputs: Tensor, contract: str, folder: Path) -> Runnable:
+def _onnx(predictor: Predictor, inputs: Tensor, contract: str) -> Exported:
     import onnxruntime
 
+    if sum(value.nbytes for value in predictor.state_dict().values()) > MAX_ONNX_BYTES:
+        raise UserError("format: an onnx file holds at most 2 GB, which the weights exceed; choose torch_export")
     program = torch.onnx.export(
         predictor,
         (inputs,),
@@ -131,26 +133,27 @@ def _onnx(predictor: Predictor, inputs: Tensor, contract: str, folder: Path) -> 
     )
     assert program is not None
     program.model.metadata_props["contract"] = contract
-    program.save(folder / "model.onnx")
-    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    content = program.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
     def run(part: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {"inputs": part.numpy()})[0])
 
-    return run
+    return {"model.onnx": content}, run
 
 
-def _safetensors(predictor: Predictor, inputs: Tensor, contract: str, folder: Path) -> Runnable:
-    from safetensors.torch import load_file, save_file
+def _safetensors(predictor: Predictor, inputs: Tensor, contract: str) -> Exported:
+    from safetensors.torch import load, save
 
-    module: Any = _torch_export(predictor, inputs, contract, folder)
+    files, module = _torch_export(predictor, inputs, contract)
+    assert isinstance(module, torch.nn.Module)
     weights = {name: value.contiguous() for name, value in predictor.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", {"contract": contract})
+    content = save(weights, {"contract": contract})
     with torch.no_grad():
         for value in module.state_dict().values():
             value.zero_()  # so that the weights of the file are verified
-    module.load_state_dict(load_file(folder / "model.safetensors"))
-    return module
+    module.load_state_dict(load(content))
+    return files | {"model.safetensors": content}, module
 
 
 WRITERS = {"torch_export": _torch_export, "onnx": _onnx, "safetensors": _safetensors}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from conf.files import make_output
+from conf.text import csv_cell, printable
 from lit_modules.inference.predictor import Predictor
 
 MAX_SHEET_IMAGES = 64
@@ -38,13 +40,13 @@ def predict(
         output: created if needed.
 
     Returns:
-        The number of unreadable files, which are reported on stderr.
+        The number of skipped files, unreadable or without finite probabilities, which are reported on stderr.
     """
     device = predictor.white.device
     make_output(output)
     sheet_images: list[np.ndarray] = []
     captions: list[str] = []
-    num_unreadable = 0
+    num_skipped = 0
     csv_part, jsonl_part = output / "predictions.csv.part", output / "predictions.jsonl.part"
     encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would create an encoder per call
     with (
@@ -56,21 +58,25 @@ def predict(
         writer.writerow(["file", "predicted", "probability", *(f"p/{name}" for name in class_names)])
         for files, inputs, problems in batches:
             for file, problem in problems:
-                tqdm.write(f"skipped {file}: {problem}", file=sys.stderr)
-            num_unreadable += len(problems)
+                _report_skipped(file, problem)
+            num_skipped += len(problems)
             bar.update(len(files) + len(problems))
             if not files:
                 continue
             probabilities = _probabilities(predictor, torch.from_numpy(inputs).to(device), flip)
             labels = probabilities.argmax(1).tolist()
             for file, pixels, label, row in zip(files, inputs, labels, probabilities.tolist(), strict=True):
+                if math.isnan(row[label]):
+                    _report_skipped(file, "the network gives no finite probabilities")
+                    num_skipped += 1
+                    continue
                 name, probability = class_names[label], row[label]
-                writer.writerow([file, name, probability, *row])
+                writer.writerow([csv_cell(file), csv_cell(name), probability, *row])
                 by_class = dict(zip(class_names, row, strict=True))
                 record = {"file": file, "predicted": name, "probability": probability, "probabilities": by_class}
                 jsonl_file.write(encode(record) + "\n")
                 if total <= MAX_PRINTED:
-                    tqdm.write(_printable(f"{file}: {name} {probability:.3f}"))
+                    tqdm.write(printable(f"{file}: {name} {probability:.3f}"))
                 if len(sheet_images) < MAX_SHEET_IMAGES:
                     sheet_images.append(pixels.copy())
                     captions.append(f"{Path(file).name}\n{name} {probability:.2f}")
@@ -78,12 +84,11 @@ def predict(
         os.replace(part, part.with_suffix(""))
     if sheet_images:
         _write_contact_sheet(output / "contact_sheet.png", sheet_images, captions, total)
-    return num_unreadable
+    return num_skipped
 
 
-def _printable(text: str) -> str:
-    """Without control characters and undecodable bytes."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+def _report_skipped(file: str, problem: str) -> None:
+    tqdm.write(printable(f"skipped {file}: {problem}"), file=sys.stderr)
 
 
 def _write_contact_sheet(path: Path, images: list[np.ndarray], captions: list[str], total: int) -> None:

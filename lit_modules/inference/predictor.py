@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from conf import saved_config
 from lit_modules.networks.normalize import Normalize
-from lit_modules.runs import run_folder
+from lit_modules.runs import checkpoints
 
 
 class Predictor(nn.Module):
@@ -52,7 +52,7 @@ class Predictor(nn.Module):
 
 def best_predictor(cfg: DictConfig) -> tuple[Predictor, list[str], tuple[int, ...]]:
     """The predictor of the best epoch on the CPU, calibrated with `cfg.calibrate`, its class names and input shape."""
-    checkpoint = torch.load(run_folder.best_checkpoint(Path(cfg.run_dir)), map_location="cpu", weights_only=True)
+    checkpoint = checkpoints.best(Path(cfg.run_dir))
     class_names, input_shape = list(checkpoint["class_names"]), tuple(checkpoint["input_shape"])
     config = saved_config.without_pretrained_weights(cfg).lit_module.net
     net = instantiate(config, _convert_="all")(input_shape=input_shape, num_classes=len(class_names))
@@ -60,7 +60,9 @@ def best_predictor(cfg: DictConfig) -> tuple[Predictor, list[str], tuple[int, ..
     predictor = Predictor(Normalize(zeros, zeros, len(input_shape) - 1), net, 1.0)
     prefixes = ("normalize.", "net.")
     weights = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith(prefixes)}
-    predictor.load_state_dict(weights | {name: getattr(predictor, name) for name in ("white", "temperature")})
+    expected = {name: value for name, value in predictor.state_dict().items() if name.startswith(prefixes)}
+    checkpoints.check_weights(weights, expected, checkpoints.best_path(Path(cfg.run_dir)))
+    predictor.load_state_dict(weights, strict=False)
     if cfg.calibrate:
         from lit_modules.inference.temperature import temperature_of  # imports SciPy
 

@@ -9,7 +9,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from conf.errors import UserError
-from lit_modules.runs import run_folder
+from conf.text import from_csv_cell
+from lit_modules.runs import checkpoints
 
 MAX_TEMPERATURE = 100.0
 
@@ -27,11 +28,11 @@ def temperature_of(folder: Path) -> float:
         epoch = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["best_epoch"]
         columns = [name for name in rows[0] if name.startswith("p/")]
         probabilities = np.array([[float(row[name]) for name in columns] for row in rows])
-        labels = np.array([columns.index(f"p/{row['true']}") for row in rows])
+        labels = np.array([columns.index(f"p/{from_csv_cell(row['true'])}") for row in rows])
     except (OSError, ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
         fix = f"finish the training with run={folder}, or leave calibrate out"
         raise UserError(f"calibrate: {path} has no readable validation samples; {fix}") from error
-    if epoch != run_folder.best_epoch(folder):
+    if epoch != checkpoints.best(folder)["epoch"]:
         raise UserError(f"calibrate: {path} is older than the best epoch; finish the training with run={folder}")
     return fit_temperature(probabilities, labels)
 

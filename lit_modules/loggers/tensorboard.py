@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
 from conf import saved_config
+from conf.text import printable
 
 # Scores of the best epoch in the HPARAMS tab.
 HPARAMS_SCORES = ("loss", "acc", "f1", "likelihood")
@@ -48,7 +49,7 @@ class TensorBoard(TensorBoardLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Logs scalars at `step`."""
         self._purge(step)
-        super().log_metrics(metrics, step)
+        super().log_metrics({printable(tag): value for tag, value in metrics.items()}, step)  # tags may name classes
 
     @rank_zero_only
     def log_image(self, tag: str, png: bytes, step: int) -> None:
@@ -76,7 +77,7 @@ class TensorBoard(TensorBoardLogger):
         folder = Path(self.log_dir) / f"{step:05d}" / tag
         if folder.exists():  # from an earlier process that tested the same epoch
             shutil.rmtree(folder)
-        self.experiment.add_embedding(points, names, images, step, tag)
+        self.experiment.add_embedding(points, [printable(name) for name in names], images, step, tag)
 
     def _purge(self, step: int | None) -> None:
         """Before the first event, makes TensorBoard discard earlier processes' events from `step` on."""

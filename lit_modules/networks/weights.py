@@ -4,8 +4,10 @@ import hashlib
 import importlib.util
 import os
 import pickle
+import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -15,8 +17,10 @@ from torch import Tensor
 from conf.errors import UserError
 
 READ_ERRORS = (
-    OSError, RuntimeError, EOFError, ValueError, AttributeError, SafetensorError, pickle.UnpicklingError,
+    OSError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, LookupError, BadZipFile,
+    pickle.UnpicklingError,
 )  # fmt: skip
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
@@ -52,6 +56,34 @@ def packaged_file(package: str, name: str, sha256: str) -> Path:
     return file
 
 
+def load_verified(file: Path) -> Any:
+    """The content of a file of torch.save, after its checksums were verified.
+
+    torch.load ignores the CRC-32 of each tensor. Executes no code from the file; the tensors are memory-mapped.
+
+    Raises:
+        ValueError: the file is missing, corrupt, or no such file; the message is the reason.
+    """
+    if not file.is_file():
+        raise ValueError("does not exist")
+    try:
+        has_checksums = is_zipfile(file)  # unless written by torch < 1.6
+        if has_checksums:
+            with ZipFile(file) as archive:
+                if archive.testzip():
+                    raise BadZipFile("a checksum differs")
+        # Of sparse tensors, which are refused later.
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=has_checksums)
+    except PermissionError as error:
+        raise ValueError("is not readable (permission denied)") from error
+    except READ_ERRORS as error:
+        has_code = "weights_only" in str(error)
+        raise ValueError(
+            "contains code, which is not executed" if has_code else "is corrupt or no checkpoint"
+        ) from error
+
+
 def read_weights(file: Path, key: str) -> dict[str, Tensor]:
     """The tensors of a state_dict, or of a checkpoint that contains one. Executes no code from the file.
 
@@ -65,22 +97,33 @@ def read_weights(file: Path, key: str) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = load_verified(file)
         weights = content.get("state_dict", content)
-        return {name: value for name, value in weights.items() if isinstance(value, Tensor)}
-    except READ_ERRORS as error:
+        return {name: value for name, value in weights.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    except (OSError, ValueError, AttributeError, SafetensorError) as error:
         raise UserError(f"{key}: {file} has no readable weights; give a model.pt, .ckpt or .safetensors") from error
 
 
 def check_same_weights(weights: dict[str, Tensor], expected: dict[str, Tensor], file: Path, key: str) -> None:
-    """Raises UserError unless the weights have the expected names and shapes; `file` and `key` are for the message."""
+    """Raises UserError unless the weights can be copied to the expected ones; `file` and `key` are for the message."""
+    difference = first_difference(weights, expected, file)
+    if difference:
+        raise UserError(f"{key}: {difference}; choose the same lit_module.net and classes")
+
+
+def first_difference(weights: dict[str, Tensor], expected: dict[str, Tensor], file: Path) -> str | None:
+    """The first tensor that is missing, unexpected, or of another shape or kind; None if all can be copied."""
     for name in sorted(expected.keys() | weights.keys()):
-        shape = _shape_of(weights, name)
-        expected_shape = _shape_of(expected, name)
-        if shape != expected_shape:
-            fix = "choose the same lit_module.net and classes"
-            raise UserError(f"{key}: {name} is {shape} in {file}, {expected_shape} in this network; {fix}")
+        actual, wanted = _describe(weights.get(name)), _describe(expected.get(name))
+        if actual != wanted:
+            return f"{name} is {actual} in {file}, {wanted} in this network"
+    return None
 
 
-def _shape_of(weights: dict[str, Tensor], name: str) -> tuple[int, ...] | Literal["missing"]:
-    return tuple(weights[name].shape) if name in weights else "missing"
+def _describe(value: Tensor | None) -> str:
+    """The shape of a tensor, and its kind unless that is dense floats of any precision."""
+    if value is None:
+        return "missing"
+    dtype = "" if value.dtype in FLOATS else f" {value.dtype}"
+    layout = "" if value.layout == torch.strided else f" {value.layout}"
+    return f"{tuple(value.shape)}{dtype}{layout}{' without data' if value.is_meta else ''}"

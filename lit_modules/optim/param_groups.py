@@ -49,8 +49,27 @@ def build_optimizer(
         group["lr"] *= layer_decay ** group.pop("depth", 0)
     # Fused optimizers unscale inside step(), after clipping and gradient hooks; unscale before instead.
     built._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    built.register_load_state_dict_post_hook(_check_loaded)
     built.register_load_state_dict_post_hook(_match_memory_format)
     return built
+
+
+def _check_loaded(optimizer: Optimizer) -> None:
+    """Raises ValueError if a loaded option or state is missing or misshapen, on which only the next step would fail."""
+    for group in optimizer.param_groups:
+        missing = optimizer.defaults.keys() - group.keys()
+        if missing:
+            raise ValueError(f"a parameter group has no {min(missing)}")
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and not _broadcasts(value.shape, parameter.shape):
+                raise ValueError(f"{name} is {tuple(value.shape)} for a parameter of {tuple(parameter.shape)}")
+
+
+def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    """Whether the shape of an optimizer state, such as Adafactor's means of rows, fits that of its parameter."""
+    sizes = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(size in (1, target) for size, target in sizes)
 
 
 def _match_memory_format(optimizer: Optimizer) -> None:

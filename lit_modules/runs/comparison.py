@@ -12,8 +12,9 @@ import numpy as np
 import yaml
 from omegaconf import ListConfig, OmegaConf
 
-from conf import saved_config
+from conf import received_config, saved_config
 from conf.errors import UserError
+from conf.text import from_csv_cell
 from lit_modules.evaluation import significance
 from lit_modules.runs import run_folder
 
@@ -46,6 +47,8 @@ class Run:
     predictions: dict[str, Predictions] = field(default_factory=dict)
     config: str = ""
     """Letter shared by all runs whose settings differ only in `RUN_KEYS`."""
+    is_wrong: bool = False
+    """Whether the folder is no run, or holds invalid files"""
 
 
 def find(runs: Any) -> list[Path]:
@@ -68,6 +71,8 @@ def read(folder: Path, name: str) -> Run:
     """Reads the files of a run; errors become its remark."""
     run = Run(name)
     try:
+        received_config.check_folder(folder)
+        received_config.check_text(folder / "config.yaml")
         run.settings = saved_config.flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
         if not (folder / "summary.json").exists():
             run.remark = _unfinished(folder, run.settings)
@@ -80,10 +85,10 @@ def read(folder: Path, name: str) -> Run:
         else:
             run.remark = "no predictions.csv, so no confidence intervals"
     except FileNotFoundError as error:
-        run.remark = f"not a run: {Path(error.filename).name} is missing"
+        run.remark, run.is_wrong = f"not a run: {Path(error.filename).name} is missing", True
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, csv.Error, UserError) as error:
         missing = " is missing" if isinstance(error, KeyError) else ""
-        run.remark = f"invalid: {' '.join(str(error).split())}{missing}"
+        run.remark, run.is_wrong = f"invalid: {' '.join(str(error).split())}{missing}", True
         run.summary, run.predictions = {}, {}
     return run
 
@@ -94,12 +99,13 @@ def _unfinished(folder: Path, settings: Record) -> str:
 
 
 def _read_predictions(path: Path) -> dict[str, Predictions]:
-    rows: dict[str, list[tuple[str, str, str]]] = {}
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        for row in csv.DictReader(file):
+    rows: dict[str, list[list[str]]] = {}
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as table:
+        for row in csv.DictReader(table):
             if None in row.values():
                 raise ValueError("predictions.csv has an incomplete row")
-            rows.setdefault(row["split"], []).append((row["file"], row["true"], row["predicted"]))
+            names = [from_csv_cell(row[column]) for column in ("file", "true", "predicted")]
+            rows.setdefault(row["split"], []).append(names)
     return {split: Predictions(*np.array(sorted(records)).T) for split, records in rows.items()}
 
 
@@ -216,15 +222,22 @@ def compare(runs: Any, output: Path | None) -> None:
     Args:
         runs: see `find`.
         output: folder; None writes nothing.
+
+    Raises:
+        UserError: after all that, a folder is no run, or its files are invalid.
     """
     from lit_modules.runs import comparison_report
 
     folders = find(runs)
     parent = os.path.commonpath([folder.absolute() for folder in folders]) if len(folders) > 1 else folders[0].parent
     read_runs = [read(folder, os.path.relpath(folder.absolute(), parent)) for folder in folders]
+    wrong = [f"{folder}: {run.remark}" for folder, run in zip(folders, read_runs, strict=True) if run.is_wrong]
     read_runs.sort(key=lambda run: run.summary.get("val/f1", -1.0), reverse=True)
     differing = name_configs(read_runs)
     records = run_records(read_runs), config_records(read_runs, differing), pair_records(read_runs)
     comparison_report.show(*records, differing)
     if output:
         comparison_report.write(output, *records, differing)
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise UserError(f"{wrong[0]}{more}; leave it out")

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conf.files import make_output, write_durably, write_table, write_text
+from conf.text import printable
 from lit_modules.evaluation.markdown import markdown_table
 
 TAGS = ("val/f1", "test/f1", "test/acc")
@@ -82,7 +83,7 @@ def show(runs: list[Record], configs: list[Record], pairs: list[Record], differi
         for column in table.columns:
             column.overflow = "fold"
         for row in rows:
-            table.add_row(*map(Text, row))  # Text: brackets are not markup
+            table.add_row(*(Text(printable(cell)) for cell in row))  # Text: brackets are not markup
         console.print(table)
         console.print(NOTES[title] + "\n", style="dim", highlight=False)
 
@@ -97,7 +98,7 @@ def write(folder: Path, runs: list[Record], configs: list[Record], pairs: list[R
         sections += [f"## {title}", markdown_table(rows[0], rows[1:]), NOTES[title]]
     write_text(folder / "report.md", "\n\n".join(["# Comparison of runs", *sections, "![scores](scores.png)"]) + "\n")
     draw(runs, folder / "scores.png")
-    print(f"comparison saved in {folder}")
+    print(printable(f"comparison saved in {folder}"))
 
 
 def draw(runs: list[Record], path: Path) -> None:

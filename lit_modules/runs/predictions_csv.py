@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from conf.files import write_durably
+from conf.text import csv_cell
 from lit_modules.evaluation.evaluation import Evaluation
 
 
 def write_predictions(path: Path, evaluations: dict[str, Evaluation]) -> None:
     """One row per sample: `split,file,true,predicted`, then `p/<class>` per class.
 
-    Probabilities have nine significant digits, which determine the float32 value.
+    Probabilities have nine significant digits, which determine the float32 value. Names are escaped by `csv_cell`.
     """
 
     def rows() -> Iterator[Sequence[Any]]:
@@ -23,7 +24,8 @@ def write_predictions(path: Path, evaluations: dict[str, Evaluation]) -> None:
             index, true, predicted, probabilities, *_ = evaluation.predictions
             for i, position in enumerate(index.tolist()):
                 values = map("{:.9g}".format, probabilities[i].tolist())
-                yield [split, evaluation.files[position], names[true[i]], names[predicted[i]], *values]
+                cells = evaluation.files[position], names[true[i]], names[predicted[i]]
+                yield [split, *map(csv_cell, cells), *values]
 
     write_durably(path, _csv(rows))
 
@@ -32,10 +34,10 @@ def write_confusion(path: Path, evaluations: dict[str, Evaluation]) -> None:
     """One row per true class: `split,true`, then the number of samples per predicted class."""
 
     def rows() -> Iterator[Sequence[Any]]:
-        yield ["split", "true", *_class_names(evaluations)]
+        yield ["split", "true", *map(csv_cell, _class_names(evaluations))]
         for split, evaluation in evaluations.items():
             for name, counts in zip(evaluation.class_names, evaluation.confusion.tolist(), strict=True):
-                yield [split, name, *counts]
+                yield [split, csv_cell(name), *counts]
 
     write_durably(path, _csv(rows))
 

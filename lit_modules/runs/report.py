@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from conf.files import write_durably
+from conf.files import write_durably, write_text
+from conf.text import markdown, printable
 from lit_modules.callbacks.predictions import CollectPredictions
 from lit_modules.classifier import LitClassifier
 from lit_modules.evaluation.drawing import draw
@@ -96,7 +97,7 @@ def score_best(folder: Path, trainer: Trainer, module: LitClassifier, datamodule
     Returns:
         The scores of the best epoch, `best_epoch`, training `seconds` and `samples/<split>`.
     """
-    load_best(module, folder)
+    best_epoch = load_best(module, folder)
     # WeightAveraging would load its last average before each evaluation.
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     trainer.callbacks = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]  # type: ignore[attr-defined]
@@ -107,7 +108,7 @@ def score_best(folder: Path, trainer: Trainer, module: LitClassifier, datamodule
     if test:
         trainer.test(module, datamodule, verbose=False)
         results |= {name: float(value) for name, value in trainer.callback_metrics.items()}
-    rows, best_epoch = run_folder.read_metrics(folder), run_folder.best_epoch(folder)
+    rows = run_folder.read_metrics(folder)
     best_row = next(row for row in rows if row["epoch"] == best_epoch)
     results |= {name: value for name, value in best_row.items() if "/" in name}
     results |= {f"samples/{split}": len(datamodule.files(split)) for split in ("train", "val", "test")}
@@ -130,7 +131,7 @@ def print_scores(scores: dict[str, float], files: dict[str, Path], count: int = 
         count: of the scored samples; 0: unknown.
     """
     names = [name for name in SCORES if f"test/{name}" in scores]
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     if names:
         table = Table(box=None, header_style="bold", pad_edge=False)
         table.add_column()
@@ -140,9 +141,9 @@ def print_scores(scores: dict[str, float], files: dict[str, Path], count: int = 
         console.print(table)
     if names and 0 < count < FEW_SAMPLES:
         interval = _interval(scores["test/acc"], count)
-        console.print(f"accuracy {interval} on {count} samples; {MORE_SPLITS}", highlight=False, markup=False)
+        console.print(f"accuracy {interval} on {count} samples; {MORE_SPLITS}", highlight=False)
     for label, path in files.items():
-        console.print(f"{label}: {path}", highlight=False, markup=False)
+        console.print(printable(f"{label}: {path}"), highlight=False)
 
 
 def write_report(
@@ -166,11 +167,12 @@ def write_report(
     for name, content in images.items():
         _write(folder / "report" / f"{name}.png", content)
     sections = [
-        f"# {summary['name']}: test accuracy {summary['test/acc']:.4f}",
+        f"# {markdown(summary['name'])}: test accuracy {summary['test/acc']:.4f}",
         _score_table(summary, {name: len(evaluations[name].predictions.true) for name in splits}),
         f"Files: {', '.join(f'[{name}]({name})' for name in FILES)}.",
         "## Run",
-        _run_table(summary, flat_settings, command, len(epochs), len(test.class_names)),
+        f"    {printable(command)}",  # as code
+        _run_table(summary, flat_settings, len(epochs), len(test.class_names)),
         "## Training history",
         "![Loss and scores by epoch](report/epochs.png)",
         "# Test split",
@@ -181,7 +183,7 @@ def write_report(
         markdown_table(("setting", "value"), flat_settings.items()),
         "</details>",
     ]
-    _write(folder / "report.md", ("\n\n".join(sections) + "\n").encode("utf-8", "replace"))
+    write_text(folder / "report.md", "\n\n".join(sections) + "\n")
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -204,12 +206,11 @@ def _score_table(summary: dict[str, Any], counts: dict[str, int]) -> str:
     return markdown_table(("", *counts), rows)
 
 
-def _run_table(summary: dict[str, Any], settings: dict[str, Any], command: str, epochs: int, num_classes: int) -> str:
+def _run_table(summary: dict[str, Any], settings: dict[str, Any], epochs: int, num_classes: int) -> str:
     samples = ", ".join(f"{summary[f'samples/{split}']:,} for {use}" for split, use in USES.items())
     parameters = f"{summary['params/total']:,} parameters, {summary['params/trainable']:,} trainable"
     learning_rate = settings.get("lit_module.optimizer.lr", "default")
     rows = {
-        "command": f"`{command}`",
         "data": f"{settings['datamodule']}: {num_classes:,} classes; {samples}",
         "network": f"{settings['lit_module.net']}: {parameters}",
         "optimizer": f"{settings['lit_module.optimizer']}, learning rate {learning_rate}",

@@ -3,18 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
 from conf import saved_config
-from lit_modules.runs import run_folder
+from lit_modules.runs import checkpoints
 
 
 def best_network(cfg: DictConfig) -> Any:
     """Builds the LitClassifier of the best epoch on the CPU, in eval mode; needs no data."""
-    checkpoint = torch.load(run_folder.best_checkpoint(Path(cfg.run_dir)), map_location="cpu", weights_only=True)
+    checkpoint = checkpoints.best(Path(cfg.run_dir))
     channels, names = checkpoint["input_shape"][0], checkpoint["class_names"]
     module = instantiate(
         saved_config.without_pretrained_weights(cfg).lit_module,
@@ -26,15 +25,27 @@ def best_network(cfg: DictConfig) -> Any:
         init=None,
         _convert_="all",
     )
-    load_best(module, Path(cfg.run_dir))
+    load(module, checkpoint, Path(cfg.run_dir))
     return module.eval()
 
 
-def load_best(module: Any, folder: Path) -> None:
-    """Loads the weights of best.ckpt into a LitClassifier.
+def load_best(module: Any, folder: Path) -> int:
+    """Loads the weights of best.ckpt into a LitClassifier, and returns its zero-based epoch.
 
     With `ckpt_path`, Lightning's WeightAveraging would load the weights before averaging.
     """
-    checkpoint = torch.load(run_folder.best_checkpoint(folder), map_location="cpu", weights_only=True)
+    checkpoint = checkpoints.best(folder)
     module.check_same_data(checkpoint)
-    set_model_state_dict(module, checkpoint["state_dict"], options=StateDictOptions(full_state_dict=True))
+    load(module, checkpoint, folder)
+    return int(checkpoint["epoch"])
+
+
+def load(module: Any, checkpoint: dict[str, Any], folder: Path) -> None:
+    """Loads the weights of a run's best checkpoint into a LitClassifier.
+
+    Raises:
+        UserError: they are of another network, or not finite.
+    """
+    weights = checkpoint["state_dict"]
+    checkpoints.check_weights(weights, module.state_dict(), checkpoints.best_path(folder))
+    set_model_state_dict(module, weights, options=StateDictOptions(full_state_dict=True))

@@ -52,6 +52,22 @@ def grid(space: dict[str, BaseDistribution]) -> list[dict[str, Any]]:
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*map(extremes, space.values()))]
 
 
+def check_params(params: dict[str, Any], space: dict[str, BaseDistribution]) -> None:
+    """Check the parameters of a trial that a study's storage holds: they become a command line.
+
+    Raises:
+        UserError: one of them is outside the search space.
+    """
+    for key, value in params.items():
+        distribution = space.get(key)
+        if isinstance(distribution, IntDistribution | FloatDistribution):
+            lies_within = isinstance(value, int | float) and distribution.low <= value <= distribution.high
+        else:
+            lies_within = isinstance(distribution, CategoricalDistribution) and value in distribution.choices
+        if not lies_within:
+            raise UserError(f"storage: a trial has {key}={value}, which is not in its space; restore a backup")
+
+
 def overrides(params: dict[str, Any]) -> list[str]:
     """Formats parameters as command-line overrides."""
     return [f"{key}={'null' if value is None else value}" for key, value in params.items()]

@@ -13,19 +13,20 @@ import numpy as np
 import optuna
 from hydra import compose
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from optuna.trial import TrialState
 
-from conf import validation
+from conf import saved_config, validation
 from conf.errors import UserError
 from conf.files import file_lock, lock_inherited, make_output, write_text
 from lit_modules.runs import run_folder
 from lit_modules.runs.launcher import may_be_restarted
-from lit_modules.runs.search_space import distributions_of, experiment, extremes, grid, overrides
+from lit_modules.runs.search_space import check_params, distributions_of, experiment, extremes, grid, overrides
+from lit_modules.trainer.process import STOP_SIGNALS
 
 # Keys of the study, which are not passed to its trials.
 OWN = {"task", "sweep", "run", "run_dir", "logs_dir", "space", "trials", "workers", "storage", "sampler", "pruner"}
-STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+STOPPED = [128 + number for number in STOP_SIGNALS]
 POLL_SECONDS = 0.5
 
 
@@ -88,6 +89,7 @@ class Study:
             trials = self.study.get_trials(deepcopy=False)
             for unfinished in [trial for trial in trials if trial.state == TrialState.RUNNING]:
                 if log := lock_inherited(self.path(unfinished.number, ".log")):
+                    check_params(unfinished.params, self.space)
                     return optuna.Trial(self.study, unfinished._trial_id), log
             number = len(trials)
             if number >= self.total:
@@ -153,6 +155,7 @@ class Study:
         if not self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             raise UserError(f"space: no trial completed; see {self.path(0, '.log')}")
         best = self.study.best_trial
+        check_params(best.params, self.space)
         command = f"python train.py --config-dir {self.folder} +experiment=best"
         header = f"# @package _global_\n# {command}\n# Trial {best.number + 1}: {self.cfg.monitor} {best.value:.4f}\n"
         path = self.folder / "experiment" / "best.yaml"
@@ -168,25 +171,20 @@ def sweep(cfg: DictConfig, command_line: list[str]) -> None:
     folder = Path(cfg.run_dir)
     base = [text for text in command_line if text.lstrip("+~").split("=")[0].split(".")[0] not in OWN]
     if cfg.run:
-        changed = [*base, *(text for text in command_line if text.startswith("space"))]
+        changed = [text for text in base if text not in cfg.overrides]
+        changed += [text for text in command_line if text.startswith("space")]
         if changed:
             raise UserError(f"{changed[0]}: cannot change in an existing study; leave it out, or start a new study")
-        for text in cfg.overrides:  # they become a command line: flags and Hydra's section could execute code
-            key = text.partition("=")[0].strip("+~ ")
-            if key.startswith("-") or "hydra" in key or key in ("run", "task"):
-                raise UserError(
-                    f"{folder / 'config.yaml'}: overrides contain {text}, never saved by a study; restore a backup"
-                )
     else:
         cfg.overrides = base
         check_space(cfg)
-        saved = OmegaConf.to_yaml(cfg)
         if (folder / "config.yaml").exists() and not may_be_restarted():
             raise UserError(f"run_dir: {folder} already contains a run; resume it with run={folder} or choose another")
         make_output(folder / "trials", "run_dir")
-        write_text(folder / "config.yaml", saved)
+        saved_config.write(folder / "config.yaml", cfg)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     print(f"{cfg.name}: saved in {folder}\nresume or join: python train.py run={folder}", flush=True)
     study = Study(cfg)
     study.run()

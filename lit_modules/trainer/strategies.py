@@ -2,9 +2,10 @@
 
 from datetime import timedelta
 from itertools import chain
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import distribute_tensor
 
 from conf.errors import UserError
+
+Minutes = Annotated[float, Interval(gt=0, le=1_000_000)]
 
 
 class DDP(DDPStrategy):
@@ -21,7 +24,7 @@ class DDP(DDPStrategy):
         timeout_minutes: a process that waits longer for the others ends with an error.
     """
 
-    def __init__(self, timeout_minutes: float) -> None:
+    def __init__(self, timeout_minutes: Minutes) -> None:
         super().__init__(timeout=timedelta(minutes=timeout_minutes))
 
 
@@ -35,7 +38,7 @@ class FSDP(ModelParallelStrategy):
         timeout_minutes: see `DDP`.
     """
 
-    def __init__(self, timeout_minutes: float) -> None:
+    def __init__(self, timeout_minutes: Minutes) -> None:
         super().__init__(
             tensor_parallel_size=1, save_distributed_checkpoint=False, timeout=timedelta(minutes=timeout_minutes)
         )

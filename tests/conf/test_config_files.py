@@ -12,12 +12,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from conf import validation
+from conf.errors import UserError
 from tests.conftest import ROOT, configure
 
 CONF = ROOT / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/**/*.yaml"))
 EXPERIMENTS = [path for path in FILES if path.parts[0] == "experiment"]
-OPTIONS = [path for path in FILES if path.parts[0] != "experiment"]
+ABSTRACT = [Path("datamodule/images.yaml"), Path("datamodule/samples.yaml")]  # other options are based on them
+OPTIONS = [path for path in FILES if path.parts[0] != "experiment" and path not in ABSTRACT]
 # Groups of which several files can be chosen together.
 LISTS = {"callbacks", "logger", "datamodule/augment"}
 
@@ -116,6 +118,12 @@ def test_option_composes_and_its_constructors_accept_it(path: Path, tmp_path: Pa
         if path.parts[0] != "devices" or node._target_ != "pytorch_lightning.Trainer":
             assert instantiate(node, _convert_="all") is not None
     assert not (tmp_path / "run").exists(), "a constructor writes nothing"
+
+
+@pytest.mark.parametrize("path", ABSTRACT, ids=str)
+def test_option_without_a_constructor_is_refused(path: Path) -> None:
+    with pytest.raises(UserError, match=r"^datamodule: has no _target_; choose one by datamodule=…"):
+        validation.check(complete(*choose(path)))
 
 
 @pytest.mark.parametrize("path", [path for path in OPTIONS if path.parts[0] == "lit_module"], ids=str)

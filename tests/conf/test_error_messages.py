@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+import train
 from conf import validation
 from conf.error_messages import memory_is_full, one_line_errors
 from conf.errors import UserError, nearest
@@ -115,6 +116,10 @@ def test_parameter_in_a_constructors_error_gets_the_nodes_path(answer: Answer, l
             "a.csv: No space left on device; free some ",
         ),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "output: Disk quota exceeded; free some space, "),
+        (
+            OSError(errno.ENAMETOOLONG, "File name too long", f"conf/callbacks/{'x' * 5000}"),
+            f"command line: the name {'x' * 40}… of 5000 bytes is too long; ",
+        ),
         (MemoryError("Unable to allocate 9 TiB"), "datamodule: Unable to allocate 9 TiB; reduce datamodule.image_size"),
         (MisconfigurationException("You set `max_epochs=-3`."), "trainer: You set `max_epochs=-3`; "),
         (RuntimeError("Could not determine home directory."), "command line: unknown user in '~user/…'; "),
@@ -149,6 +154,21 @@ def test_job_of_a_cluster_is_answered_by_its_own_line(answer: Answer) -> None:
 def test_our_own_bug_keeps_its_traceback(error: Exception) -> None:
     with pytest.raises(type(error), match="ours"), one_line_errors():
         raise error
+
+
+def test_package_that_a_constructor_lacks_is_named(answer: Answer) -> None:
+    logger = {"_target_": "pytorch_lightning.loggers.MLFlowLogger"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pytorch_lightning.loggers.mlflow._MLFLOW_AVAILABLE", False)
+        line = answer(lambda: instantiate({"logger": {"mlflow": logger}}))
+    assert line.startswith("logger.mlflow: ") and "mlflow" in line and line.endswith("; install it")
+
+
+def test_our_own_broken_import_is_no_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "lit_modules.runs.sweep", raising=False)
+    monkeypatch.setitem(sys.modules, "lit_modules.runs.search_space", None)
+    with pytest.raises(ModuleNotFoundError, match="search_space"), one_line_errors():
+        train.sweep(configure("+sweep=cnn"))
 
 
 def test_our_own_bug_in_a_constructor_keeps_its_traceback() -> None:

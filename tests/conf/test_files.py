@@ -2,8 +2,10 @@
 
 import errno
 import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,7 +15,7 @@ from filelock import Timeout
 from conf import files
 from conf.errors import UserError
 from conf.files import file_lock, lock_inherited, write_durably, write_table, write_text
-from tests.conftest import ROOT
+from tests.conftest import ROOT, TINY, Command
 
 
 def names(folder: Path) -> list[str]:
@@ -177,6 +179,37 @@ def test_marker_files_replace_locks_where_flock_is_missing(
     line = f"{tmp_path}: this file system has no file locks; marker files are used instead\n"
     assert capsys.readouterr().err == line, "said once"
     files._marker_locks.pop().release()
+
+
+def test_marker_of_a_dead_process_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_flock(monkeypatch, errno.ENOLCK)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / "lock.held").write_text(f"{dead.pid}\n{socket.gethostname()}\n")
+    with file_lock(tmp_path / "lock"):
+        pass
+    assert "waiting for" not in capsys.readouterr().err
+
+
+def test_marker_of_another_host_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_flock(monkeypatch, errno.ENOLCK)
+    monkeypatch.setattr(files, "SILENT_SECONDS", 0.01)
+    marker = tmp_path / "lock.held"
+    marker.write_text("1\nelsewhere\n")
+    threading.Timer(0.5, marker.unlink).start()
+    with file_lock(tmp_path / "lock"):
+        assert f"waiting for {marker}; remove it if the process that it names is dead" in capsys.readouterr().err
+
+
+def test_run_goes_on_without_locks(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    without_flock(monkeypatch, errno.ENOSYS)
+    result = command(*TINY, "trainer.limit_train_batches=1", f"run_dir={tmp_path / 'run'}")
+    assert result.returncode == 0
+    assert result.stderr.count("this file system has no file locks") == 1
 
 
 def test_other_errors_of_a_lock_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

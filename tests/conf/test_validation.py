@@ -4,17 +4,15 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
-from annotated_types import Gt, Interval, Le
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 import lit_modules
 from conf import schema, validation
 from conf.errors import UserError
-from conf.nodes import out_of_range
 from conf.validation import MONITORS
 from tests.conftest import ROOT, configure
 
@@ -37,7 +35,6 @@ def changed(changes: dict[str, Any]) -> DictConfig:
 def refusal(changes: dict[str, Any]) -> str:
     with pytest.raises(UserError) as caught:
         validation.check(changed(changes))
-    assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
@@ -90,7 +87,7 @@ def test_value_that_a_constructor_takes_is_valid(key: str, value: object) -> Non
         ("lit_module.net.norm", "layer", "batch or instance or none"),
         ("datamodule.channels", 2, "auto or 1 or 3"),
         ("trainer.max_epochs", "ten", "int or null"),
-        ("trainer.max_time", 5, "str or datetime.timedelta or dict[str, int] or null"),
+        ("trainer.max_time", 5, "str or dict[str, int] or null"),
         ("datamodule.image_size", "big", "int or list[int] or null"),
         ("lit_module.net.pool", [1.5], "int or list[int]"),
         ("lit_module.class_weights", "a", "auto or list[float] or null"),
@@ -209,15 +206,6 @@ def test_hint_does_not_list_a_hundred_names() -> None:
     assert line == "lit_module.loss._target_: there is no Qwertz in torch.nn; correct the name"
 
 
-def test_bounds_of_an_annotation_are_checked() -> None:
-    fraction = Annotated[float, Interval(ge=0, lt=1)]
-    assert out_of_range(1, fraction) == "must be at least 0 and below 1, not 1; correct it"
-    assert out_of_range(0.5, fraction) is None
-    assert out_of_range(0, Annotated[int, Gt(0)] | None) == "must be above 0, not 0; correct it"
-    assert out_of_range(None, Annotated[int, Gt(0)] | None) is None
-    assert out_of_range(3, Annotated[int, Le(2)]) == "must be at most 2, not 3; correct it"
-
-
 def test_store_replaces_configs_where_hydra_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
 
@@ -251,6 +239,19 @@ def test_validation_score_needs_validation(batches: float) -> None:
 @pytest.mark.parametrize("seed", [-1, 2**32, 2**63])
 def test_seed_out_of_range_is_refused(seed: int) -> None:
     assert refusal({"seed": seed}).startswith("seed: ")
+
+
+@pytest.mark.parametrize("key", ["name", "logs_dir", "run_dir"])
+@pytest.mark.parametrize("value", ["a\nb", "a\x1b[31m", "a\0", "x" * 256, "é" * 128])
+def test_folder_of_no_usable_name_is_refused(key: str, value: str) -> None:
+    assert refusal({key: value}).startswith(f"{key}: ")
+    validation.check(changed({key: "é" * 127}))
+
+
+def test_parameters_that_the_yaml_does_not_list_need_no_plus() -> None:
+    cfg = configure("lit_module.optimizer.betas=[0.9,0.95]", "trainer.detect_anomaly=true")
+    validation.check(cfg)
+    assert list(cfg.lit_module.optimizer.betas) == [0.9, 0.95] and cfg.trainer.detect_anomaly
 
 
 def test_task_of_a_run_needs_the_run() -> None:

@@ -121,7 +121,6 @@ def test_files_that_change_during_a_run_are_named(tmp_path: Path, monkeypatch: A
         line = f"{file}: the file changed during the run; repair the file, then resume by run=…"
     else:
         np.save(root / file, noise(7, 2, 6, 4))
-        monkeypatch.setattr(module.split("train").inputs, "_began", np.inf)
         line = f"{file}: has the shape (2, 6, 4), but "
     with pytest.raises(UserError) as caught:
         inputs_of(module, "train")
@@ -183,7 +182,7 @@ def test_duplicates_across_splits_are_named(tmp_path: Path, capfd: pytest.Captur
             np.save(tmp_path / "test" / name / f"{i}.npy", noise(1000 + i + len(name) * ord(name[0]), 4, 4))
     module_of(tmp_path).setup()
     err = capfd.readouterr().err
-    assert "in test too, bit for bit: " in err and "train/ant/0.npy = test/ant/0.npy" in err
+    assert "2 of 8 of test in train, bit for bit: " in err and "train/ant/0.npy = test/ant/0.npy" in err
 
 
 def test_wrong_keys_are_named(tmp_path: Path) -> None:

@@ -108,7 +108,16 @@ def test_duplicates_across_splits_are_named(tmp_path: Path, capfd: pytest.Captur
     inputs[20] = inputs[3]
     split = np.array(["train"] * 18 + ["val"] * 6)
     module_of(save(tmp_path / "a.npz", inputs=inputs, labels=LABELS, split=split)).setup()
-    assert "warning: 1 sample of train in val too, bit for bit: inputs[3] = inputs[20]" in capfd.readouterr().err
+    counts = "1 of 12 samples of train are in val too, and 1 of 6 of val in train"
+    assert f"warning: {counts}, bit for bit: inputs[3] = inputs[20]" in capfd.readouterr().err
+
+
+def test_duplicates_are_counted_by_sample(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    split = np.array(["train"] * 12 + ["val"] * 6 + ["test"] * 6)
+    inputs = noise(24, 2, 9)
+    inputs[:10] = inputs[12:15] = inputs[0]
+    module_of(save(tmp_path / "a.npz", inputs=inputs, labels=LABELS, split=split)).setup()
+    assert "warning: 10 of 12 samples of train are in val too, and 3 of 6 of val in train, " in capfd.readouterr().err
 
 
 def with_nan(dtype: str = "float32") -> np.ndarray:

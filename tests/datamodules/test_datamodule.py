@@ -1,6 +1,7 @@
 """Caching changes no bit, unreadable samples are reported, mixing and sampling depend on (seed, epoch) alone."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,29 @@ def test_images_are_streamed_where_nothing_has_room(images: Path, monkeypatch: p
     assert isinstance(folder(images).split("train").inputs, Streamed)
 
 
-def test_image_changed_during_a_run_is_named(images: Path) -> None:
+def rewrite(file: Path) -> None:
+    """Like `cp -p`, which keeps the time of modification."""
+    old = file.stat()
+    file.write_bytes(file.read_bytes())
+    os.utime(file, ns=(old.st_atime_ns, old.st_mtime_ns))
+
+
+def replace_folder(file: Path) -> None:
+    """By one whose files are older, and have the same sizes."""
+    file.parent.rename(file.parent.with_name("old"))
+    (file.parent.parent.with_name("copy") / file.parent.name).rename(file.parent)
+
+
+def touch(file: Path) -> None:
+    os.utime(file, (2**33, 2**33))
+
+
+@pytest.mark.parametrize("change", [touch, rewrite, replace_folder])
+def test_image_changed_during_a_run_is_named(images: Path, change: Callable[[Path], None]) -> None:
+    shutil.copytree(images, images.with_name("copy"))
     module = folder(images, "datamodule.cache=off")
-    file = module.files("train")[5]
-    os.utime(images / file, (2**33, 2**33))
+    file = module.files("train")[next(iter(loader_of(module, "train"))).index[0]]
+    change(images / file)
     with pytest.raises(UserError, match=rf"^{file}: the file changed during the run; "):
         epoch_of(module)
 
@@ -106,7 +126,7 @@ def test_class_with_too_few_readable_images_names_a_file(images: Path, stage: st
     for file in (images / "dark").iterdir():
         file.write_bytes(b"")
     cfg = configure("datamodule=image_folder", f"datamodule.root={images}", "datamodule.on_error=skip")
-    line = r"^class dark: too few samples \(0\) .*; 40 could not be read, first dark/000.png \(the file is empty\)$"
+    line = r"^class dark \(0\): too few samples .*; 40 could not be read, first dark/000.png \(the file is empty\)$"
     with pytest.raises(UserError, match=line):
         instantiate(cfg.datamodule, _convert_="all").setup(stage)
 
@@ -130,7 +150,8 @@ def test_images_in_two_splits_are_named(tmp_path: Path, capsys: pytest.CaptureFi
     copy = (tmp_path / "train" / "ant" / "002.png").read_bytes()
     (tmp_path / "test" / "bee" / "planted.png").write_bytes(copy)
     folder(tmp_path)
-    line = "warning: 1 sample of train in test too, bit for bit: train/ant/002.png = test/bee/planted.png\n"
+    counts = "1 of 8 samples of train are in test too, and 1 of 9 of test in train"
+    line = f"warning: {counts}, bit for bit: train/ant/002.png = test/bee/planted.png\n"
     assert capsys.readouterr().err == line
 
 

@@ -233,3 +233,10 @@ assert is_image("a.png")
 assert Image.ID.index("JPEG") < Image.ID.index("BLP")
 """
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_small_classes_are_named_at_once_with_their_counts(tmp_path: Path) -> None:
+    for name, count in (("ant", 8), ("bee", 2), ("cat", 3), ("dog", 1)):
+        put(tmp_path / name, *numbered(count))
+    line = "classes bee (2), dog (1): too few samples to take test and val from, which needs 3; add some, "
+    assert error_of(tmp_path).startswith(line)

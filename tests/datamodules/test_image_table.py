@@ -153,11 +153,11 @@ def test_unusable_samples_are_rejected(tmp_path: Path, text: str, line: str) -> 
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
-    table = write(tmp_path / "t.csv", f"{HEAD}b.png,x\nc.png,y\nd.png,y\n")
+    table = write(tmp_path / "t.csv", f"{HEAD}b.png,x\nc.png,y\nd.png,y\ne.png,x\nf.png,y\n")
     with pytest.raises(UserError) as caught:
         module_of(table).setup()
     assert str(caught.value).startswith(f"{tmp_path / 'a.png'}: no such file or directory; every training image is")
-    put(tmp_path, "c.png", "d.png")
+    put(tmp_path, "c.png", "d.png", "e.png", "f.png")
     with pytest.raises(UserError) as caught:
         module_of(table).setup()
     assert str(caught.value).startswith("a.png (no such file or directory), b.png (no such file or directory): 2 sam")

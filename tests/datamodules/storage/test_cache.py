@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from conf.errors import UserError
+from conf.files import remove_folder
 from datamodules.storage import cache
 from datamodules.storage.decode import Decoded, ImageSpec, decode_all, decode_to
 from datamodules.storage.worker_pool import Workers
@@ -258,10 +259,10 @@ def test_only_files_of_the_cache_are_removed(tmp_path: Path) -> None:
     for name in ("pixels.npy", "store.json", "thesis.tex"):
         (entry / name).write_text("x")
     (tmp_path / "link").symlink_to(entry, target_is_directory=True)
-    cache.remove_entry(tmp_path / "link")
+    remove_folder(tmp_path / "link", cache.FILES)
     assert len(list(entry.iterdir())) == 3
-    cache.remove_entry(entry)
+    remove_folder(entry, cache.FILES)
     assert [path.name for path in entry.iterdir()] == ["thesis.tex"]
     (entry / "thesis.tex").unlink()
-    cache.remove_entry(entry)
+    remove_folder(entry, cache.FILES)
     assert not entry.exists()

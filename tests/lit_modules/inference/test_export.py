@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,10 @@ def facts(resize: str | None = "pad") -> dict[str, Any]:
     "shape", [SHAPES[0], *(pytest.param(shape, marks=pytest.mark.slow) for shape in SHAPES[1:])], ids=str
 )
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_a_thousand_samples_agree(tmp_path: Path, file_format: str, shape: tuple[int, ...]) -> None:
+def test_a_thousand_samples_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_format: str, shape: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))  # no temporary folder is needed
     module, images = trained(shape), samples(shape)
     expected = by_hand(module, images)
     assert expected.max() > 0.95 and expected.min() < 0.01
@@ -73,6 +77,13 @@ def test_an_extra_that_is_missing_is_one_line(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(export_module, "find_spec", lambda name: None if name == "onnxscript" else name)
     module, images = trained(SHAPES[1]), samples(SHAPES[1])
     with pytest.raises(UserError, match=r'^format: onnx needs onnxscript; pip install -e "\.\[onnx\]"$'):
+        export(predictor_of(module, 1), images, by_hand(module, images), facts(), "onnx", tmp_path)
+
+
+def test_weights_beyond_the_limit_of_an_onnx_file_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_module, "MAX_ONNX_BYTES", 100)
+    module, images = trained(SHAPES[1]), samples(SHAPES[1])
+    with pytest.raises(UserError, match=r"^format: an onnx file holds at most 2 GB, .*; choose torch_export$"):
         export(predictor_of(module, 1), images, by_hand(module, images), facts(), "onnx", tmp_path)
 
 

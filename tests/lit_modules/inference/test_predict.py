@@ -109,7 +109,7 @@ def test_unreadable_files_are_named_and_passed_over(
     result = command(f"run={trained_run}", "task=predict", f"input={tmp_path / 'new'}", f"output={tmp_path / 'out'}")
     assert result.returncode == 3, result.stderr
     assert f"skipped {tmp_path / 'new' / '001.png'}: the file is empty\n" in result.stderr
-    assert "1 of 3 files were unreadable" in result.stderr and "Traceback" not in result.stderr
+    assert "1 of 3 files were skipped" in result.stderr and "Traceback" not in result.stderr
     assert list(table(tmp_path / "out")) == ["000.png", "002.png"]
 
 

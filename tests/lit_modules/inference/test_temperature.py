@@ -12,7 +12,7 @@ from scipy.special import softmax
 
 from conf.errors import UserError
 from lit_modules.inference.temperature import fit_temperature, temperature_of
-from lit_modules.runs import run_folder
+from lit_modules.runs import checkpoints
 from tests.conftest import TINY
 
 
@@ -80,7 +80,7 @@ def test_a_run_is_calibrated_by_its_validation_samples_alone(
     run: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = run(*TINY)
-    expected = write_predictions(folder, run_folder.best_epoch(folder))
+    expected = write_predictions(folder, checkpoints.best(folder)["epoch"])
     assert temperature_of(folder) == expected
     run(f"run={folder}", "task=export", "format=torch_export", "calibrate=true")
     extra = {"contract.json": ""}
@@ -91,7 +91,7 @@ def test_a_run_is_calibrated_by_its_validation_samples_alone(
 
 def test_predictions_of_another_epoch_or_none_are_refused(run: Callable[..., Path]) -> None:
     folder = run(*TINY)
-    write_predictions(folder, run_folder.best_epoch(folder) + 1)
+    write_predictions(folder, checkpoints.best(folder)["epoch"] + 1)
     with pytest.raises(UserError, match=r"^calibrate: \S+predictions.csv is older than the best epoch; "):
         temperature_of(folder)
     (folder / "predictions.csv").write_text("split,file,true\nval,a,b\n")

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,10 @@ def table(path: Path) -> dict[str, dict[str, str]]:
         return {next(iter(row.values())): row for row in csv.DictReader(file)}
 
 
-def compared(runs: str | list[str], output: Path) -> dict[str, dict[str, dict[str, str]]]:
-    comparison.compare(runs, output)
+def compared(runs: str | list[str], output: Path, wrong: str = "") -> dict[str, dict[str, dict[str, str]]]:
+    """The tables of a comparison, which ends with a line about a folder of the name `wrong`, if any."""
+    with pytest.raises(UserError, match=rf"/{wrong}: .*; leave it out$") if wrong else nullcontext():
+        comparison.compare(runs, output)
     return {name: table(output / f"{name}.csv") for name in ("runs", "configs", "pairs")}
 
 
@@ -120,7 +123,8 @@ def test_a_run_that_is_not_whole_is_shown_with_the_reason(
     write_run(tmp_path / "runs" / "good", 0.9)
     damage(write_run(tmp_path / "runs" / "bad", 0.9), file, text)
     (tmp_path / "runs" / "bad" / "checkpoints").mkdir()
-    rows = compared(str(tmp_path / "runs" / "*"), tmp_path / "out")["runs"]
+    wrong = "bad" if remark.startswith(("not a run", "invalid")) else ""
+    rows = compared(str(tmp_path / "runs" / "*"), tmp_path / "out", wrong)["runs"]
     assert rows["bad"]["remark"].startswith(remark)
     assert rows["bad"]["test/f1/low"] == ""
     assert rows["good"]["remark"] == "" and float(rows["good"]["test/f1/low"]) < float(rows["good"]["test/f1"])
@@ -144,6 +148,17 @@ def test_no_run_and_no_place_are_one_line(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", 0.9)
     with pytest.raises(UserError, match=r"^output: cannot write to \S+/config.yaml/out "):
         comparison.compare([str(run)], run / "config.yaml" / "out")
+
+
+def test_folder_that_is_no_run_is_named_after_the_table(
+    tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    run = write_run(tmp_path / "run", 0.9)
+    (tmp_path / "other").mkdir()
+    result = command("task=compare", f"runs=[{tmp_path / 'other'},{run}]", f"output={tmp_path / 'out'}")
+    line = f"error: {tmp_path / 'other'}: not a run: config.yaml is missing; leave it out\n"
+    assert (result.returncode, result.stderr) == (2, line)
+    assert "test/acc" in result.stdout and sorted(table(tmp_path / "out" / "runs.csv")) == ["other", "run"]
 
 
 def test_the_task_needs_neither_torch_nor_a_network(
@@ -174,5 +189,5 @@ def test_unfinished_run_with_edited_scores_is_invalid(tmp_path: Path) -> None:
     bad = write_run(tmp_path / "runs" / "bad", 0.9)
     damage(bad, "summary.json", None)
     damage(bad, "metrics.csv", "epoch;val/acc\n0;0,5\n")
-    rows = compared(str(tmp_path / "runs" / "*"), tmp_path / "out")["runs"]
+    rows = compared(str(tmp_path / "runs" / "*"), tmp_path / "out", "bad")["runs"]
     assert rows["bad"]["remark"].startswith("invalid: ") and rows["good"]["remark"] == ""

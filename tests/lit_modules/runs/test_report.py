@@ -90,7 +90,7 @@ def test_run_of_two_classes_has_a_threshold(run: Callable[..., Path], images: Pa
     folder = run(*DRAWN, *data, "callbacks.dashboard=null", "lit_module.optimizer.lr=1e-9")
     report = (folder / "report.md").read_text(encoding="utf-8")
     assert "report/threshold.png" in report and (folder / "report" / "threshold.png").is_file()
-    assert "| a\\|b &lt;i> |" in report
+    assert "| `a\\|b <i>` |" in report
 
 
 def test_score_that_does_not_exist_is_left_out(run: Callable[..., Path], images: Path) -> None:

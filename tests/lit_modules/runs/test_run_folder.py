@@ -4,11 +4,9 @@ import csv
 import errno
 import json
 import os
-import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -36,8 +34,11 @@ def test_claim_saves_interpolations_and_no_run_key(tmp_path: Path) -> None:
     assert saved["callbacks"]["checkpoint"]["dirpath"] == "${run_dir}/checkpoints"
 
 
-def test_claiming_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sign", ["metrics.csv", "checkpoints/epoch=000.ckpt", "trials/000.log"])
+def test_claiming_a_folder_that_holds_a_run_is_refused(tmp_path: Path, sign: str) -> None:
     cfg = save(tmp_path, "name=first")
+    (tmp_path / sign).parent.mkdir(exist_ok=True)
+    (tmp_path / sign).touch()
     before = (tmp_path / "config.yaml").read_bytes()
     with pytest.raises(UserError, match=f"^run_dir: {tmp_path} already contains a run; resume it with run={tmp_path}"):
         save(tmp_path, "name=second")
@@ -45,6 +46,24 @@ def test_claiming_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
     cfg.run, cfg.trainer.max_epochs = str(tmp_path), 99
     with run_folder.claim(tmp_path, cfg):
         assert OmegaConf.load(tmp_path / "config.yaml").trainer.max_epochs == 99
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_is_replaced(tmp_path: Path) -> None:
+    save(tmp_path, "name=first")
+    (tmp_path / "checkpoints").mkdir()
+    save(tmp_path, "name=second")
+    assert "name: second" in (tmp_path / "config.yaml").read_text()
+
+
+def test_new_folder_of_a_refused_run_keeps_files_of_others(tmp_path: Path) -> None:
+    for files in ([], ["thesis.tex"]):
+        cfg = configure(f"run_dir={tmp_path / 'run'}")
+        with pytest.raises(UserError), run_folder.claim(tmp_path / "run", cfg):
+            for name in ("events.out.tfevents.1", "metrics.csv", *files):
+                (tmp_path / "run" / name).touch()
+            raise UserError("key: problem; fix")
+        assert [path.name for path in tmp_path.glob("run/*")] == files
+    assert (tmp_path / "run").exists()
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
@@ -121,56 +140,21 @@ def test_what_is_refused_before_a_checkpoint_leaves_no_folder(tmp_path: Path, er
     assert (tmp_path / "run" / "config.yaml").read_bytes() == before
 
 
-def test_the_newest_readable_checkpoint_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    old, new = checkpoint_in(tmp_path, "epoch=001.ckpt"), checkpoint_in(tmp_path, "epoch=002.ckpt")
-    assert run_folder.newest_checkpoint(tmp_path) == new
-    last = checkpoint_in(tmp_path, "last.ckpt")
-    assert run_folder.newest_checkpoint(tmp_path) == last
-    assert capsys.readouterr().err == ""
-    last.write_bytes(last.read_bytes()[:100])
-    new.write_bytes(b"")
-    assert run_folder.newest_checkpoint(tmp_path) == old
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"skipped {path}: is damaged or no checkpoint" for path in (last, new)]
+@pytest.mark.parametrize(
+    ("is_resumed", "line"), [(True, "run: .*; copy the folder, then run=COPY$"), (False, "run_dir: .*; choose")]
+)
+def test_run_on_a_read_only_disk_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_resumed: bool, line: str
+) -> None:
+    cfg = save(tmp_path)
+    cfg.run = str(tmp_path) if is_resumed else None
 
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
 
-def test_a_run_without_checkpoints_cannot_go_on(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"^run: {tmp_path} has no readable checkpoint; "):
-        run_folder.newest_checkpoint(tmp_path)
-    with pytest.raises(UserError, match=f"^{tmp_path / 'checkpoints' / 'best.ckpt'}: does not exist; "):
-        run_folder.best_checkpoint(tmp_path)
-
-
-def test_the_best_epoch_is_that_of_the_file_behind_the_link(tmp_path: Path) -> None:
-    file = checkpoint_in(tmp_path, "epoch=007.ckpt", {"class_names": [], "epoch": 7})
-    best = tmp_path / "checkpoints" / "best.ckpt"
-    best.symlink_to(file.name)
-    assert run_folder.best_checkpoint(tmp_path) == best
-    assert run_folder.best_epoch(tmp_path) == 7
-    best.unlink()
-    shutil.copy(file, best)  # as a copy of the folder has it where links are followed
-    assert run_folder.best_epoch(tmp_path) == 7
-
-
-class Evil:
-    """What it does when it is unpickled: makes a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.folder),)
-
-
-def test_code_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
-    path = checkpoint_in(tmp_path, "last.ckpt", {"class_names": Evil(tmp_path / "made")})
-    assert run_folder.why_unreadable(path) == "contains code, which is not executed"
-    assert not (tmp_path / "made").exists()
-
-
-@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], torch.zeros(2)])
-def test_a_checkpoint_of_another_program_is_told_apart(tmp_path: Path, content: object) -> None:
-    assert run_folder.why_unreadable(checkpoint_in(tmp_path, "last.ckpt", content)) == "was not written by Litmus"
+    monkeypatch.setattr(run_folder, "file_lock", refuse)
+    with pytest.raises(UserError, match=f"^{line}"), run_folder.claim(tmp_path, cfg):
+        pytest.fail("it cannot be written")
 
 
 def test_scores_are_those_of_the_epochs_row(tmp_path: Path) -> None:

@@ -1,0 +1,204 @@
+"""Checks of a saved config before it is composed: the folder of a run may come from a stranger.
+
+Such a config chooses among the parts of Litmus and sets their parameters. It reads no other environment variable than
+our own config files do, writes nowhere but into its folder, and names no file to read but the data. A key on the
+command line is the user's own and may do all of this.
+"""
+
+import os
+import re
+import stat
+import uuid
+from collections.abc import Collection, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from conf.errors import UserError
+from conf.schema import TASKS
+
+CONF = Path(__file__).parent
+MAX_BYTES = 2**20
+MAX_DEPTH = 30
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is fast, and some builds lack it
+# A reference to another key, or to a variable that a file in conf/ reads. Inner ones are replaced by _ first.
+VARIABLES = "LITMUS_STAMP|LOCAL_WORLD_SIZE|SLURM_NTASKS_PER_NODE|GROUP_WORLD_SIZE|SLURM_NNODES"
+INTERPOLATION = re.compile(rf"\$\{{(?:[a-z][\w.]*|oc\.env:(?:{VARIABLES})(?:,\w*)?|oc\.decode:\w*)\}}")
+# Not taken from a saved config, but from the command line or these defaults.
+MACHINE = {
+    "logs_dir": "logs",
+    "datamodule.cache_dir": '${oc.env:LITMUS_CACHE,"~/.cache/litmus"}',
+    "datamodule.download": False,
+}
+# Keys whose text is no path, or a path that is read without harm.
+FREE_TEXT = re.compile(r"name|run_dir|(.*\.)?monitor|datamodule\..*")
+# Read only when a run starts, and a run with a checkpoint has started.
+READ_AT_START = ("init_from", "lit_module.net.weights")
+# Parameters that name a file, a folder or an address, by the end of their name.
+PLACE = re.compile(r"(config|dir|directory|path|file|folder|root|uri|url|address|storage|endpoint)s?$")
+PATH = re.compile(r"[/\\]|^~|\.\.")
+LOCAL_LOGGERS = ("lit_modules.loggers.", "pytorch_lightning.loggers.csv_logs.", "pytorch_lightning.loggers.CSVLogger")
+NOT_OF_A_TRIAL = {"task", "sweep", "run", "run_dir", "logs_dir", "hydra"}
+
+
+def check_text(path: Path) -> None:
+    """Check that a YAML file is small, flat and without aliases, which could expand to any size.
+
+    Raises:
+        UserError: it is not.
+        yaml.YAMLError, UnicodeDecodeError, OSError: it cannot be read.
+    """
+    problem = f"is larger than {MAX_BYTES:,} bytes" if path.stat().st_size > MAX_BYTES else ""
+    depth = 0
+    for event in yaml.parse(path.read_text(encoding="utf-8"), Loader=LOADER) if not problem else ():
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if isinstance(event, yaml.AliasEvent) or depth > MAX_DEPTH:
+            problem = f"has aliases, or more than {MAX_DEPTH} levels"
+            break
+    if problem:
+        raise UserError(f"{path}: {problem}, which no run saves; take it from a copy of the run")
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a run's folder holds files and folders, and no link by which a file elsewhere would be written.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    for parent, folders, files in os.walk(folder):
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            mode = path.lstat().st_mode
+            is_sibling = stat.S_ISLNK(mode) and path.readlink().name == str(path.readlink())  # best.ckpt
+            if not (is_sibling or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                kind = "a link that leaves its folder" if stat.S_ISLNK(mode) else "neither a file nor a folder"
+                raise UserError(f"{path}: is {kind}; replace it by what it stands for, in a copy of the run")
+
+
+def check(folder: Path, saved: dict[str, Any], command_line: Collection[str]) -> None:
+    """Check a saved config, and replace what it may not decide.
+
+    Args:
+        folder: of the run or study.
+        saved: content of its config.yaml; changed in place.
+        command_line: the overrides that the user typed.
+
+    Raises:
+        UserError: it holds what no run saves, or what the user has to type.
+    """
+    path = folder / "config.yaml"
+    trusted = {text.lstrip("+~").partition("=")[0].replace("/", ".") for text in command_line} | MACHINE.keys()
+    task = "sweep" if saved.get("task") == "sweep" else "fit"
+    if foreign := sorted(map(str, saved.keys() - {field.name for field in fields(TASKS[task])})):
+        # A `hydra` section could run code, and a `defaults` list could read any file.
+        raise UserError(f"{path}: holds {foreign[0]}, which no run saves; take it from a copy of the run")
+    _replace_machine_keys(saved)
+    for key, value in _leaves(saved):
+        section, defaults, _ = f".{key}.".partition(".defaults.")
+        if defaults:  # Hydra would obey them
+            raise UserError(f"{path}: holds {section[1:]}.defaults, which no run saves; take it from a copy of the run")
+        if isinstance(value, str) and not reads_only_keys(value) and key not in trusted:
+            raise UserError(f"{path}: {key} is {value}; {_type_it(key)}")
+    for text in [*saved.get("overrides", []), *_space_overrides(saved.get("space", {}))]:
+        if text not in command_line:
+            _check_override(path, text)
+    started = any(folder.glob("checkpoints/*.ckpt"))
+    run_dir = uuid.uuid4().hex
+    node = OmegaConf.create(saved | {"run_dir": run_dir, "overrides": [], "space": {}})
+    for key, value in _leaves(OmegaConf.to_container(node, resolve=True)):
+        if key not in trusted and not (started and key in READ_AT_START):
+            _check_value(path, key, value, run_dir)
+
+
+def reads_only_keys(text: str) -> bool:
+    """Whether the interpolations of a text are references to keys, or to variables of our own config files."""
+    previous = ""
+    while text != previous:
+        previous, text = text, INTERPOLATION.sub("_", text)
+    return "${" not in text
+
+
+def _replace_machine_keys(saved: dict[str, Any]) -> None:
+    for key, default in MACHINE.items():
+        section, _, name = key.rpartition(".")
+        parent = saved.get(section) if section else saved
+        if isinstance(parent, dict) and name in parent:
+            parent[name] = default
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Values that are no dict or list, with their dotted keys; items of a list have the key of the list."""
+    if isinstance(value, dict):
+        for name, child in value.items():
+            yield from _leaves(child, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for child in value:
+            yield from _leaves(child, key)
+    else:
+        yield key, value
+
+
+def _check_value(path: Path, key: str, value: Any, run_dir: str) -> None:
+    """Raises UserError if a value names a place beyond the run's folder.
+
+    Args:
+        run_dir: the text that stands for the folder.
+    """
+    text = str(value)
+    if key.startswith("logger.") and key.endswith("._target_"):
+        allowed = text.startswith(LOCAL_LOGGERS)  # others send what they log to an address
+    elif FREE_TEXT.fullmatch(key):
+        allowed = "://" not in text
+    elif value is not None and (PLACE.search(key) or PATH.search(text)):
+        file = Path(text.removeprefix("sqlite:///"))
+        allowed = isinstance(value, str) and file.parts[:1] == (run_dir,) and ".." not in file.parts
+    else:
+        return
+    if not allowed:
+        raise UserError(f"{path}: {key} is {text.replace(run_dir, '${run_dir}')}; {_type_it(key)}")
+
+
+def _type_it(key: str) -> str:
+    group = key.split(".")[0]
+    fix = f"{group}=[saved,…]" if key.endswith("._target_") else f"{key}=…"
+    return f"a run's folder may not decide that: add {fix} to the command if you trust it"
+
+
+def _space_overrides(space: Any) -> Iterator[str]:
+    """The overrides of a search space, one for each of its values."""
+    for key, values in space.items() if isinstance(space, dict) else ():
+        for value in values if isinstance(values, list) else (0,):
+            yield f"{key}={value}"
+
+
+def _check_override(path: Path, text: Any) -> None:
+    """Check a word of the command line that a study gives to its trials.
+
+    Raises:
+        UserError: it is not the setting of a trial, or what it sets is not allowed in a saved config.
+    """
+    problem = f"{path}: {text!r} is no setting of a trial that a study saves; take it from a copy of the study"
+    try:
+        override = OverridesParser.create().parse_override(str(text))
+        value = override.value()
+    except HydraException as error:
+        raise UserError(problem) from error
+    key = override.key_or_group
+    root = re.split(r"[./]", key)[0]
+    is_group = bool(re.fullmatch(r"\w[\w/]*", key)) and (CONF / key).is_dir()
+    if root in NOT_OF_A_TRIAL or override.package or not (is_group or root in TASKS["fit"].__dataclass_fields__):
+        raise UserError(problem)
+    for leaf, child in _leaves(value, key):
+        if is_group and not re.fullmatch(r"\w[\w/-]*", str(child)):
+            raise UserError(problem)
+        if not is_group and "${" in str(child):
+            raise UserError(f"{path}: {leaf} is {child}; {_type_it(leaf)}")
+        if not is_group:
+            _check_value(path, leaf, child, uuid.uuid4().hex)

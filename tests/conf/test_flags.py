@@ -1,0 +1,57 @@
+"""Flags of other programs are answered with the override to write; --version needs no torch."""
+
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from conf import flags
+from tests.conftest import error_line
+
+Command = Callable[..., CompletedProcess[str]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("--experiment digits", "--experiment: there is no such flag; write +experiment=digits"),
+        ("--experiment=digits", "--experiment: there is no such flag; write +experiment=digits"),
+        ("-e digits", "-e: there is no such flag; write +experiment=digits"),
+        ("--resume logs/a", "--resume: there is no such flag; write run=logs/a"),
+        ("--lr 0.1", "--lr: there is no such flag; write lit_module.optimizer.lr=0.1"),
+        ("--batch-size 32", "--batch-size: there is no such flag; write datamodule.batch_size=32"),
+        ("--epochs=3", "--epochs: there is no such flag; write epochs=3"),
+        ("--epochs seed=1", "--epochs: there is no such flag; write epochs=…"),
+        ("+experiment=digits -m --gpus 2", "--gpus: there is no such flag; write trainer.devices=2"),
+        ("--nothing", "--nothing: there is no such flag; see python train.py --help"),
+    ],
+)
+def test_unknown_flag_is_answered_with_the_override(
+    command: Command, tmp_path: Path, arguments: str, line: str
+) -> None:
+    refused = command(*arguments.split(), cwd=tmp_path)
+    assert error_line(refused.returncode, refused.stderr) == line
+    assert not list(tmp_path.iterdir())
+
+
+def test_flags_of_hydra_and_negative_values_are_accepted() -> None:
+    flags.check(["-m", "--cfg", "job", "-cd", "folder", "seed=-1", "+experiment=digits"])
+
+
+def test_version_is_that_of_litmus_and_torch_not_imported(process: Command, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    shown = process("--version", PYTHONPATH=str(tmp_path))
+    assert shown.returncode == 0 and shown.stderr == ""
+    assert f"litmus-train {version('litmus-train')}\n" in shown.stdout
+    assert f"pytorch-lightning {version('pytorch-lightning')}\n" in shown.stdout and "\npython 3." in shown.stdout
+    assert f"\ntorch {version('torch')}\n" in shown.stdout
+
+
+def test_help_names_tasks_keys_and_groups_on_a_page(command: Command) -> None:
+    shown = command("--help")
+    assert shown.returncode == 0 and shown.stderr == ""
+    for words in ("task=predict", "datamodule.root=DIR", "lit_module.optimizer.lr", "lit_module/net: ", "--version"):
+        assert words in shown.stdout
+    assert len(shown.stdout.splitlines()) < 60
