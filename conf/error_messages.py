@@ -22,6 +22,17 @@ NOT_AN_OPTION = (
     "command line: a config group was given no name of an option; set a key, as in trainer.max_epochs=5 "
     "trainer.devices=2"
 )
+# What to do about an error of the file system.
+SYSTEM_ERRORS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "raise ulimit -f",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EIO: "check the disk",
+    errno.EMFILE: "raise ulimit -n",
+    errno.ENFILE: "close other programs",
+    errno.ENOLCK: "use a file system with locks",
+}
 MEMORY_IS_FULL = (
     "datamodule.batch_size: the memory is full; halve it, with trainer.accumulate_grad_batches=2, or "
     "set trainer.precision=bf16-mixed; checkpoints are kept: resume by run=…"
@@ -110,8 +121,20 @@ def _from_defaults_list(error: TypeError) -> str | None:
     return None
 
 
-def _from_full_disk(error: OSError) -> str:
-    return f"{error.filename or 'output'}: {error.strerror}; free some space, then start again, or resume by run=…"
+def _from_unset_parent(error: AttributeError) -> str | None:
+    """A key below one that has no value yet, for which OmegaConf has no message."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if frames and frames[-1].f_globals["__name__"] == "omegaconf.dictconfig":
+        return "command line: a key stands below one that is not set; give the whole, as in '+space={seed:[0,1]}'"
+    return None
+
+
+def _from_system(error: OSError) -> str | None:
+    """A file that the system refuses: the disk is full or broken, the limit of open files is reached, …"""
+    if error.errno not in SYSTEM_ERRORS:
+        return None
+    fix = f"{SYSTEM_ERRORS[error.errno]}, then start again, or resume by run=…"
+    return f"{error.filename or 'output'}: {error.strerror}; {fix}"
 
 
 def _from_yaml(error: yaml.MarkedYAMLError) -> str | None:
@@ -139,10 +162,8 @@ def _from_cluster(error: BaseException) -> str | None:
 # fits answers; None from a function means a traceback.
 ANSWERS: tuple[tuple[type | str, str, str | Callable[..., str | None]], ...] = (
     (UserError, "", str),
-    (OSError, f"[Errno {errno.ENOSPC}]", _from_full_disk),
-    (OSError, f"[Errno {errno.EDQUOT}]", _from_full_disk),
     (OSError, f"[Errno {errno.ENAMETOOLONG}]", _from_long_name),
-    (OSError, f"[Errno {errno.EFBIG}]", _from_full_disk),  # ulimit -f
+    (OSError, "[Errno ", _from_system),
     # Hydra and OmegaConf
     (InstantiationException, "", from_constructor),
     (ValueError, "Config group override", NOT_AN_OPTION),
@@ -152,6 +173,7 @@ ANSWERS: tuple[tuple[type | str, str, str | Callable[..., str | None]], ...] = (
         "Unexpected type for root: ",  # of OmegaConf
         "command line: a key was added below a value that holds none; see python train.py --cfg job",
     ),
+    (AttributeError, "'str' object has no attribute 'get'", _from_unset_parent),
     (HydraException, "", from_hydra),
     (OmegaConfBaseException, "", from_hydra),
     (yaml.MarkedYAMLError, "", _from_yaml),

@@ -1,6 +1,7 @@
 """One line for each error of Hydra and OmegaConf that a command line or a YAML file can cause."""
 
 import re
+import sys
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException, MissingConfigException
@@ -15,6 +16,12 @@ def from_hydra(error: Exception) -> str:
     """The line for an error of composition: a key, a value, an option of a group, or the command's form."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _from_missing_option(error)
+    variable = re.search("Environment variable '(.+)' not found", str(error))
+    if variable:
+        typed = [word.lstrip("+~").partition("=")[0] for word in sys.argv if variable[1] in word]
+        key = getattr(error, "full_key", None) or (typed[0] if typed else "config")
+        fix = f"export {variable[1]}=… first, or write the value"
+        return f"{key}: the environment variable {variable[1]} is not set; {fix}"
     for cause in (error.__cause__, error):
         if isinstance(cause, InterpolationKeyError):
             return f"{cause.full_key}: {first_line(cause)}; name a key that exists"
@@ -63,15 +70,10 @@ def _from_omegaconf(error: OmegaConfBaseException) -> str:
     parent, key = error.parent_node, str(error.key)
     if "/" in key:
         return _unknown_group(key)
-    if (
-        error.key is not None and isinstance(parent, DictConfig) and key not in list(parent)
-    ):  # `in parent` is false for a missing value
+    # `in parent` is false for a missing value.
+    if error.key is not None and isinstance(parent, DictConfig) and key not in list(parent):
         root = parent._get_root()
         return unknown_key(str(error.full_key), list(map(str, parent)), root if isinstance(root, DictConfig) else None)
-    variable = re.search("Environment variable '(.+)' not found", str(error))
-    if variable:
-        fix = f"export {variable[1]}=… first, or write the value"
-        return f"{error.full_key}: the environment variable {variable[1]} is not set; {fix}"
     if isinstance(error, InterpolationResolutionError):
         return f"{error.full_key}: {first_line(error)}; correct what stands in ${{…}}"
     return f"{error.full_key}: {first_line(error)}; give it a value of its type"

@@ -1,5 +1,6 @@
 """ImageDataModule: images of any size and mode are decoded once and cached. A subclass for each source."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,7 @@ class ImageDataModule(DataModule):
             return Loaded(cached, cached.digests, cached.bad)
         with Workers(self.num_workers, items) as workers:
             spec, bad = self._spec(items, train_count, workers)
+            self._check_memory(spec, min(train_count, self.batch_size))
             place = self._place(spec, len(items), max_bytes, folder, cacheable)
             if place == "off":
                 streamed = Streamed(items, files, spec, self.num_workers)
@@ -86,6 +88,15 @@ class ImageDataModule(DataModule):
         if cache.fingerprint(items, options) != name:
             raise UserError("datamodule.root: files changed while they were read; start again")
         return Loaded(cached, cached.digests, cached.bad)
+
+    def _check_memory(self, spec: ImageSpec, batch_size: int) -> None:
+        needed, free = batch_size * spec.channels * math.prod(spec.size), free_memory()
+        if needed > free:
+            height, width = spec.size
+            raise UserError(
+                f"datamodule.image_size: a batch of {batch_size} images of {height} x {width} pixels needs "
+                f"{needed / 2**30:,.0f} GiB of memory, of which {free / 2**30:,.0f} are free; lower it"
+            )
 
     def _spec(self, items: Sequence[Any], train_count: int, workers: Workers) -> tuple[ImageSpec, dict[int, str]]:
         """The form that all images are brought to, from their headers if need be, and why some are unreadable."""

@@ -103,19 +103,19 @@ ROWS: dict[str, tuple[Break, str, str, str]] = {
     "weights for others": (nothing, "FIT ROOT lit_module.class_weights=[1,2,3]", "lit_module.class_weights: ", "2"),
     "less than a batch": (nothing, "FIT ROOT trainer.limit_train_batches=0.0001", "trainer: ", ""),
     "rare validation": (nothing, "FIT ROOT +trainer.val_check_interval=999", "trainer.val_check_interval: ", "lower"),
-    "images too large": (nothing, "FIT ROOT datamodule.image_size=9999999", "datamodule: Unable to allocate ", ""),
+    "images too large": (nothing, "FIT ROOT datamodule.image_size=65535", "datamodule.image_size: a batch", ""),
     "all frozen": (nothing, "FIT ROOT lit_module.freeze=[*] lit_module.unfreeze_epoch=1", "lit_module.freeze: ", ""),
     "unfrozen at once": (
         nothing, "FIT ROOT lit_module.freeze=[head.*] lit_module.unfreeze_epoch=0", "lit_module.unfreeze_epoch: ", ""
     ),
     "one beta": (nothing, "FIT ROOT +lit_module.optimizer.betas=[0.9]", "lit_module.optimizer: ", ""),
-    "a group of nothing": (nothing, "FIT ROOT +lit_module.param_groups.a=3", "lit_module.param_groups.a: ", "pattern"),
+    "a group of nothing": (nothing, "FIT ROOT +lit_module.param_groups.a=3", "lit_module.param_groups: ", "dict"),
     "a group with a negative rate": (
         nothing, "FIT ROOT +lit_module.param_groups.a={pattern:head.*,lr:-1}", "lit_module.param_groups.a.lr: ", "-1"
     ),
     "weights of 0": (nothing, "FIT ROOT lit_module.class_weights=[0,0]", "lit_module.class_weights: ", "only zeros"),
     "smoothed twice": (
-        nothing, "FIT ROOT lit_module.loss.label_smoothing=2", "lit_module.loss: ", "must be between 0.0 and 1.0"
+        nothing, "FIT ROOT lit_module.loss.label_smoothing=2", "lit_module.loss.label_smoothing: ", "at most 1"
     ),
     # Checkpoints
     "first weights, resumed": (nothing, "run=RUN ROOT init_from=RUN/model.pt", "init_from: ", "keeps it"),

@@ -61,6 +61,9 @@ def fail(tmp_path: Path, run: Callable[..., Path], command: Command, monkeypatch
     return fail
 
 
+# TensorBoard's writer raises the error of its thread again in the main thread; Pillow leaves closing to the collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("task", TASKS)

@@ -61,7 +61,7 @@ def test_run_whose_object_is_removed_stops_and_is_resumed(
     line = error_line(refused.returncode, refused.stderr)
     assert line == f"{URL}/shard-1.tar: is not in the store; check its name, or restore it and resume by run=…"
     store.put("shards/shard-1.tar", shard(24, 24))
-    assert_same_runs(run(f"run={stopped}"), whole)
+    assert_same_runs(run(f"run={stopped}", f"datamodule.root={root}"), whole)
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def test_two_ranks_killed_midway_resume_with_the_same_bits(process: Command, sto
         os.killpg(running.pid, signal.SIGKILL)
     assert load(killed, "last.ckpt")["epoch"] < 5
     shutil.rmtree(tmp_path / "shards")
-    resumed = process(f"run={killed}")
+    resumed = process(f"run={killed}", f"datamodule.root={root}")
     assert resumed.returncode == 0, resumed.stderr
     assert "Unclosed" not in resumed.stderr
     assert_same_runs(killed, whole)

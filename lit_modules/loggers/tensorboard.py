@@ -1,6 +1,5 @@
 """TensorBoard logger with PNG images, flat hyperparameters and purge on resume."""
 
-import shutil
 import struct
 from argparse import Namespace
 from collections.abc import Mapping
@@ -17,10 +16,12 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
 from conf import saved_config
+from conf.files import remove_folder
 from conf.text import printable
 
 # Scores of the best epoch in the HPARAMS tab.
 HPARAMS_SCORES = ("loss", "acc", "f1", "likelihood")
+EMBEDDING_FILES = ("metadata.tsv", "sprite.png", "tensors.tsv")
 
 
 class TensorBoard(TensorBoardLogger):
@@ -49,7 +50,11 @@ class TensorBoard(TensorBoardLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Logs scalars at `step`."""
         self._purge(step)
-        super().log_metrics({printable(tag): value for tag, value in metrics.items()}, step)  # tags may name classes
+        printed = {printable(tag): value for tag, value in metrics.items()}  # tags may name classes
+        try:
+            super().log_metrics(printed, step)
+        except ValueError as error:
+            raise error.__cause__ or error from None  # Lightning takes a full disk for a value that cannot be logged
 
     @rank_zero_only
     def log_image(self, tag: str, png: bytes, step: int) -> None:
@@ -75,8 +80,7 @@ class TensorBoard(TensorBoardLogger):
     def log_embedding(self, tag: str, points: Tensor, names: list[str], images: Tensor | None, step: int) -> None:
         """Logs embeddings `[N, D]` with labels and optional images `[N, 3, H, W]`, replacing those of the same step."""
         folder = Path(self.log_dir) / f"{step:05d}" / tag
-        if folder.exists():  # from an earlier process that tested the same epoch
-            shutil.rmtree(folder)
+        remove_folder(folder, EMBEDDING_FILES)  # from an earlier process that tested the same epoch
         self.experiment.add_embedding(points, [printable(name) for name in names], images, step, tag)
 
     def _purge(self, step: int | None) -> None:

@@ -178,10 +178,12 @@ def sweep(cfg: DictConfig, command_line: list[str]) -> None:
     else:
         cfg.overrides = base
         check_space(cfg)
-        if (folder / "config.yaml").exists() and not may_be_restarted():
-            raise UserError(f"run_dir: {folder} already contains a run; resume it with run={folder} or choose another")
         make_output(folder / "trials", "run_dir")
-        saved_config.write(folder / "config.yaml", cfg)
+        with file_lock(folder / ".lock"):  # of two studies that start at the same time, one is the first
+            if (folder / "config.yaml").exists() and not may_be_restarted():
+                fix = f"resume it with run={folder} or choose another"
+                raise UserError(f"run_dir: {folder} already contains a run; {fix}")
+            saved_config.write(folder / "config.yaml", cfg)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for number in STOP_SIGNALS:
         signal.signal(number, lambda number, _: sys.exit(128 + number))

@@ -266,12 +266,12 @@ def test_invalid_values_are_rejected(changes: dict[str, Any], line: str) -> None
 @pytest.mark.parametrize(
     ("override", "bounds"),
     [
-        ("batch_size=0", "at least 1"),
+        ("batch_size=0", "at least 1 and at most 1000000"),
         ("val_fraction=0", "above 0 and below 1"),
         ("val_fraction=1.0", "above 0 and below 1"),
         ("test_fraction=-0.1", "above 0 and below 1"),
-        ("split_seed=-1", "at least 0"),
-        ("num_workers=-1", "at least 0"),
+        ("split_seed=-1", "at least 0 and at most 4294967295"),
+        ("num_workers=-1", "at least 0 and at most 1024"),
         ("gpu_cache_fraction=1.0", "at least 0 and below 1"),
     ],
 )

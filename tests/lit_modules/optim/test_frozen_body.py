@@ -14,7 +14,6 @@ from conf.errors import UserError
 from lit_modules.networks.head import body_features
 from lit_modules.optim import frozen_body
 from lit_modules.optim.frozen_body import FrozenBody
-from lit_modules.runs import run_folder
 from tests.conftest import DRAWN, TINY, UNDRAWN, Command
 from tests.runs import COMPARED, assert_same, assert_same_runs, cut_off_after, load, table
 
@@ -170,7 +169,9 @@ def test_run_stopped_while_the_body_is_computed_starts_anew(
         patch.setattr("datamodules.datamodule.features_of", stopped)
         with pytest.raises(SystemExit):
             run(*choices)
-    run(f"run={tmp_path / 'run'}")
+    with pytest.raises(UserError, match=r"init_from is .*: add init_from=… to the command"):
+        run(f"run={tmp_path / 'run'}")
+    run(f"run={tmp_path / 'run'}", *(word for word in choices if word.startswith("init_from=")))
     whole = run(*choices, f"run_dir={tmp_path / 'whole'}")
     for part in COMPARED:
         assert_same(load(tmp_path / "run", "last.ckpt")[part], load(whole, "last.ckpt")[part], part)
@@ -196,7 +197,7 @@ def test_random_body_is_refused(run: Callable[..., Path]) -> None:
 def test_restarted_job_resumes_a_pretrained_run(
     run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, images: Path
 ) -> None:
-    monkeypatch.setattr(run_folder, "may_be_restarted", lambda: True)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     small = (
         "+experiment=image_folder",
         f"datamodule.root={images}",
