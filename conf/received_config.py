@@ -76,7 +76,7 @@ def check_folder(folder: Path) -> None:
     for parent, folders, files in os.walk(folder):
         for path in (Path(parent, name) for name in (*folders, *files)):
             mode = path.lstat().st_mode
-            is_sibling = stat.S_ISLNK(mode) and path.readlink().name == str(path.readlink())  # best.ckpt
+            is_sibling = stat.S_ISLNK(mode) and path.readlink().name == str(path.readlink()) != ".."  # best.ckpt
             if not (is_sibling or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 kind = "a link that leaves its folder" if stat.S_ISLNK(mode) else "neither a file nor a folder"
                 raise UserError(f"{path}: is {kind}; replace it by what it stands for, in a copy of the run")

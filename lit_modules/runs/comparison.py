@@ -23,6 +23,10 @@ TAGS = [f"{split}/{score}" for split in ("val", "test") for score in SCORES]
 # Settings that may differ between runs of one config.
 RUN_KEYS = ("seed", "run", "run_dir", "logs_dir")
 # A folder that contains one of these is a run.
+INVALID = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, yaml.YAMLError, csv.Error,
+    UserError,
+)  # fmt: skip
 RUN_FILES = ("config.yaml", "metrics.csv", "checkpoints")
 
 Record = dict[str, Any]
@@ -86,7 +90,7 @@ def read(folder: Path, name: str) -> Run:
             run.remark = "no predictions.csv, so no confidence intervals"
     except FileNotFoundError as error:
         run.remark, run.is_wrong = f"not a run: {Path(error.filename).name} is missing", True
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, csv.Error, UserError) as error:
+    except INVALID as error:
         missing = " is missing" if isinstance(error, KeyError) else ""
         run.remark, run.is_wrong = f"invalid: {' '.join(str(error).split())}{missing}", True
         run.summary, run.predictions = {}, {}

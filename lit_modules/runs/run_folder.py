@@ -102,7 +102,7 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         rows = [{name: float(value) for name, value in row.items() if value} for row in read_rows(metrics)]
         if all(row["epoch"] == int(row["epoch"]) for row in rows):
             return rows
-    except (KeyError, TypeError, ValueError, csv.Error):
+    except (KeyError, TypeError, ValueError, OverflowError, csv.Error):
         pass
     raise UserError(f"{metrics}: is malformed; restore it from a backup")
 

@@ -125,14 +125,14 @@ def test_defaults_of_the_machine_are_those_of_the_config_files() -> None:
         assert isinstance(saved, dict) and saved[name] == received_config.MACHINE[key]
 
 
+@pytest.mark.parametrize("target", ["../elsewhere", "..", "/", "../run/config.yaml"])
 @pytest.mark.parametrize("link", ["predictions", "checkpoints/best.ckpt", ".lock", ".model.pt.tmp", "report"])
-def test_links_that_leave_a_received_folder_are_rejected(tmp_path: Path, link: str) -> None:
+def test_links_that_leave_a_received_folder_are_rejected(tmp_path: Path, link: str, target: str) -> None:
     save(tmp_path / "run")
-    (tmp_path / "elsewhere").mkdir()
     path = tmp_path / "run" / link
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
-    path.symlink_to(tmp_path / "elsewhere")
+    path.symlink_to(target)
     with pytest.raises(UserError, match=rf"^{re.escape(str(path))}: is a link that leaves its folder; "):
         configure(f"run={tmp_path / 'run'}")
 

@@ -109,6 +109,7 @@ def damage(run: Path, file: str, text: str | None) -> None:
         ("config.yaml", "a: [", "invalid: while parsing"),
         ("summary.json", '{"test/acc": 0.', "invalid: "),
         ("summary.json", "[1]", "invalid: "),
+        ("summary.json", "[" * 100_000, "invalid: "),
         ("summary.json", '{"val/acc": 0.5, "test/acc": 0.5}', "invalid: val/acc of predictions.csv and summary.json"),
         ("summary.json", None, "unfinished: 0 of 5 epochs; resume it with run="),
         ("predictions.csv", None, "no predictions.csv, so no confidence intervals"),

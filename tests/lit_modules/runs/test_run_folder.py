@@ -175,6 +175,7 @@ def test_scores_are_those_of_the_epochs_row(tmp_path: Path) -> None:
     "text",
     [
         "epoch;train/loss\n0;0,5\n",
+        "epoch,train/loss\ninf,0.5\n",
         "epoch,train/loss\nfirst,0.5\n",
         'epoch,train/loss\n0,"0,5"\n',
         "epoch,train/loss\n0,1,2\n",
