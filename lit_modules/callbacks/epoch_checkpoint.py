@@ -122,7 +122,10 @@ class EpochCheckpoint(ModelCheckpoint):
         folder = Path(str(self.dirpath))
 
         def relocate(path: str) -> str:
-            return str(folder / Path(path).name) if path else path
+            name = Path(path).name
+            if path and not name.endswith(".ckpt"):  # it may be removed later
+                raise ValueError(f"{path} is no checkpoint")
+            return str(folder / name) if path else path
 
         state = dict(state_dict, dirpath=self.dirpath)
         for key in ("best_model_path", "kth_best_model_path", "last_model_path"):

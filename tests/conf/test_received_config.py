@@ -16,10 +16,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf import received_config, validation
+from conf import received_config, saved_config, validation
 from conf.errors import UserError
 from tests.conftest import configure
-from tests.saved_runs import save
+from tests.saved_runs import composed, save
 
 EVIL = "/tmp/evil"
 # A key of a received config, its value, and words of the error line.
@@ -52,6 +52,7 @@ HOSTILE: list[tuple[str, Any, str]] = [
     ("logger.tensorboard.save_dir", "${datamodule.columns.path}", r"logger\.tensorboard\.save_dir is "),
     ("logger.w", {"_target_": "pytorch_lightning.loggers.WandbLogger"}, r"logger\.w\._target_ is .* logger=\[saved,"),
     ("logger.m", {"_target_": "pytorch_lightning.loggers.mlflow.MLFlowLogger"}, r"logger\.m\._target_ is "),
+    ("callbacks.other", {"_target_": "pytorch_lightning.callbacks.ModelCheckpoint"}, r"callbacks\.other\._target_ is "),
     ("trainer.default_root_dir", ".", r"trainer\.default_root_dir is "),
     ("trainer.profiler", {"_target_": "pytorch_lightning.profilers.SimpleProfiler", "dirpath": EVIL}, "dirpath is "),
     ("trainer.profiler", {"_target_": "pytorch_lightning.profilers.SimpleProfiler", "filename": f"{EVIL}"}, "filename"),
@@ -71,7 +72,7 @@ def receive(folder: Path, key: str, value: Any) -> None:
 def test_received_config_decides_nothing_beyond_its_place(tmp_path: Path, key: str, value: Any, line: str) -> None:
     receive(tmp_path, key, value)
     with pytest.raises(UserError, match=rf"config\.yaml: .*{line}"):
-        configure(f"run={tmp_path}")
+        saved_config.base_config([f"run={tmp_path}"])
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_links_that_leave_a_received_folder_are_rejected(tmp_path: Path, link: s
     path.unlink(missing_ok=True)
     path.symlink_to(target)
     with pytest.raises(UserError, match=rf"^{re.escape(str(path))}: is a link that leaves its folder; "):
-        configure(f"run={tmp_path / 'run'}")
+        saved_config.base_config([f"run={tmp_path / 'run'}"])
 
 
 def test_named_pipe_in_a_received_folder_is_rejected(tmp_path: Path) -> None:
@@ -178,7 +179,7 @@ OVERRIDES = [
 
 
 def receive_study(folder: Path, overrides: list[str], space: dict[str, Any]) -> None:
-    cfg = configure("+experiment=digits", "+sweep=grid", "+space={seed:[0]}", f"run_dir={folder}")
+    cfg = composed("+experiment=digits", "+sweep=grid", "+space={seed:[0]}").copy()
     OmegaConf.set_struct(cfg, False)
     cfg.overrides, cfg.space = overrides, space
     folder.mkdir(exist_ok=True)
@@ -189,12 +190,12 @@ def receive_study(folder: Path, overrides: list[str], space: dict[str, Any]) -> 
 def test_received_study_gives_no_word_beyond_settings_to_its_trials(tmp_path: Path, override: str) -> None:
     receive_study(tmp_path, ["+experiment=digits", override], {"seed": [0]})
     with pytest.raises(UserError, match=r"config\.yaml: .*(no setting of a trial|may not decide)"):
-        configure(f"run={tmp_path}")
+        saved_config.base_config([f"run={tmp_path}"])
     key, _, value = override.partition("=")
     if value and not value.startswith("["):
         receive_study(tmp_path, ["+experiment=digits"], {key: [value]})
         with pytest.raises(UserError, match=r"config\.yaml: .*(no setting of a trial|may not decide)"):
-            configure(f"run={tmp_path}")
+            saved_config.base_config([f"run={tmp_path}"])
 
 
 def test_received_study_keeps_its_ordinary_words(tmp_path: Path) -> None:
@@ -232,7 +233,7 @@ def options(group: str) -> Iterator[str]:
         yield f"{'+' if group == 'experiment' else ''}{group}={file.stem}"
 
 
-@pytest.mark.parametrize("choice", [*options("experiment"), *options("devices"), *options("trainer")])
+@pytest.mark.parametrize("choice", [*options("experiment"), "devices=fsdp", "devices=multi_node", "trainer=profile"])
 def test_every_own_option_can_be_read_from_its_run(tmp_path: Path, choice: str) -> None:
     save(tmp_path, choice, *(f"{key}=/data/x" for key in OmegaConf.missing_keys(configure(choice))))
     validation.check(configure(f"run={tmp_path}"))

@@ -74,7 +74,7 @@ def test_images_are_streamed_where_nothing_has_room(images: Path, monkeypatch: p
     monkeypatch.setattr(image_datamodule, "MIN_CACHE_SIZE", 0)
     monkeypatch.setattr(cache, "has_room", lambda folder, size: False)
     assert isinstance(folder(images).split("train").inputs, InMemory)
-    monkeypatch.setattr(image_datamodule, "free_memory", lambda: 0)
+    monkeypatch.setattr(image_datamodule, "free_memory", lambda: 40_000)
     assert isinstance(folder(images).split("train").inputs, Streamed)
 
 

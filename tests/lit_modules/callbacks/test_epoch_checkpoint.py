@@ -11,6 +11,7 @@ import torch
 import train
 from conf import schema
 from conf.files import read_rows
+from lit_modules.callbacks.epoch_checkpoint import EpochCheckpoint
 from tests.conftest import TINY, configure
 
 SHORT = (*TINY, "trainer.limit_train_batches=3", "trainer.limit_val_batches=2", "trainer.limit_test_batches=1")
@@ -145,3 +146,13 @@ def test_resume_publishes_the_best_after_a_kill(run: Callable[..., Path]) -> Non
     (folder / "checkpoints" / "best.ckpt").symlink_to("epoch=000.ckpt")
     run(f"run={folder}")
     assert_best_is(folder, 1)
+
+
+@pytest.mark.parametrize("path", ["/home/me/thesis", "..", "/", "a/.."])
+def test_checkpoint_that_lists_other_files_as_its_own_is_rejected(tmp_path: Path, path: str) -> None:
+    """Lightning would remove them when a better epoch replaces them."""
+    places = {"dirpath": str(tmp_path), "weights_file": str(tmp_path / "model.pt")}
+    callback = EpochCheckpoint(**places, monitor="val/f1", mode="max", save_top_k=1, every_n_epochs=1)
+    paths = {"best_model_path": "a/epoch=000.ckpt", "kth_best_model_path": "", "last_model_path": ""}
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        callback.load_state_dict({**callback.state_dict(), **paths, "best_k_models": {path: torch.tensor(0.5)}})
