@@ -57,7 +57,7 @@ def fit(cfg: DictConfig) -> float:
         if trainer.is_global_zero:
             resumed = f", resumed from {checkpoint.name}" if checkpoint else ""
             print(printable(f"{cfg.name} → {folder}{resumed}"))
-            print(printable(f"watch: tensorboard --logdir {cfg.logs_dir}"), flush=True)
+            print(printable(f"watch: tensorboard --logdir {folder if cfg.run else cfg.logs_dir}"), flush=True)
             if datamodule.layout:
                 print(printable(f"data: {datamodule.layout}"), flush=True)
         settings = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in SETTINGS}
