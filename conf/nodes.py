@@ -164,8 +164,10 @@ def _constructor(key: str, target: str) -> Any:
         raise UserError(f"{key}: there is no {name} in {module}; {_hint(module, name)}")
     home = f"{getattr(constructor, '__module__', '')}."
     # A class or a function of a module, never a method: load_from_checkpoint, for example, unpickles its argument.
-    if not home.startswith(PACKAGES) or "." in getattr(constructor, "__qualname__", "."):
-        raise UserError(f"{key}: {target} is not defined by an allowed package; name a class of one")
+    # Nor a name that another package's module imports: what a saved config may choose is told by its name.
+    is_import = home.partition(".")[0] != target.partition(".")[0]
+    if is_import or not home.startswith(PACKAGES) or "." in getattr(constructor, "__qualname__", "."):
+        raise UserError(f"{key}: {target} is not defined by an allowed package of that name; name a class of one")
     return constructor
 
 

@@ -26,9 +26,14 @@ CONF = Path(__file__).parent
 MAX_BYTES = 2**20
 MAX_DEPTH = 30
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is fast, and some builds lack it
-# A reference to another key, or to a variable that a file in conf/ reads. Inner ones are replaced by _ first.
-VARIABLES = "LITMUS_STAMP|LOCAL_WORLD_SIZE|SLURM_NTASKS_PER_NODE|GROUP_WORLD_SIZE|SLURM_NNODES"
-INTERPOLATION = re.compile(rf"\$\{{(?:[a-z][\w.]*|oc\.env:(?:{VARIABLES})(?:,\w*)?|oc\.decode:\w*)\}}")
+# A reference to another key, or a text of our own files, which read variables of the environment. No other resolver and
+# no reference within a reference: `oc.decode` of a text that is put together could read any variable.
+VARIABLES = (
+    "${oc.env:LITMUS_STAMP}",
+    "${oc.decode:${oc.env:LOCAL_WORLD_SIZE,${oc.env:SLURM_NTASKS_PER_NODE,auto}}}",
+    "${oc.decode:${oc.env:GROUP_WORLD_SIZE,${oc.env:SLURM_NNODES,1}}}",
+)
+INTERPOLATION = re.compile(rf"\$\{{[a-z][\w.]*\}}|{'|'.join(map(re.escape, VARIABLES))}")
 # Not taken from a saved config, but from the command line or these defaults.
 MACHINE = {
     "logs_dir": "logs",
@@ -119,10 +124,7 @@ def check(folder: Path, saved: dict[str, Any], command_line: Collection[str]) ->
 
 def reads_only_keys(text: str) -> bool:
     """Whether the interpolations of a text are references to keys, or to variables of our own config files."""
-    previous = ""
-    while text != previous:
-        previous, text = text, INTERPOLATION.sub("_", text)
-    return "${" not in text
+    return "${" not in INTERPOLATION.sub("", text)
 
 
 def _replace_machine_keys(saved: dict[str, Any]) -> None:
@@ -195,7 +197,12 @@ def _check_override(path: Path, text: Any) -> None:
     key = override.key_or_group
     root = re.split(r"[./]", key)[0]
     is_group = bool(re.fullmatch(r"\w[\w/]*", key)) and (CONF / key).is_dir()
-    if root in NOT_OF_A_TRIAL or override.package or not (is_group or root in TASKS["fit"].__dataclass_fields__):
+    if (
+        root in NOT_OF_A_TRIAL
+        or key in MACHINE
+        or override.package
+        or not (is_group or root in TASKS["fit"].__dataclass_fields__)
+    ):
         raise UserError(problem)
     for leaf, child in _leaves(value, key):
         if is_group and not re.fullmatch(r"\w[\w/-]*", str(child)):

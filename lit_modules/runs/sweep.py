@@ -100,6 +100,7 @@ class Study:
                 entropy = np.random.SeedSequence((self.cfg.seed, number))
                 self.study.sampler = instantiate(self.cfg.sampler)(seed=int(entropy.generate_state(1)[0]))
             trial = self.study.ask(self.space)
+            check_params(trial.params, self.space)  # a waiting trial of the storage may have any
             log = lock_inherited(self.path(trial.number, ".log"))
             assert log is not None
             return trial, log

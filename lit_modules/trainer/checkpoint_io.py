@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from conf.errors import UserError
 from conf.files import write_durably
 
 
@@ -21,3 +22,14 @@ class DurableCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         """Load tensors and plain values, to the CPU, so that a checkpoint from a GPU loads on any machine."""
         return torch.load(path, map_location="cpu", weights_only=True)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove one local .ckpt file; Lightning's would remove a folder too, or what a URL names.
+
+        Raises:
+            UserError: the path is no such file; a checkpoint may list any as its own.
+        """
+        file = Path(path)
+        if file.suffix != ".ckpt" or ".." in file.parts or file.is_dir():
+            raise UserError(f"{path}: is no checkpoint to be removed; restore the run from a backup")
+        file.unlink(missing_ok=True)

@@ -26,6 +26,9 @@ EVIL = "/tmp/evil"
 HOSTILE: list[tuple[str, Any, str]] = [
     ("name", "${oc.env:HOME}", r"name is \$\{oc\.env:HOME\}; a run's folder may not decide that"),
     ("seed", "${oc.decode:${oc.env:HOME}}", "seed is "),
+    ("lit_module.net.dropout", "${oc.decode:${monitor}${mode}}", "lit_module.net.dropout is "),
+    ("lit_module.net.dropout", "${oc.decode:${monitor}}", "lit_module.net.dropout is "),
+    ("lit_module.net.dropout", "${a.${monitor}}", "lit_module.net.dropout is "),
     ("lit_module.net.dropout", "${oc.select:seed}", "lit_module.net.dropout is "),
     ("lit_module.net.dropout", "${${name}:HOME}", "lit_module.net.dropout is "),
     ("lit_module.net.dropout", "${hydra:runtime.cwd}", "lit_module.net.dropout is "),
@@ -174,7 +177,7 @@ OVERRIDES = [
     "-m", "run=/tmp/evil", "run_dir=/tmp/evil", "task=export", "input=/tmp/evil", "+experiment=../../tmp/evil",
     "+experiment=/tmp/evil", "experiment@hydra=digits", "callbacks.checkpoint.weights_file=thesis.tex", "a b",
     "+logger.x._target_=pytorch_lightning.loggers.WandbLogger", "init_from=model/a.pt", "name=${oc.env:HOME}",
-    "datamodule.root=s3://evil/x", "++trainer.profiler.filename=${datamodule.root}", "x=1",
+    "datamodule.cache_dir=/tmp/evil", "datamodule.download=true", "datamodule.root=s3://evil/x", "++trainer.profiler.filename=${datamodule.root}", "x=1",
 ]  # fmt: skip
 
 

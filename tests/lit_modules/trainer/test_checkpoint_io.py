@@ -68,3 +68,20 @@ def test_checkpoint_with_code_is_refused_and_runs_nothing(tmp_path: Path, weight
     assert not trap.exists()
     torch.load(path, weights_only=False)  # the trap works
     assert trap.exists()
+
+
+@pytest.mark.parametrize("name", ["thesis", "thesis.tex", "a/../../thesis.ckpt", "folder.ckpt"])
+def test_only_a_checkpoint_file_is_removed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder.ckpt").mkdir()
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="is no checkpoint to be removed"):
+        DurableCheckpointIO().remove_checkpoint(tmp_path / name)
+    assert sorted(names(tmp_path)) == ["folder.ckpt", "thesis", "thesis.tex"]
+
+
+def test_checkpoint_is_removed_once(tmp_path: Path) -> None:
+    (tmp_path / "epoch=000.ckpt").touch()
+    for _ in range(2):
+        DurableCheckpointIO().remove_checkpoint(tmp_path / "epoch=000.ckpt")
+    assert names(tmp_path) == []
