@@ -74,6 +74,7 @@ GIVEN = {
 }
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 MAX_NAMES = 20  # in a hint
+LOSSES = ("torch.nn.modules.loss.", "lit_modules.")
 DIRECTIVES = {"_target_": str, "_partial_": bool, "_convert_": Literal["all"], "_recursive_": Literal[True]}
 
 
@@ -179,6 +180,8 @@ def _check_kind(path: str, target: str, constructor: Any) -> None:
     for module, why in REFUSED.items():
         if home.startswith(module):
             raise UserError(f"{path}._target_: {target} {why}; choose another")
+    if path == "lit_module.loss" and not home.startswith(LOSSES):  # some networks and metrics download weights
+        raise UserError(f"{path}._target_: {target} is not a loss of torch.nn or Litmus; choose one")
     built = constructor
     if not isinstance(constructor, type):
         built = inspect.signature(constructor, eval_str=True).return_annotation

@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from conf.errors import UserError
-from conf.schema import TASKS
+from conf.schema import SECTIONS, TASKS
 
 CONF = Path(__file__).parent
 MAX_BYTES = 2**20
@@ -104,27 +104,45 @@ def check(folder: Path, saved: dict[str, Any], command_line: Collection[str]) ->
     if foreign := sorted(map(str, saved.keys() - {field.name for field in fields(TASKS[task])})):
         # A `hydra` section could run code, and a `defaults` list could read any file.
         raise UserError(f"{path}: holds {foreign[0]}, which no run saves; take it from a copy of the run")
+    for section, kind in {**dict.fromkeys(SECTIONS, dict), "space": dict, "overrides": list}.items():
+        if section in saved and not isinstance(saved[section], kind):
+            raise UserError(
+                f"{path}: {section} is {saved[section]}, which no run saves; take it from a copy of the run"
+            )
     _replace_machine_keys(saved)
     for key, value in _leaves(saved):
         section, defaults, _ = f".{key}.".partition(".defaults.")
         if defaults:  # Hydra would obey them
             raise UserError(f"{path}: holds {section[1:]}.defaults, which no run saves; take it from a copy of the run")
-        if isinstance(value, str) and not reads_only_keys(value) and key not in trusted:
+        is_unbounded = key != "run_dir" and not _refers_to_a_value(value, saved)
+        if isinstance(value, str) and key not in trusted and (is_unbounded or not reads_only_keys(value)):
             raise UserError(f"{path}: {key} is {value}; {_type_it(key)}")
     for text in [*saved.get("overrides", []), *_space_overrides(saved.get("space", {}))]:
         if text not in command_line:
             _check_override(path, text)
-    started = any(folder.glob("checkpoints/*.ckpt"))
+    started = any(folder.glob("checkpoints/*.ckpt")) and "task=tune" not in command_line
     run_dir = uuid.uuid4().hex
     node = OmegaConf.create(saved | {"run_dir": run_dir, "overrides": [], "space": {}})
     for key, value in _leaves(OmegaConf.to_container(node, resolve=True)):
         if key not in trusted and not (started and key in READ_AT_START):
             _check_value(path, key, value, run_dir)
+    for key, value in _leaves(saved):  # what another key refers to may be changed by an experiment
+        if key not in trusted and isinstance(value, str) and PLACE.search(key) and "${" in value:
+            _check_value(path, key, value.replace("${run_dir}", run_dir), run_dir)
 
 
 def reads_only_keys(text: str) -> bool:
     """Whether the interpolations of a text are references to keys, or to variables of our own config files."""
     return "${" not in INTERPOLATION.sub("", text)
+
+
+def _refers_to_a_value(text: Any, saved: dict[str, Any]) -> bool:
+    """Whether a text refers to no more than one key, of a single value: chains of several grow exponentially."""
+    references = re.findall(r"\$\{([a-z][\w.]*)\}", str(text))
+    node: Any = saved
+    for name in references[0].split(".") if references else ():
+        node = node.get(name) if isinstance(node, dict) else None
+    return len(references) < 2 and not (references and isinstance(node, dict | list))
 
 
 def _replace_machine_keys(saved: dict[str, Any]) -> None:
@@ -158,6 +176,8 @@ def _check_value(path: Path, key: str, value: Any, run_dir: str) -> None:
         allowed = text.startswith(LOCAL_LOGGERS)  # others send what they log to an address
     elif key.endswith("._target_") and text.endswith("Checkpoint"):
         allowed = text.startswith("lit_modules.")  # Lightning's removes the files that a checkpoint lists as its own
+    elif key in READ_AT_START and (key == "init_from" or Path(text).suffix):
+        allowed = value is None
     elif FREE_TEXT.fullmatch(key):
         allowed = "://" not in text
     elif value is not None and (PLACE.search(key) or PATH.search(text)):

@@ -32,9 +32,10 @@ def markdown(text: str) -> str:
 
 def csv_cell(value: Any) -> Any:
     """A cell to write: text that a spreadsheet would take for a formula begins with an apostrophe."""
-    if not isinstance(value, str) or not value.startswith((*FORMULA, ESCAPE)) or _is_number(value):
+    text = str(value)
+    if not text.startswith((*FORMULA, ESCAPE)) or _is_number(text):
         return value
-    return ESCAPE + value
+    return ESCAPE + text
 
 
 def from_csv_cell(cell: str) -> str:

@@ -10,9 +10,8 @@ from typing import Any, Protocol
 from PIL import Image
 
 from conf.errors import UserError
+from datamodules.storage.image_header import image_formats
 
-# Pillow cannot decode these by itself, or they hold no pixels.
-NO_IMAGES = {"EPS", "PDF", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS"}
 # Image formats that Pillow cannot read: files of these are reported as unreadable.
 UNREAD = {".heic", ".heif", ".jxl", ".svg"}
 # Prefixes of hidden and system files.
@@ -151,6 +150,4 @@ def is_image(name: str) -> bool:
 
 @cache
 def _suffixes() -> set[str]:
-    Image.preinit()  # first, so that Image.open keeps trying the common formats before the rare ones
-    known = Image.registered_extensions()
-    return UNREAD | {suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in NO_IMAGES}
+    return UNREAD | {suffix for suffix, kind in Image.registered_extensions().items() if kind in image_formats()}

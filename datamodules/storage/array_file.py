@@ -176,7 +176,8 @@ def _read_npz(path: str) -> np.ndarray:
 
 def _read_tiff(path: str, pages: Literal["channels", "depth"]) -> tuple[np.ndarray, str]:
     tifffile = _imported("tifffile")
-    with _page_errors() as errors, tifffile.TiffFile(path) as file:
+    # OME's metadata name other files, anywhere on the disk.
+    with _page_errors() as errors, tifffile.TiffFile(path, is_ome=False) as file:
         images = [series for series in file.series if not series.keyframe.is_reduced]  # without overviews
         if len(images) != 1:
             raise ValueError(f"holds {len(images)} images of different shapes or types, not one")

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,8 @@ EXIF_ORIENTATION = 0x0112
 READ_ERRORS = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError)
 # Pillow warns of images between one and two times its pixel limit, which are valid, and refuses larger ones.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Pillow cannot decode these by itself, or they hold no pixels. For EPS it starts Ghostscript on the file's program.
+NO_IMAGES = {"EPS", "PDF", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS"}
 DEFAULT_SIDE = 224
 # Bytes. Of a larger file, such as a stack of frames, Pillow may need only a part.
 MAX_PREREAD_BYTES = 32 * 2**20
@@ -54,12 +57,22 @@ def open_image(item: Item, *, whole: bool = False) -> Image.Image:
         stored = item.read_bytes()
         if not stored:
             raise OSError("the file is empty")
-        return Image.open(BytesIO(stored))
+        return Image.open(BytesIO(stored), formats=image_formats())
     path = Path(item)
     size = path.stat().st_size
     if size == 0:
         raise OSError("the file is empty")
-    return Image.open(BytesIO(path.read_bytes()) if whole and size <= MAX_PREREAD_BYTES else path)
+    source = BytesIO(path.read_bytes()) if whole and size <= MAX_PREREAD_BYTES else path
+    return Image.open(source, formats=image_formats())
+
+
+@cache
+def image_formats() -> list[str]:
+    """Pillow's names of the formats that are read, whatever a file's suffix; the common ones, which are tried first."""
+    Image.preinit()
+    common = list(Image.ID)
+    Image.init()
+    return [name for name in dict.fromkeys((*common, *Image.ID)) if name not in NO_IMAGES]
 
 
 def content(item: Item) -> bytes | None:

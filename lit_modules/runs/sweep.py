@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from conf import saved_config, validation
 from conf.errors import UserError
 from conf.files import file_lock, lock_inherited, make_output, write_text
+from conf.text import printable
 from lit_modules.runs import run_folder
 from lit_modules.runs.launcher import may_be_restarted
 from lit_modules.runs.search_space import check_params, distributions_of, experiment, extremes, grid, overrides
@@ -138,7 +139,8 @@ class Study:
         """Records the final state of a trial and prints it; returns True."""
         self.study.tell(running.trial, value, state)
         running.log.close()
-        print(f"trial {running.trial.number + 1}/{self.total}  {' '.join(overrides(running.trial.params))}  {line}")
+        params = " ".join(overrides(running.trial.params))
+        print(printable(f"trial {running.trial.number + 1}/{self.total}  {params}  {line}"))
         sys.stdout.flush()
         return True
 
@@ -162,7 +164,8 @@ class Study:
         path = self.folder / "experiment" / "best.yaml"
         write_text(path, header + experiment([*self.cfg.overrides, *overrides(best.params)]))
         draw(self.study, self.folder / "plots")
-        print(f"best trial {best.number + 1}: {self.cfg.monitor} {best.value:.4f}  {' '.join(overrides(best.params))}")
+        params = " ".join(overrides(best.params))
+        print(printable(f"best trial {best.number + 1}: {self.cfg.monitor} {best.value:.4f}  {params}"))
         print(f"test it: python train.py run={self.path(best.number)} task=test\nretrain it: {command}")
         print(f"plots: {self.folder / 'plots'}")
 

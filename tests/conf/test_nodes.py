@@ -26,6 +26,9 @@ def error_of(key: str, node: Any) -> str:
         ("lit_module.scheduler", "pytorch_lightning.core.saving.save_hparams_to_tags_csv"),
         ("lit_module.optimizer", "lit_modules.runs.comparison.compare"),
         ("lit_module.loss", "torch.optim.SGD"),
+        ("lit_module.loss", "torchvision.models.get_model"),  # downloads weights
+        ("lit_module.loss", "torchmetrics.image.LearnedPerceptualImagePatchSimilarity"),
+        ("callbacks.x", "lit_modules.callbacks.epoch_checkpoint.ModelCheckpoint"),  # Lightning's
         ("lit_module.net", "torch.nn.init.normal_"),
         ("datamodule", "pytorch_lightning.demos.mnist_datamodule.MNISTDataModule"),
         ("callbacks.x", "pytorch_lightning.loggers.CSVLogger"),

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conf import received_config, saved_config, validation
 from conf.errors import UserError
 from tests.conftest import configure
-from tests.saved_runs import composed, save
+from tests.saved_runs import composed, plain, save
 
 EVIL = "/tmp/evil"
 # A key of a received config, its value, and words of the error line.
@@ -33,6 +33,13 @@ HOSTILE: list[tuple[str, Any, str]] = [
     ("lit_module.net.dropout", "${${name}:HOME}", "lit_module.net.dropout is "),
     ("lit_module.net.dropout", "${hydra:runtime.cwd}", "lit_module.net.dropout is "),
     ("trainer.precision", "\\${oc.env:HOME}", "trainer.precision is "),
+    ("lit_module.net.dropout", "${seed}${seed}", "lit_module.net.dropout is "),
+    ("lit_module.net.dropout", "${datamodule}", "lit_module.net.dropout is "),
+    ("logger.epoch_csv.save_dir", "${name}", r"logger\.epoch_csv\.save_dir is "),
+    ("logger", None, "logger is None, which no run saves"),
+    ("lit_module", 5, "lit_module is 5, which no run saves"),
+    ("init_from", "private.ckpt", "init_from is private.ckpt; "),
+    ("lit_module.net.weights", "private.pt", r"lit_module\.net\.weights is "),
     ("input", EVIL, "holds input, which no run saves"),
     ("output", EVIL, "holds output, which no run saves"),
     ("runs", [EVIL], "holds runs, which no run saves"),
@@ -64,9 +71,8 @@ HOSTILE: list[tuple[str, Any, str]] = [
 
 def receive(folder: Path, key: str, value: Any) -> None:
     """A run's folder whose sender has set one key."""
-    cfg = save(folder)
+    cfg = OmegaConf.create(plain(save(folder)))
     cfg.datamodule.columns = {"path": EVIL}
-    OmegaConf.set_struct(cfg, False)
     OmegaConf.update(cfg, key, value, force_add=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
 
@@ -177,7 +183,8 @@ OVERRIDES = [
     "-m", "run=/tmp/evil", "run_dir=/tmp/evil", "task=export", "input=/tmp/evil", "+experiment=../../tmp/evil",
     "+experiment=/tmp/evil", "experiment@hydra=digits", "callbacks.checkpoint.weights_file=thesis.tex", "a b",
     "+logger.x._target_=pytorch_lightning.loggers.WandbLogger", "init_from=model/a.pt", "name=${oc.env:HOME}",
-    "datamodule.cache_dir=/tmp/evil", "datamodule.download=true", "datamodule.root=s3://evil/x", "++trainer.profiler.filename=${datamodule.root}", "x=1",
+    "datamodule.cache_dir=/tmp/evil", "datamodule.download=true",
+    "datamodule.root=s3://evil/x", "++trainer.profiler.filename=${datamodule.root}", "x=1",
 ]  # fmt: skip
 
 

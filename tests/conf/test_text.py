@@ -67,3 +67,8 @@ def test_tables_hold_no_formula(tmp_path: Path) -> None:
     write_table(tmp_path / "t.csv", [{"=name": "=1+1", "loss": -0.5, "read": "-0.25"}])
     with open(tmp_path / "t.csv", newline="") as file:
         assert list(csv.reader(file)) == [["'=name", "loss", "read"], ["'=1+1", "-0.5", "-0.25"]]
+
+
+def test_object_that_reads_like_a_formula_is_escaped() -> None:
+    assert csv_cell(Path("=HYPERLINK(1)")) == "'=HYPERLINK(1)"
+    assert [csv_cell(value) for value in (-0.5, -3, None, True)] == [-0.5, -3, None, True]
