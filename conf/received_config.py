@@ -80,10 +80,14 @@ def check_folder(folder: Path) -> None:
     """
     for parent, folders, files in os.walk(folder):
         for path in (Path(parent, name) for name in (*folders, *files)):
-            mode = path.lstat().st_mode
+            status = path.lstat()
+            mode = status.st_mode
             is_sibling = stat.S_ISLNK(mode) and path.readlink().name == str(path.readlink()) != ".."  # best.ckpt
-            if not (is_sibling or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            is_file = stat.S_ISREG(mode) and status.st_nlink == 1  # writing to a hard link changes the other file too
+            if not (is_sibling or is_file or stat.S_ISDIR(mode)):
                 kind = "a link that leaves its folder" if stat.S_ISLNK(mode) else "neither a file nor a folder"
+                if stat.S_ISREG(mode):
+                    kind = "a hard link"
                 raise UserError(f"{path}: is {kind}; replace it by what it stands for, in a copy of the run")
 
 

@@ -150,4 +150,5 @@ def is_image(name: str) -> bool:
 
 @cache
 def _suffixes() -> set[str]:
-    return UNREAD | {suffix for suffix, kind in Image.registered_extensions().items() if kind in image_formats()}
+    formats = image_formats()  # first, as registered_extensions loads the rare ones before the common ones
+    return UNREAD | {suffix for suffix, kind in Image.registered_extensions().items() if kind in formats}

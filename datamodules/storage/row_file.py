@@ -33,7 +33,9 @@ class Cell(NamedTuple):
         content = value["bytes"] if isinstance(value, dict) else value
         if content is None:
             raise OSError("the row holds no image; a path alone is not followed")
-        return bytes(content)
+        if not isinstance(content, bytes):
+            raise OSError(f"the row holds {type(content).__name__}, not the bytes of an image")
+        return content
 
 
 def pyarrow() -> Any:

@@ -154,6 +154,14 @@ def test_named_pipe_in_a_received_folder_is_rejected(tmp_path: Path) -> None:
         configure(f"run={tmp_path}")
 
 
+def test_hard_link_in_a_received_folder_is_rejected(tmp_path: Path) -> None:
+    save(tmp_path / "run")
+    (tmp_path / "thesis.tex").touch()
+    os.link(tmp_path / "thesis.tex", tmp_path / "run" / ".lock")
+    with pytest.raises(UserError, match=r"\.lock: is a hard link; "):
+        saved_config.base_config([f"run={tmp_path / 'run'}"])
+
+
 def test_best_checkpoint_is_a_link_within_its_folder(tmp_path: Path) -> None:
     save(tmp_path)
     (tmp_path / "checkpoints").mkdir()
