@@ -33,7 +33,7 @@ def markdown(text: str) -> str:
 def csv_cell(value: Any) -> Any:
     """A cell to write: text that a spreadsheet would take for a formula begins with an apostrophe."""
     text = str(value)
-    if not text.startswith((*FORMULA, ESCAPE)) or _is_number(text):
+    if not text.startswith((*FORMULA, ESCAPE)) or is_number(text):
         return value
     return ESCAPE + text
 
@@ -43,7 +43,8 @@ def from_csv_cell(cell: str) -> str:
     return cell.removeprefix(ESCAPE)
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether Python reads a text as a number."""
     try:
         float(text)
     except ValueError:

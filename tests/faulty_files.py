@@ -68,7 +68,7 @@ class FaultyFiles:
         return faulty
 
     def open(self, file: Any, mode: str = "r", buffering: int = -1, *text: Any, **options: Any) -> Any:
-        """Like `builtins.open`, for a file whose reads and writes may fail."""
+        """`builtins.open`, returning a file whose reads and writes can fail."""
         if isinstance(file, int) or not os.fsdecode(file).startswith(self.folder):
             return ORIGINAL_OPEN(file, mode, buffering, *text, **options)
         self.operate("open", file)

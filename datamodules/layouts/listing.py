@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from conf.errors import UserError
+from conf.text import is_number
 from datamodules.layouts.folder import Item
 from datamodules.splits import SPLIT_NAMES, Samples, by_split
 
@@ -116,7 +117,7 @@ def _in_order(labels: list[str]) -> list[str]:
 
 
 def _check_labels(names: list[str]) -> None:
-    if len(names) > MAX_DECIMAL_CLASSES and any("." in name for name in names) and all(map(_is_number, names)):
+    if len(names) > MAX_DECIMAL_CLASSES and any("." in name for name in names) and all(map(is_number, names)):
         problem = f"{len(names)} different numbers look like measurements; Litmus classifies"
         raise UserError(f"datamodule.columns.label: {problem}; give a column of classes")
     for name in names:
@@ -125,11 +126,3 @@ def _check_labels(names: list[str]) -> None:
             if len(parts) > 1 and all(part.strip() in names for part in parts):
                 problem = f"'{name}' looks like {len(parts)} labels, but an image has one"
                 raise UserError(f"datamodule.columns.label: {problem}; leave one, or make it a class of its own")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
