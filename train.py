@@ -271,6 +271,7 @@ def main(cfg: DictConfig) -> Any:
         if job.mode == RunMode.MULTIRUN:
             cfg.run_dir = str(Path(cfg.run_dir) / str(job.job.num))
         derived.restore(cfg, job.overrides.task)
+        derived.leave_out_parameters(cfg, job.overrides.task)
         validation.check(cfg, job.overrides.task)
         return TASKS[cfg.task](cfg)
 

@@ -1,9 +1,10 @@
-"""A root key on the command line reaches every value derived from it, also where a file has replaced one."""
+"""What a key on the command line changes elsewhere: values derived from it, and parameters of a replaced class."""
 
 from collections.abc import Sequence
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from conf import nodes
 from conf.errors import UserError
 from conf.saved_config import flat
 
@@ -40,3 +41,24 @@ def restore(cfg: DictConfig, overrides: Sequence[str]) -> None:
             OmegaConf.update(cfg, path, derived)
         elif key == "epochs":
             raise UserError(f"epochs: {path}={values[path]} is used instead; leave one of the two out")
+
+
+def leave_out_parameters(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Where the command line replaces a `_target_`, leave out the parameters that only the class before it takes.
+
+    Those on the command line stay.
+
+    Raises:
+        UserError: the target is not allowed or does not exist.
+    """
+    typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    for key in typed:
+        path, _, name = key.rpartition(".")
+        node = OmegaConf.select(cfg, path) if name == "_target_" and path else None
+        if not isinstance(node, DictConfig) or not isinstance(node.get("_target_"), str):
+            continue
+        taken = nodes.parameter_names(path, node._target_)
+        with open_dict(node):
+            for parameter in list(node):
+                if taken is not None and parameter not in taken and f"{path}.{parameter}" not in typed:
+                    del node[parameter]

@@ -142,7 +142,7 @@ def _from_yaml(error: yaml.MarkedYAMLError) -> str | None:
     return f"{mark.name}, line {mark.line + 1}: {error.problem}; correct the YAML" if mark else None
 
 
-def _from_numpy(error: Exception) -> str:
+def _from_huge_array(error: Exception) -> str:
     return f"datamodule: {first_line(error)}; reduce datamodule.image_size, or use fewer images"
 
 
@@ -178,10 +178,11 @@ ANSWERS: tuple[tuple[type | str, str, str | Callable[..., str | None]], ...] = (
     (OmegaConfBaseException, "", from_hydra),
     (yaml.MarkedYAMLError, "", _from_yaml),
     # NumPy
-    (MemoryError, "", _from_numpy),
-    (ValueError, "array is too big", _from_numpy),
-    (ValueError, "Maximum allowed dimension exceeded", _from_numpy),
+    (MemoryError, "", _from_huge_array),
+    (ValueError, "array is too big", _from_huge_array),
+    (ValueError, "Maximum allowed dimension exceeded", _from_huge_array),
     # torch
+    (RuntimeError, "Storage size calculation overflowed", _from_huge_array),
     (ImportError, "failed to map segment", "ulimit -v: too low to load torch; raise it, or leave it out"),
     ("OutOfMemoryError", "", MEMORY_IS_FULL),
     (Exception, "can't allocate memory", MEMORY_IS_FULL),

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 
 from conf.errors import UserError, first_line, nearest
+from conf.own_packages import place_of
 from conf.unknown_keys import CONF, renamed_key, unknown_key
 
 
@@ -54,7 +55,7 @@ def from_constructor(error: InstantiationException) -> str | None:
         return None
     assert cause is not None
     fix = "install it" if isinstance(cause, ImportError) else "correct that value"
-    return f"{key}: {first_line(cause)}; {fix}"
+    return f"{key}: {first_line(cause)}{place_of(cause)}; {fix}"
 
 
 def _from_missing_option(error: MissingConfigException) -> str:

@@ -2,13 +2,15 @@
 
 import importlib
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, Literal
 
+from conf import own_packages
 from conf.annotations import describe, fits, out_of_range, shown
 from conf.bounds import bounded
-from conf.errors import UserError, nearest
+from conf.errors import UserError, first_line, nearest
 from conf.renamed import TARGETS
 from conf.unknown_keys import SYNONYMS, renamed_key
 
@@ -32,6 +34,7 @@ KINDS = {
     "datamodule": "pytorch_lightning.core.datamodule.LightningDataModule",
     "lit_module": "pytorch_lightning.core.module.LightningModule",
     "lit_module.loss": "torch.nn.modules.module.Module",
+    "lit_module.metrics.*": "torchmetrics.metric.Metric",
     "lit_module.net": "torch.nn.modules.module.Module",
     "lit_module.optimizer": "torch.optim.optimizer.Optimizer",
     "lit_module.scheduler": "torch.optim.lr_scheduler.LRScheduler",
@@ -62,6 +65,7 @@ REFUSED = {
 CALLS: dict[str, tuple[int, tuple[str, ...]]] = {
     "lit_module.init": (1, ()),
     "lit_module.loss": (0, ()),
+    "lit_module.metrics.*": (0, ()),
     "lit_module.net": (0, ("input_shape", "num_classes")),
     "lit_module.optimizer": (1, ()),
     "lit_module.scheduler": (1, ()),
@@ -70,11 +74,16 @@ CALLS: dict[str, tuple[int, tuple[str, ...]]] = {
 # Further arguments, which a node may lack.
 GIVEN = {
     "lit_module": ("input_shape", "class_names", "class_counts", "mean", "std"),
+    "lit_module.metrics.*": ("num_classes",),
     "lit_module.scheduler": ("total_steps",),
 }
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 MAX_NAMES = 20  # in a hint
-LOSSES = ("torch.nn.modules.loss.", "lit_modules.")
+# The packages of these places: elsewhere, some networks and metrics download weights.
+ONLY_FROM = {
+    "lit_module.loss": ("torch.nn.modules.loss.", "lit_modules."),
+    "lit_module.metrics.*": ("torchmetrics.classification.", "torchmetrics.nominal.", "lit_modules."),
+}
 DIRECTIVES = {"_target_": str, "_partial_": bool, "_convert_": Literal["all"], "_recursive_": Literal[True]}
 
 
@@ -87,6 +96,27 @@ def check_nodes(cfg: Any) -> None:
     """
     for path, node in _nodes(cfg, ""):
         _check_node(path, node)
+
+
+def parameter_names(path: str, target: str) -> set[str] | None:
+    """The keys that the node of a target may hold; None: any key.
+
+    Raises:
+        UserError: the target is not allowed or does not exist.
+    """
+    parameters = _parameters(_constructor(f"{path}._target_", target))
+    takes_any_key = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return None if takes_any_key else {*parameters, *DIRECTIVES}
+
+
+def direction(path: str, target: str) -> str | None:
+    """Whether the best value of a metric is its `max` or its `min`imum; None if its class leaves it open.
+
+    Raises:
+        UserError: the target is not allowed or does not exist.
+    """
+    metric = _constructor(f"{path}._target_", target)
+    return {True: "max", False: "min"}.get(getattr(metric, "higher_is_better", None))
 
 
 def _nodes(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -131,14 +161,15 @@ def _check_node(path: str, node: dict[str, Any]) -> None:
 def _check_call(path: str, node: dict[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
     """Raises UserError if a node is built too early or too late, or its call lacks an argument or has one too many."""
     name = str(node["_target_"]).rpartition(".")[2]
+    place = _place(path)
     is_partial = bool(node.get("_partial_"))
-    if path in CALLS and not is_partial:
+    if place in CALLS and not is_partial:
         raise UserError(f"{path}: {name} is called by Litmus later, not at once; add _partial_: true")
-    if path not in CALLS and is_partial:
-        if _place(path) in KINDS:
+    if place not in CALLS and is_partial:
+        if place in KINDS:
             raise UserError(f"{path}._partial_: {name} is built at once; leave it out")
         return  # who calls it is not known
-    positional, names = CALLS.get(path, (0, ()))
+    positional, names = CALLS.get(place, (0, ()))
     kinds = [parameter.kind for parameter in parameters.values()]
     for key in names:
         # Functions of other packages pass further arguments on to a constructor that refuses them.
@@ -148,16 +179,16 @@ def _check_call(path: str, node: dict[str, Any], parameters: Mapping[str, inspec
             raise UserError(f"{path}: {problem}; choose one that has them, as those of lit_modules/networks have")
     for key, parameter in list(parameters.items())[positional:]:
         is_required = parameter.default is parameter.empty and parameter.kind in NAMED
-        if is_required and key not in (*node, *names, *GIVEN.get(path, ())):
+        if is_required and key not in (*node, *names, *GIVEN.get(place, ())):
             raise UserError(f"{path}: {name} needs {key}; add {path}.{key}=…")
 
 
 def _constructor(key: str, target: str) -> Any:
     """The class or function that a `_target_` names."""
-    if not target.startswith(PACKAGES) or "._" in target:  # names that begin with _ are private
-        packages = ", ".join(package.rstrip(".") for package in PACKAGES)
-        raise UserError(f"{key}: {target} is not from an allowed package; use one of {packages}")
-    constructor = _resolve(target)
+    own = _own_packages()
+    if not target.startswith(PACKAGES + own) or "._" in target:  # names that begin with _ are private
+        raise UserError(f"{key}: {target} is not from an allowed package; {_allowed_instead(target)}")
+    constructor = _resolve_own(key, target) if target.startswith(own) else _resolve(target)
     if constructor is None and target in TARGETS:
         raise UserError(f"{key}: {target} is called {TARGETS[target]} now; rename it")
     if constructor is None:
@@ -167,9 +198,35 @@ def _constructor(key: str, target: str) -> Any:
     # A class or a function of a module, never a method: load_from_checkpoint, for example, unpickles its argument.
     # Nor a name that another package's module imports: what a saved config may choose is told by its name.
     is_import = home.partition(".")[0] != target.partition(".")[0]
-    if is_import or not home.startswith(PACKAGES) or "." in getattr(constructor, "__qualname__", "."):
+    if is_import or not home.startswith(PACKAGES + own) or "." in getattr(constructor, "__qualname__", "."):
         raise UserError(f"{key}: {target} is not defined by an allowed package of that name; name a class of one")
     return constructor
+
+
+def _own_packages() -> tuple[str, ...]:
+    return tuple(f"{name}." for name in own_packages.names())
+
+
+def _allowed_instead(target: str) -> str:
+    """What to write in place of a target that is not allowed, or how to allow it."""
+    package = target.partition(".")[0]
+    known = {allowed.partition(".")[0] for allowed in PACKAGES}
+    if "." in target and package.isidentifier() and package not in known | sys.stdlib_module_names:
+        return own_packages.how_to_allow(package)
+    return f"use one of {', '.join(allowed.rstrip('.') for allowed in PACKAGES)}"
+
+
+def _resolve_own(key: str, target: str) -> Any:
+    """`_resolve` for a package of the user's own, whose modules may be missing or fail."""
+    try:
+        return _resolve(target)
+    except Exception as error:  # of code that is not ours
+        package = target.partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
+            fix = f"install it, or put it beside the {own_packages.PROJECT} that lists it"
+            raise UserError(f"{key}: there is no package {package} here; {fix}") from error
+        place = own_packages.place_of(error)
+        raise UserError(f"{key}: {target} cannot be imported: {first_line(error)}{place}; correct it") from error
 
 
 def _check_kind(path: str, target: str, constructor: Any) -> None:
@@ -180,13 +237,17 @@ def _check_kind(path: str, target: str, constructor: Any) -> None:
     for module, why in REFUSED.items():
         if home.startswith(module):
             raise UserError(f"{path}._target_: {target} {why}; choose another")
-    if path == "lit_module.loss" and not home.startswith(LOSSES):  # some networks and metrics download weights
-        raise UserError(f"{path}._target_: {target} is not a loss of torch.nn or Litmus; choose one")
+    own = _own_packages()
+    packages = ONLY_FROM.get(place)
+    if packages and not home.startswith(packages + own):
+        choices = ", ".join(package.rstrip(".") for package in packages)
+        raise UserError(f"{path}._target_: {target} is not from {choices}; choose one of these")
     built = constructor
     if not isinstance(constructor, type):
-        built = inspect.signature(constructor, eval_str=True).return_annotation
+        built = _signature(constructor).return_annotation
     bases = [f"{base.__module__}.{base.__qualname__}" for base in getattr(built, "__mro__", ())]
-    harmless = home.startswith(HARMLESS) and place not in KINDS
+    is_own_class = isinstance(constructor, type) and home.startswith(own)
+    harmless = place not in KINDS and (home.startswith(HARMLESS) or is_own_class)
     if not (harmless or set(bases) & set(wanted)):
         kind = f"a {wanted[0].rpartition('.')[2]}" if len(wanted) == 1 else "anything that Litmus builds"
         fix = "name a class of that kind, or a function with such a return annotation"
@@ -195,7 +256,8 @@ def _check_kind(path: str, target: str, constructor: Any) -> None:
 
 def _place(path: str) -> str:
     """The key of KINDS that a dotted path falls under, or another text."""
-    return path if path in KINDS or path.count(".") != 1 else f"{path.partition('.')[0]}.*"
+    place = f"{path.rpartition('.')[0]}.*"
+    return place if place in KINDS else path
 
 
 def _resolve(target: str) -> Any:
@@ -229,7 +291,11 @@ def _hint(module: str, name: str) -> str:
 
 
 def _parameters(constructor: Any) -> Mapping[str, inspect.Parameter]:
+    return _signature(constructor).parameters
+
+
+def _signature(constructor: Any) -> inspect.Signature:
     try:
-        return inspect.signature(constructor, eval_str=True).parameters
+        return inspect.signature(constructor, eval_str=True)
     except NameError:  # annotations that exist for type checkers only: their values are not checked
-        return inspect.signature(constructor).parameters
+        return inspect.signature(constructor)

@@ -117,7 +117,7 @@ def _check_monitor(cfg: DictConfig) -> None:
     if cfg.mode != mode:
         raise UserError(f"mode: the best {cfg.monitor} is the {mode}imum; set mode={mode}")
     scheduler = cfg.lit_module.get("scheduler")
-    if scheduler and str(scheduler.get("_target_")).endswith(".ReduceLROnPlateau"):
+    if isinstance(scheduler, DictConfig) and str(scheduler.get("_target_")).endswith(".ReduceLROnPlateau"):
         score, watched = str(cfg.lit_module.get("monitor")), scheduler.get("mode", "min")
         if score in MONITORS and watched != _mode_of(score):
             raise UserError(f"lit_module.scheduler.mode: {watched} does not fit {score}; set it to {_mode_of(score)}")

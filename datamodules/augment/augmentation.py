@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from conf.errors import UserError
+
 
 class Augmentation(Protocol):
     """Changes images by uniform random numbers.
@@ -68,20 +70,33 @@ class PerSample:
 
     Args:
         transform: of images `[C, H, W]`, such as one of `torchvision.transforms.v2`.
+
+    Raises:
+        UserError: it draws random numbers from another generator, so that no run could be resumed or repeated.
     """
 
     draws = 1
 
     def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
         self.transform = transform
+        self._is_checked = False
 
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
-        outputs = []
+        seeds = (uniform[:, 0] * 2**24).long().tolist()
         with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
-            for image, seed in zip(images, (uniform[:, 0] * 2**24).long().tolist(), strict=True):
-                torch.manual_seed(seed)
-                outputs.append(self.transform(image))
+            outputs = self._apply(images, seeds)
+            if not self._is_checked and not all(map(torch.equal, outputs, self._apply(images, seeds))):
+                problem = f"{type(self.transform).__name__} gives other images for the same seed"
+                raise UserError(f"datamodule.augment: {problem}; draw its random numbers by torch, as torch.rand(1)")
+        self._is_checked = True
         return torch.stack(outputs) if outputs else images
+
+    def _apply(self, images: Tensor, seeds: list[int]) -> list[Tensor]:
+        outputs = []
+        for image, seed in zip(images, seeds, strict=True):
+            torch.manual_seed(seed)
+            outputs.append(self.transform(image))
+        return outputs
 
 
 def as_augmentation(transform: Any) -> Augmentation:

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms import v2
 
+from conf.errors import UserError
 from datamodules.augment.augmentation import Augmentation, PerSample, as_augmentation, augment, uniform
 from datamodules.augment.rand_augment import RandAugment
 from datamodules.augment.transforms import (
@@ -132,6 +134,13 @@ def test_per_sample_seeds_each_image() -> None:
             torch.manual_seed(int(number * 2**24))
             expected.append(transform(image))
     assert torch.equal(PerSample(transform)(inputs, drawn), torch.stack(expected))
+
+
+def test_transform_with_its_own_generator_is_refused() -> None:
+    generator = np.random.default_rng(0)
+    per_sample = PerSample(lambda image: image * generator.random())
+    with pytest.raises(UserError, match="draw its random numbers by torch"):
+        per_sample(images(), numbers(6, 1))
 
 
 def test_per_sample_restores_the_global_generator() -> None:
