@@ -68,7 +68,7 @@ def fit(cfg: DictConfig) -> float:
         results = score_best(folder, trainer, module, datamodule, cfg.test)
         if trainer.is_global_zero:
             results |= {"name": cfg.name, "seed": cfg.seed, "monitor": cfg.monitor, "layout": datamodule.layout}
-            finish(folder, trainer, results, settings, shlex.join(["python", *sys.argv]))
+            finish(folder, trainer, results, settings, shlex.join([*command_line.PROGRAM.split(), *sys.argv[1:]]))
     score: float = results[cfg.monitor]
     return score
 
@@ -95,7 +95,7 @@ def predict(cfg: DictConfig) -> None:
     """Classify images by the best epoch of a run; exit code 3 if some were skipped."""
     import torch
 
-    from datamodules.image_stream import find, read_in_batches
+    from datamodules.image_stream import check_parameters, find, read_in_batches
     from datamodules.storage.decode import ImageSpec
     from lit_modules.inference.device import autocast, device_of
     from lit_modules.inference.predict import predict
@@ -108,6 +108,7 @@ def predict(cfg: DictConfig) -> None:
         raise UserError(f"output: {output} is in the input folder {source}; choose another")
     if "resize" not in cfg.datamodule:
         raise UserError(f"input: the run {cfg.run} was trained on arrays, not images; use an export of it")
+    check_parameters(cfg.datamodule)
     process.set_up(free_memory())
     predictor, class_names, input_shape = best_predictor(cfg)
     device, data = device_of(cfg.trainer), cfg.datamodule
@@ -278,8 +279,7 @@ def main(cfg: DictConfig) -> Any:
 
 def start() -> None:
     """Compose the config of the command line and run its task."""
-    if "--version" in sys.argv[1:]:
-        flags.print_versions()
+    if flags.print_answer(sys.argv[1:]):
         return
     schema.register()
     with one_line_errors():

@@ -1,10 +1,12 @@
 """Words of a command line: values as Hydra reads them, and the quotes that it needs."""
 
+import os
 import re
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+PROGRAM = os.environ.get("LITMUS_PROGRAM", "python train.py")  # as the user started it
 # A value without the characters that have a meaning for Hydra, but with an equals sign: runs/lr=0.01.
 WITH_EQUALS_SIGN = re.compile(r"""([\w./@+~-]+)=([^'"\[\]{}(),$\\]*=[^'"\[\]{}(),$\\]*)""")
 

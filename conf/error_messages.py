@@ -13,6 +13,7 @@ import yaml
 from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import OmegaConfBaseException
 
+from conf.command_line import PROGRAM
 from conf.errors import UserError, first_line
 from conf.hydra_messages import from_constructor, from_hydra
 from conf.text import printable
@@ -171,7 +172,7 @@ ANSWERS: tuple[tuple[type | str, str, str | Callable[..., str | None]], ...] = (
     (
         AssertionError,
         "Unexpected type for root: ",  # of OmegaConf
-        "command line: a key was added below a value that holds none; see python train.py --cfg job",
+        f"command line: a key was added below a value that holds none; see {PROGRAM} --cfg job",
     ),
     (AttributeError, "'str' object has no attribute 'get'", _from_unset_parent),
     (HydraException, "", from_hydra),

@@ -1,14 +1,18 @@
 """Flags of a command line: Hydra's, our --version, and a hint for all others."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import Field, fields
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from hydra import compose, initialize_config_module
+from omegaconf import MISSING
 
+from conf.command_line import PROGRAM
 from conf.errors import UserError
-from conf.schema import VERSION_BASE, Fit
+from conf.schema import TASKS, VERSION_BASE, Fit
 from conf.unknown_keys import unknown_key
 
 HYDRAS = {
@@ -28,6 +32,7 @@ FORMS = {
     "test": "task=test run={}",
     "export": "task=export run={}",
 }
+WORDS = {"None": "null", "True": "true", "False": "false"}  # in YAML
 PACKAGES = ("litmus-train", "torch", "torchvision", "pytorch-lightning", "hydra-core")
 
 
@@ -52,7 +57,39 @@ def _form(name: str, value: str) -> str:
         return f"write {name}={value}"
     with initialize_config_module("conf", **VERSION_BASE):
         line = unknown_key(name, root, compose("train"))
-    return line.partition("; ")[2].replace("…", value) if "; write " in line else "see python train.py --help"
+    return line.partition("; ")[2].replace("…", value) if "; write " in line else f"see {PROGRAM} --help"
+
+
+def print_answer(arguments: Sequence[str]) -> bool:
+    """Answer --version, and --help beside task=…; False for any other command."""
+    tasks = [argument.partition("=")[2] for argument in arguments if argument.startswith("task=")]
+    if "--version" in arguments:
+        print_versions()
+    elif {"--help", "-h"} & set(arguments) and tasks and tasks[-1] in TASKS:
+        print_task(TASKS[tasks[-1]])
+    else:
+        return False
+    return True
+
+
+def print_task(schema: type[Fit]) -> None:
+    """Print what a task does, and its keys; those of a training only for `task=fit`."""
+    print(f"task={schema.task}: {schema.__doc__}\n")
+    descriptions = {} if schema is Fit else {key.name: key.metadata.get("description") for key in fields(Fit)}
+    for key in fields(schema):
+        description = key.metadata.get("description")
+        if description and description != descriptions.get(key.name):
+            print(f"  {_with_default(key):24}  {description}")
+    if schema is not Fit:
+        print(f"\nThe keys of a training: {PROGRAM} task=fit --help")
+
+
+def _with_default(key: Field[Any]) -> str:
+    """`key=default`, `key=…` if it has to be set, or `key` if its default is a text of several parts."""
+    value = "…" if key.default == MISSING else getattr(key.default, "name", key.default)
+    if key.default_factory is not dataclasses.MISSING or str(value).startswith("${"):
+        return key.name
+    return f"{key.name}={WORDS.get(str(value), value)}"
 
 
 def print_versions() -> None:

@@ -8,6 +8,7 @@ from hydra.errors import InstantiationException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 
+from conf.command_line import PROGRAM
 from conf.errors import UserError, first_line, nearest
 from conf.own_packages import place_of
 from conf.unknown_keys import CONF, renamed_key, unknown_key
@@ -32,7 +33,7 @@ def from_hydra(error: Exception) -> str:
         match = re.search(pattern, str(error))
         if match:
             return answer(*match.groups())
-    fix = "write +experiment=…" if "'experiment'" in str(error) else "see python train.py --help"
+    fix = "write +experiment=…" if "'experiment'" in str(error) else f"see {PROGRAM} --help"
     if set("[]{}(),") & set(getattr(error, "override", "")):
         fix = """quote a value that contains such characters, as in 'key="value"'"""
     return f"command line: {first_line(error)}; {fix}"

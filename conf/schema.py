@@ -37,34 +37,42 @@ class ClosedHydra(HydraConf):
     job_logging: NoLogging = field(default_factory=NoLogging)  # type: ignore[assignment]
 
 
+def key(default: Any, description: str) -> Any:
+    """A key with its default and its description in `task=… --help`."""
+    metadata = {"description": description}
+    if isinstance(default, dict | list):
+        return field(default_factory=type(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
 @dataclass
 class Fit:
-    """Train, then test the best checkpoint once unless `test` is false. `run=DIR` resumes a run."""
+    """Train, then test the best epoch once. `run=DIR` resumes a run."""
 
     task: str = "fit"
-    name: str = MISSING
-    seed: int = 0
-    epochs: int = MISSING
-    monitor: str = "val/f1"
-    mode: str = "max"
-    logs_dir: str = "logs"
-    run_dir: str = MISSING
-    run: str | None = None
-    init_from: str | None = None
-    test: bool = True
-    datamodule: dict[str, Any] = field(default_factory=dict)
-    lit_module: dict[str, Any] = field(default_factory=dict)
-    trainer: dict[str, Any] = field(default_factory=dict)
-    callbacks: dict[str, dict[str, Any] | None] = field(default_factory=dict)
-    logger: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    name: str = key(MISSING, "of the folder in logs_dir in which the run lies")
+    seed: int = key(0, "of the weights, the order of samples, augmentation and dropout")
+    epochs: int = key(MISSING, "of the training")
+    monitor: str = key("val/f1", "the score that selects the best epoch; never one of the test split")
+    mode: str = key("max", "max, or min for a loss")
+    logs_dir: str = key("logs", "folder of all runs")
+    run_dir: str = key(MISSING, "folder of this run")
+    run: str | None = key(None, "folder of a run to resume or to use")
+    init_from: str | None = key(None, "model.pt or checkpoint whose weights a new run begins with")
+    test: bool = key(True, "whether to test the best epoch")
+    datamodule: dict[str, Any] = key({}, "the data")
+    lit_module: dict[str, Any] = key({}, "the network, its loss, optimizer and schedule")
+    trainer: dict[str, Any] = key({}, "Lightning's Trainer")
+    callbacks: dict[str, dict[str, Any] | None] = key({}, "Lightning's callbacks, by name")
+    logger: dict[str, dict[str, Any] | None] = key({}, "Lightning's loggers, by name")
 
 
 @dataclass
 class Test(Fit):
-    """Test the best checkpoint of the run `run=DIR`."""
+    """Test the best epoch of the run `run=DIR`, on its own data or on others of its classes: `datamodule.root=…`."""
 
     task: str = "test"
-    run: str | None = MISSING
+    run: str | None = key(MISSING, "folder of the run")
 
 
 class Views(Enum):
@@ -79,11 +87,11 @@ class Predict(Fit):
     """Classify images with the best epoch of the run `run=DIR`."""
 
     task: str = "predict"
-    run: str | None = MISSING
-    input: str = MISSING
-    tta: Views = Views.none
-    calibrate: bool = False
-    output: str = "${run_dir}/predictions/${oc.env:LITMUS_STAMP}"
+    run: str | None = key(MISSING, "folder of the run")
+    input: str = key(MISSING, "an image, a folder or an archive of images, a table of files, or a glob")
+    tta: Views = key(Views.none, "flip: average with the mirrored image")
+    calibrate: bool = key(False, "scale the probabilities by a temperature fitted to the validation split")
+    output: str = key("${run_dir}/predictions/${oc.env:LITMUS_STAMP}", "folder of the predictions")
 
 
 class Format(Enum):
@@ -106,30 +114,30 @@ class Export(Fit):
     """Export the best epoch of the run `run=DIR` to a file that needs no Litmus."""
 
     task: str = "export"
-    run: str | None = MISSING
-    format: Format = MISSING
-    input: Input = Input.uint8
-    calibrate: bool = False
-    output: str = "${run_dir}/export"
+    run: str | None = key(MISSING, "folder of the run")
+    format: Format = key(MISSING, "onnx, safetensors or torch_export")
+    input: Input = key(Input.uint8, "uint8 images, or floats in [0, 1]")
+    calibrate: bool = key(False, "scale the probabilities by a temperature fitted to the validation split")
+    output: str = key("${run_dir}/export", "folder of the export")
 
 
 @dataclass
 class Inspect(Fit):
-    """Report on the data without training."""
+    """Report counts, sizes, damaged files and duplicates of the data, without training."""
 
     task: str = "inspect"
-    output: str = "${logs_dir}/inspect/${oc.env:LITMUS_STAMP}"
+    output: str = key("${logs_dir}/inspect/${oc.env:LITMUS_STAMP}", "folder of the report")
 
 
 @dataclass
 class Tune(Fit):
-    """Suggest a learning rate (range test from `min_lr` to `max_lr`) and a batch size (throughput)."""
+    """Suggest a learning rate by a range test, and a batch size by throughput."""
 
     task: str = "tune"
-    min_lr: float = 1e-6
-    max_lr: float = 10.0
-    num_steps: int = 100
-    output: str = "${logs_dir}/tune/${oc.env:LITMUS_STAMP}"
+    min_lr: float = key(1e-6, "where the range test begins")
+    max_lr: float = key(10.0, "where it ends")
+    num_steps: int = key(100, "of the range test")
+    output: str = key("${logs_dir}/tune/${oc.env:LITMUS_STAMP}", "folder of the report")
 
 
 @dataclass
@@ -137,22 +145,22 @@ class Sweep(Fit):
     """Run trials of one config with values of `space`. `run=DIR` resumes a study, or adds a worker to it."""
 
     task: str = "sweep"
-    space: dict[str, Any] = MISSING
-    trials: int | None = MISSING
-    workers: int = MISSING
-    storage: str = MISSING
-    sampler: dict[str, Any] | None = MISSING
-    pruner: dict[str, Any] | None = MISSING
-    overrides: list[str] = field(default_factory=list)
+    space: dict[str, Any] = key(MISSING, "key → list of values, or {low, high, log}; +sweep=cnn has one")
+    trials: int | None = key(MISSING, "how many; null: all of a grid")
+    workers: int = key(MISSING, "trials at the same time")
+    storage: str = key(MISSING, "Optuna's database")
+    sampler: dict[str, Any] | None = key(MISSING, "Optuna's")
+    pruner: dict[str, Any] | None = key(MISSING, "Optuna's; null: every trial is trained to its end")
+    overrides: list[str] = key([], "of every trial: what was on the command line of the study")
 
 
 @dataclass
 class Compare(Fit):
-    """Compare finished runs: scores, intervals, config differences. `runs`: a list of folders, or one glob."""
+    """Compare finished runs: scores, intervals, differences of their configs."""
 
     task: str = "compare"
-    runs: Any = MISSING
-    output: str | None = "${logs_dir}/compare/${oc.env:LITMUS_STAMP}"
+    runs: Any = key(MISSING, "a list of folders, or one glob")
+    output: str | None = key("${logs_dir}/compare/${oc.env:LITMUS_STAMP}", "folder of the report")
 
 
 TASKS: dict[str, type[Fit]] = {

@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
+from conf.command_line import PROGRAM
 from conf.error_messages import STDERR, STDOUT, discard_if_closed
 from lit_modules.trainer.process import STOP_SIGNALS
 
@@ -93,7 +94,7 @@ class MidEpochCheckpoint(Checkpoint):
     def _stop(self, trainer: Trainer, number: int) -> None:
         if trainer.is_global_zero:
             name = signal.Signals(number).name
-            command = f"python train.py run={self.file.parent.parent}"
+            command = f"{PROGRAM} run={self.file.parent.parent}"
             print(f"stopped by {name} at step {trainer.global_step}; resume with: {command}", flush=True)
             raise SystemExit(128 + number)
         # Not an error code, because Lightning kills rank 0 if another rank fails before it exits.

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from optuna.trial import TrialState
 
 from conf import saved_config, validation
+from conf.command_line import PROGRAM
 from conf.errors import UserError
 from conf.files import file_lock, lock_inherited, make_output, write_text
 from conf.text import printable
@@ -159,14 +160,14 @@ class Study:
             raise UserError(f"space: no trial completed; see {self.path(0, '.log')}")
         best = self.study.best_trial
         check_params(best.params, self.space)
-        command = f"python train.py --config-dir {self.folder} +experiment=best"
+        command = f"{PROGRAM} --config-dir {self.folder} +experiment=best"
         header = f"# @package _global_\n# {command}\n# Trial {best.number + 1}: {self.cfg.monitor} {best.value:.4f}\n"
         path = self.folder / "experiment" / "best.yaml"
         write_text(path, header + experiment([*self.cfg.overrides, *overrides(best.params)]))
         draw(self.study, self.folder / "plots")
         params = " ".join(overrides(best.params))
         print(printable(f"best trial {best.number + 1}: {self.cfg.monitor} {best.value:.4f}  {params}"))
-        print(f"test it: python train.py run={self.path(best.number)} task=test\nretrain it: {command}")
+        print(f"test it: {PROGRAM} run={self.path(best.number)} task=test\nretrain it: {command}")
         print(f"plots: {self.folder / 'plots'}")
 
 
@@ -191,7 +192,7 @@ def sweep(cfg: DictConfig, command_line: list[str]) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for number in STOP_SIGNALS:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    print(f"{cfg.name}: saved in {folder}\nresume or join: python train.py run={folder}", flush=True)
+    print(f"{cfg.name}: saved in {folder}\nresume or join: {PROGRAM} run={folder}", flush=True)
     study = Study(cfg)
     study.run()
     with file_lock(study.folder / ".lock"):  # other processes may finish at the same time
