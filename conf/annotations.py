@@ -9,6 +9,8 @@ import typing
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from conf.errors import UserError
+
 # The bounds of `annotated_types`, by attribute.
 BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "ge": ("at least", operator.ge),
@@ -20,6 +22,15 @@ PLAIN_TYPES = (str, int, float, bool, type(None), list, tuple, dict)
 SEQUENCES = (list, tuple, collections.abc.Sequence)
 MAX_INT = 2**63 - 1  # torch's
 MAX_SHOWN = 100  # characters of a value
+
+
+def check_value(key: str, value: Any, annotation: Any) -> None:
+    """Raises UserError unless a plain config value has the type of an annotation, and is within its bounds."""
+    if not fits(value, annotation):
+        raise UserError(f"{key}: {shown(value)} does not fit; give {describe(annotation)}")
+    problem = out_of_range(value, annotation)
+    if problem:
+        raise UserError(f"{key}: {problem}")
 
 
 def fits(value: Any, annotation: Any) -> bool:

@@ -6,9 +6,11 @@ from typing import Any
 # What has an effect within a line of Markdown: emphasis, code, links, images, HTML, entities and bare addresses; on
 # GitHub emoji, formulas and mentions too. An underscore between letters has none.
 ACTIVE = re.compile(r"[`*~<\\$@]|\b_|_\b|\]\(|&[#\w]|://|www\.|:[\w+-]+:", re.IGNORECASE)
-# A spreadsheet takes text that begins with one of these for a formula.
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-ESCAPE = "'"  # https://owasp.org/www-community/attacks/CSV_Injection
+# Where a spreadsheet takes what follows for a formula: some split cells at semicolons. An apostrophe prevents it:
+# https://owasp.org/www-community/attacks/CSV_Injection
+FORMULA = re.compile(r"(^|[;\n])(?=[=+\-@'])")
+ESCAPED = re.compile(r"(^|[;\n])'")
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # all but the line feed
 
 
 def printable(text: str) -> str:
@@ -31,16 +33,17 @@ def markdown(text: str) -> str:
 
 
 def csv_cell(value: Any) -> Any:
-    """A cell to write: text that a spreadsheet would take for a formula begins with an apostrophe."""
+    r"""A cell to write: an apostrophe before text that a spreadsheet would take for a formula; control characters but
+    the line feed are escaped, such as `\x1b`, because a terminal obeys them."""
     text = str(value)
-    if not text.startswith((*FORMULA, ESCAPE)) or is_number(text):
+    if text.isprintable() and (not FORMULA.search(text) or is_number(text)):
         return value
-    return ESCAPE + text
+    return FORMULA.sub(r"\1'", CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text))
 
 
 def from_csv_cell(cell: str) -> str:
-    """The text that `csv_cell` was given."""
-    return cell.removeprefix(ESCAPE)
+    """The text that `csv_cell` was given, with control characters escaped."""
+    return ESCAPED.sub(r"\1", cell)
 
 
 def is_number(text: str) -> bool:

@@ -18,7 +18,8 @@ from datamodules.datamodule import DataModule
 from datamodules.layouts.class_folders import class_folders, unwrapped
 from datamodules.layouts.folder import DiskFolder
 from datamodules.splits import Samples
-from datamodules.storage.array_file import SUFFIXES, ArrayForm, is_array_file, read_array, read_arrays, suffix_of
+from datamodules.storage.array_file import SUFFIXES, is_array_file, read_array, read_arrays, suffix_of
+from datamodules.storage.array_form import ArrayForm
 from datamodules.storage.decode import digests
 from datamodules.storage.inputs import CHANGED, InMemory, Loaded, stamps_of
 from datamodules.storage.memory import free_memory

@@ -14,9 +14,11 @@ from torch import Tensor
 from conf.errors import UserError, nearest
 from datamodules.datamodule import DataModule
 from datamodules.splits import SPLIT_WORDS, Samples, by_split
+from datamodules.storage.array_file import open_npz
 from datamodules.storage.decode import digests
 from datamodules.storage.image_header import reason
 from datamodules.storage.inputs import Loaded
+from datamodules.storage.stored_file import size_of
 from datamodules.storage.worker_pool import progress
 
 KEYS = ("inputs", "labels", "class_names", "split", "group")
@@ -123,9 +125,11 @@ def _load(root: Path) -> dict[str, np.ndarray]:
         if root.is_dir():
             for path in sorted(root.glob("*.npy")):
                 where = str(path)
+                size_of(path)
                 arrays[path.stem] = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
-            with open(root, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+            size_of(root)
+            with open(root, "rb") as file, open_npz(file) as archive:
                 for key in archive.files:
                     where = f"{root}: {key}"
                     arrays[key] = archive[key]

@@ -1,78 +1,56 @@
-"""DataModule: splits, order, scaling and augmentation of labelled samples from any source."""
+"""DataModule: the splits of labelled samples from any source."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge, Interval
-from pytorch_lightning import LightningDataModule
-from torch import Tensor
+from annotated_types import Interval
 from torch.utils.data import ConcatDataset
 
 from conf.bounds import Seed
 from conf.errors import UserError, nearest
 from datamodules import checks
-from datamodules.augment.augmentation import as_augmentation, augment, uniform
-from datamodules.augment.mixing import Mixing, soft_targets
-from datamodules.features import View, described, features_of, unchanged
-from datamodules.loader import Batch, BatchLoader, to_float
+from datamodules.batching import Batching
+from datamodules.relabelling import read_new_labels, relabel
 from datamodules.splits import Samples, keep_classes, take_split
-from datamodules.storage.feature_store import FeatureStore
-from datamodules.storage.inputs import Inspected, Loaded, Split, channel_mean_std, resident
+from datamodules.storage.inputs import Inspected, Loaded, Split, channel_mean_std
 
 # Training samples from which mean and standard deviation are computed, at most.
 MAX_MEASURED = 20_000
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class DataModule(LightningDataModule):
+class DataModule(Batching):
     """Labelled samples. A subclass implements `read` (its source) and `load`; its fields are its parameters.
 
     Args:
-        batch_size: samples per step, over all ranks.
         val_fraction, test_fraction: fraction of each class that is taken from the training split, where the source has
             no such split.
         split_seed: selects those samples. Not `seed`: runs with different seeds must be tested on the same samples.
-        seed: of the order of each epoch, of augmentation and of mixing.
         classes: those to keep, labelled in this order; null: all.
-        sampler: `shuffle`, or `balanced`, which draws all classes equally often: see `splits.balanced_order`.
-        augment: augmentations of the training split by name, in this order.
-        views: epoch e is augmented as epoch e - `views` was; null: each epoch anew.
-        mix: mixes each training sample with another one of its batch, after augmentation.
-        drop_last: in training, drops a last batch that is not full.
+        relabel: a table of new labels, see `relabelling.read_new_labels`. Which samples a split has depends on the
+            labels before, so that corrected labels are scored on the same samples.
         on_error: `raise` or `skip` for unreadable training samples. In a validation or test split of the source they
             always raise.
-        gpu_cache_fraction: a split that needs at most this fraction of a GPU's memory is kept there.
     """
 
-    batch_size: Annotated[int, Interval(ge=1, le=1_000_000)]
     val_fraction: Annotated[float, Interval(gt=0, lt=1)]
     test_fraction: Annotated[float, Interval(gt=0, lt=1)]
     split_seed: Seed
-    seed: Seed
     classes: list[str] | None
-    sampler: Literal["shuffle", "balanced"]
-    augment: dict[str, Any]
-    mix: Mixing | None
-    drop_last: bool
     on_error: Literal["raise", "skip"]
-    gpu_cache_fraction: Annotated[float, Interval(ge=0, lt=1)]
-    views: Annotated[int, Ge(1)] | None = None
+    relabel: str | None = None
 
     def __post_init__(self) -> None:
-        super().__init__()
-        self._augmentations = [as_augmentation(transform) for transform in self.augment.values()]
-        self._mixing = self.mix
-        self._splits: dict[str, Split] = {}
+        super().__post_init__()
         self.layout = ""  # how the source was recognised, where it is not said by the config
+        self._new_labels: dict[str, int] = {}
         self.digests: dict[str, np.ndarray] = {}  # of the samples of each split, where they are known
-        self._body: tuple[Callable[[Tensor], Tensor], str] | None = None  # see `precompute`
-        # Of a frozen body, for each view. Filled in place, because loaders that exist by then refer to them.
-        self._features: dict[str, list[Split]] = {"train": [], "val": [], "test": []}
 
     @abstractmethod
     def read(self) -> tuple[dict[str, Samples], list[str]]:
@@ -104,6 +82,8 @@ class DataModule(LightningDataModule):
             self._take_missing_splits(splits, rows, files, loaded)
         if test_only:
             splits = {"test": splits["test"]}
+        if self._new_labels:
+            relabel(splits, rows, self._new_labels, self.class_names)
         if self._augmentations and len(loaded.inputs.shape) != 3:
             removals = " ".join(f"~datamodule.augment.{name}" for name in self.augment)
             raise UserError(f"datamodule.augment: augmentations apply to images only; write {removals}")
@@ -124,6 +104,8 @@ class DataModule(LightningDataModule):
         if self.classes is not None:
             splits, self.class_names = keep_classes(splits, self.class_names, self.classes)
         checks.check_class_names(self.class_names)
+        if self.relabel:
+            self._new_labels = read_new_labels(Path(self.relabel).expanduser(), splits, self.class_names)
         checks.check_splits(splits, self.class_names, test_only)
         if test_only and "test" in splits:
             splits = {"test": splits["test"]}
@@ -176,7 +158,7 @@ class DataModule(LightningDataModule):
         """Whether the shape of a sample does not depend on the training split."""
         return False
 
-    def relabel(self, class_names: Sequence[str], input_shape: Sequence[int]) -> None:
+    def use_labels_of(self, class_names: Sequence[str], input_shape: Sequence[int]) -> None:
         """Replaces the labels of the test split by the network's labels for the same class names.
 
         Args:
@@ -200,10 +182,6 @@ class DataModule(LightningDataModule):
         self._splits = {"test": test._replace(labels=new_labels[test.labels])}
         self.class_names = list(class_names)
 
-    def split(self, name: str) -> Split:
-        """The samples of `train`, `val` or `test`."""
-        return self._splits[name]
-
     @property
     def input_shape(self) -> tuple[int, ...]:
         """(C, *spatial) of every sample."""
@@ -222,143 +200,3 @@ class DataModule(LightningDataModule):
     def files(self, split: str) -> Sequence[str]:
         """The name of each sample of a split, by its index."""
         return self._splits[split].files
-
-    def samples(self, split: str, index: Tensor, epoch: int | None = None) -> Tensor:
-        """Samples of a split as a network gets them: float32 `[N, C, *spatial]` in [0, 1].
-
-        Args:
-            index: their positions, int64 `[N]`.
-            epoch: whose augmentations they have; None: none.
-        """
-        (inputs,) = self._splits[split].read([index.cpu().numpy()])
-        inputs = to_float(inputs.to(index.device))
-        return inputs if epoch is None else self._augmented(inputs, index, epoch)
-
-    @property
-    def why_not_precomputed(self) -> str | None:
-        """Why the inputs of a frozen body differ in each epoch; None if they do not."""
-        if self._mixing and not self._overfits:
-            return "datamodule.mix mixes other samples in each epoch"
-        if self._augmentations and not self.views and not self._overfits:
-            return "augmentations differ in each epoch; set datamodule.views=4 to repeat them"
-        return None
-
-    def precompute(self, body: Callable[[Tensor], Tensor], name: str) -> None:
-        """From now on, batches hold what a frozen body makes of the samples: of the training and validation samples
-        computed here, of the test samples when they are needed. A collective call.
-
-        Args:
-            body: float samples `[N, C, *spatial]` in [0, 1] → features `[N, F]`.
-            name: of the body, unique to its weights.
-        """
-        if self._body and self._body[1] == name:  # of an earlier fit on the same data
-            return
-        self._body = body, name
-        self._compute_features("train")
-        self._compute_features("val")
-
-    def _compute_features(self, split: str) -> None:
-        assert self.trainer is not None
-        body, name = self._body  # type: ignore[misc]
-        views: list[View] = [unchanged]
-        if split == "train" and self._augmentations and not self._overfits:
-            views = [partial(self._augmented, epoch=view) for view in range(self.views or 1)]
-            augmentations = described(self._augmentations)
-            name = f"{name} {self.seed} {len(views)} {augmentations}" if augmentations else ""
-        store = self.feature_store(name, split) if name else None
-        self._features[split][:] = features_of(self._splits[split], views, body, self.trainer, store)
-
-    def feature_store(self, name: str, split: str) -> FeatureStore | None:
-        """Where features of a split are kept for later runs; `name` is unique to the body and the views."""
-        return None
-
-    def batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """The inputs of a split in order, without a Trainer: as stored, and as float32 in [0, 1]."""
-        for batch in BatchLoader(self._splits[split], self.batch_size):
-            yield batch.inputs, to_float(batch.inputs)
-
-    def train_dataloader(self) -> BatchLoader:
-        return self._loader("train", training=True)
-
-    def val_dataloader(self) -> BatchLoader:
-        return self._loader("val")
-
-    def test_dataloader(self) -> BatchLoader:
-        if self._body and not self._features["test"]:
-            self._compute_features("test")
-        return self._loader("test")
-
-    def _loader(self, name: str, training: bool = False) -> BatchLoader:
-        trainer = self.trainer
-        assert trainer is not None
-        if self.batch_size < trainer.world_size:
-            ranks = trainer.world_size
-            raise UserError(f"datamodule.batch_size: {self.batch_size} is less than the {ranks} ranks; use more")
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-
-        def position() -> tuple[int, int]:
-            return 0 if self._overfits else trainer.current_epoch, progress.current.ready
-
-        split = resident(self._splits[name], trainer.strategy.root_device, self.gpu_cache_fraction)
-        self._splits[name] = split
-        if training:
-            loader = BatchLoader(
-                split,
-                self.batch_size,
-                rank=trainer.global_rank,
-                world_size=trainer.world_size,
-                seed=self.seed,
-                balanced=self.sampler == "balanced",
-                drop_last=self.drop_last,
-                partners=self._mixing is not None and not self._overfits,
-                position=position,
-                views=self._features[name],
-            )
-        else:
-            loader = BatchLoader(
-                split,
-                self.batch_size,
-                rank=trainer.global_rank,
-                world_size=trainer.world_size,
-                views=self._features[name],
-            )
-        if len(loader) == 0:
-            count = len(split.labels)
-            raise UserError(f"datamodule.batch_size: {self.batch_size} is more than the {count} samples; use less")
-        return loader
-
-    @property
-    def _overfits(self) -> bool:
-        """Whether to repeat the same batches without augmentation, for `trainer=overfit`."""
-        return bool(self.trainer.overfit_batches)  # type: ignore[union-attr]
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """On the device: uint8 → float32 in [0, 1], and in training augmentations and mixing."""
-        assert self.trainer is not None
-        if batch.features:
-            return batch
-        batch = Batch(to_float(batch.inputs), *batch[1:])
-        if not (self._augmentations or self._mixing) or not self.trainer.training or self._overfits:
-            return batch
-        epoch = self.trainer.current_epoch
-        batch = batch._replace(inputs=self._augmented(batch.inputs, batch.index, epoch))
-        return self._mix(batch, epoch) if self._mixing else batch
-
-    def _augmented(self, inputs: Tensor, index: Tensor, epoch: int) -> Tensor:
-        """Training samples as they are in an epoch."""
-        if not self._augmentations or self._overfits:
-            return inputs
-        return augment(inputs, index, self.seed, epoch % self.views if self.views else epoch, self._augmentations)
-
-    def _mix(self, batch: Batch, epoch: int) -> Batch:
-        """Mixes a batch of N samples followed by their N partners: N mixtures."""
-        assert self._mixing is not None
-        count = len(batch.labels) // 2
-        inputs, partners = batch.inputs[:count], batch.inputs[count:]
-        labels, partner_labels = batch.labels[:count], batch.labels[count:]
-        index = batch.index[:count]
-        before = sum(augmentation.draws for augmentation in self._augmentations)
-        numbers = uniform(index, self.seed, epoch, before + self._mixing.draws)[:, before:]
-        mixed, lam = self._mixing(inputs, partners, numbers)
-        targets = soft_targets(labels, partner_labels, lam, len(self.class_names))
-        return Batch(mixed, labels, index, batch.size, targets=targets)

@@ -1,22 +1,39 @@
 """Images to predict: any number of files, decoded in batches on demand."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from glob import glob
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from annotated_types import Interval
 
+from conf.annotations import check_value
 from conf.errors import UserError, nearest
 from datamodules.layouts import archive
 from datamodules.layouts.columns import positions_of
 from datamodules.layouts.folder import DiskFolder, Item, is_image
 from datamodules.layouts.table_file import open_table
-from datamodules.storage.decode import ImageSpec, decode_all
+from datamodules.storage.decode import ImageSpec, Interpolation, Resize, decode_all
 from datamodules.storage.worker_pool import Workers
+
+# Parameters of `ImageDataModule` by which images are predicted. Checking all of them would import Lightning.
+PARAMETERS: dict[str, Any] = {
+    "resize": Resize,
+    "jpeg_draft": bool,
+    "interpolation": Interpolation | None,
+    "batch_size": Annotated[int, Interval(ge=1, le=1_000_000)],
+    "num_workers": Annotated[int, Interval(ge=0, le=1024)] | None,
+}
+
+
+def check_parameters(datamodule: Mapping[Any, Any]) -> None:
+    """Raises UserError unless the values of a config have the types of `PARAMETERS`."""
+    for key, annotation in PARAMETERS.items():
+        check_value(f"datamodule.{key}", datamodule.get(key), annotation)
 
 
 def find(source: str) -> tuple[list[str], list[Item]]:
@@ -84,12 +101,7 @@ def read_in_batches(
         files: a name for each of `items`.
         num_workers: see `Workers`.
         device: of the network: for `cpu`, decoding runs at low priority.
-
-    Raises:
-        UserError: `batch_size` is below 1.
     """
-    if batch_size < 1:
-        raise UserError(f"datamodule.batch_size: must be 1 or more, not {batch_size}; try 64")
     workers = Workers(num_workers, items, niceness=19 if device == "cpu" else 0)
     return _decoded(files, items, spec, batch_size, workers)
 

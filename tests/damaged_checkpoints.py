@@ -71,6 +71,7 @@ UNUSABLE: dict[str, Callable[[Checkpoint], object]] = {
     "huge input_shape": lambda c: c.update(input_shape=[c["input_shape"][0], 10**9, 10**9]),
     "text as epoch": lambda c: c.update(epoch="1"),
     "negative epoch": lambda c: c.update(epoch=-1),
+    "huge epoch": lambda c: c.update(epoch=10**30),
 }
 # Those that are fit for predictions, but not to resume from.
 UNRESUMABLE: dict[str, Callable[[Checkpoint], object]] = {
@@ -81,6 +82,10 @@ UNRESUMABLE: dict[str, Callable[[Checkpoint], object]] = {
     "group without lr": lambda c: c["optimizer_states"][0]["param_groups"][0].pop("lr"),
     "misshapen state": lambda c: c["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(3, 7)),
     "sparse state": lambda c: c["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(3, 7).to_sparse()),
+    "list as weight_decay": lambda c: c["optimizer_states"][0]["param_groups"][0].update(weight_decay=[1]),
+    "text as betas": lambda c: c["optimizer_states"][0]["param_groups"][0].update(betas="ab"),
+    "no eps": lambda c: c["optimizer_states"][0]["param_groups"][0].update(eps=None),
+    "number as exp_avg": lambda c: c["optimizer_states"][0]["state"][0].update(exp_avg=5),
     "number as state": lambda c: c["optimizer_states"][0]["state"].update({0: 5}),
     "no loops": lambda c: c.update(loops={}),
     "no counts": lambda c: c["loops"]["fit_loop"].update(epoch_progress={}),
@@ -90,6 +95,8 @@ UNRESUMABLE: dict[str, Callable[[Checkpoint], object]] = {
     "foreign callback": lambda c: c.update(callbacks={key: {"a": 1} for key in c["callbacks"]}),
     "list as callbacks": lambda c: c.update(callbacks=[]),
     "no lr_schedulers": lambda c: c.update(lr_schedulers=[]),
+    "text as base_lrs": lambda c: c["lr_schedulers"][0].update(base_lrs="x"),
+    "text as last_epoch": lambda c: c["lr_schedulers"][0].update(last_epoch="x"),
     "empty scheduler": lambda c: c.update(lr_schedulers=[{}]),
     "no train_scores": lambda c: c.update(train_scores=None),
     "unknown score": lambda c: c["train_scores"].update(reset=torch.zeros(1)),

@@ -9,7 +9,7 @@ from typing import IO
 from conf.errors import UserError
 from datamodules.layouts.folder import Item, StoredFolder
 from datamodules.storage.image_header import reason
-from datamodules.storage.stored_file import ByteRange, ZipMember
+from datamodules.storage.stored_file import ByteRange, ZipMember, size_of
 
 SUFFIXES = (".zip", ".tar")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar", ".gz")
@@ -25,12 +25,14 @@ def open_archive(path: str) -> StoredFolder:
         UserError: it is corrupt or encrypted, or holds a member that no sound archive holds.
     """
     try:
+        size_of(path)
         if path.lower().endswith(".zip"):
             with zipfile.ZipFile(path) as archive:
                 return StoredFolder(path, _zip_members(path, archive))
         with open(path, "rb") as file:
             return StoredFolder(path, tar_members(path, file))
-    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, ValueError) as error:
+    # RecursionError: many headers of long names, each before the next
+    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, ValueError, RecursionError) as error:
         raise UserError(f"datamodule.root: {path}: cannot be read ({reason(error)}); is it complete?") from error
 
 

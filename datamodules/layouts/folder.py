@@ -17,6 +17,8 @@ UNREAD = {".heic", ".heif", ".jxl", ".svg"}
 # Prefixes of hidden and system files.
 HIDDEN = (".", "__MACOSX")
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
+# Folders within folders that are followed.
+MAX_DEPTH = 64
 
 # What is decoded: a path, or a `StoredFile`.
 Item = Any
@@ -69,7 +71,7 @@ class DiskFolder:
         folder."""
         start = len(os.path.join(self.path, ""))  # noqa: PTH118  # of `.` and `/` too
         real = os.path.realpath(self.path)
-        for path in _files_below(self.path, {real}, real):
+        for path in _files_below(self.path, {real}, real, 0):
             yield path[start:], path
 
 
@@ -90,11 +92,16 @@ class StoredFolder:
             self.add(name, item)
 
     def add(self, path: str, item: Item) -> None:
-        """Adds a file, and the folders above it."""
+        """Adds a file, and the folders above it.
+
+        Raises:
+            UserError: these are too many.
+        """
         folder = self
         *above, name = path.split("/")
         if any(part.startswith(HIDDEN) for part in (*above, name)) or name.lower() in SYSTEM_FILES:
             return
+        _check_depth(self.path, len(above))
         for part in above:
             if part not in folder._folders:
                 folder._folders[part] = StoredFolder(f"{folder.path}/{part}")
@@ -116,7 +123,13 @@ class StoredFolder:
                 yield f"{name}/{path}", item
 
 
-def _files_below(folder: str, visited: set[str], start: str) -> Iterator[str]:
+def _check_depth(path: str, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise UserError(f"{path}: holds more than {MAX_DEPTH} folders within each other; move its images up")
+
+
+def _files_below(folder: str, visited: set[str], start: str, depth: int) -> Iterator[str]:
+    _check_depth(start, depth)
     for entry in _entries(folder):
         if not _is_folder(entry):
             yield entry.path
@@ -124,7 +137,7 @@ def _files_below(folder: str, visited: set[str], start: str) -> Iterator[str]:
         real = os.path.realpath(entry.path)
         if real not in visited and not start.startswith(real.rstrip("/") + "/"):
             visited.add(real)
-            yield from _files_below(entry.path, visited, start)
+            yield from _files_below(entry.path, visited, start, depth + 1)
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

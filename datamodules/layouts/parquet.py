@@ -14,6 +14,7 @@ from datamodules.splits import split_of
 from datamodules.storage import row_file
 from datamodules.storage.row_file import SUFFIXES as SUFFIXES
 from datamodules.storage.row_file import Cell, readable
+from datamodules.storage.stored_file import size_of
 
 
 class Columns(NamedTuple):
@@ -238,6 +239,7 @@ def _feature(features: dict[str, Any], name: str) -> dict[str, Any]:
 def _json_file(path: Path) -> dict[str, Any]:
     """The object in a file; empty if there is no such file."""
     try:
+        size_of(path)
         values = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}

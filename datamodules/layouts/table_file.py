@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from conf.errors import UserError
 from datamodules.layouts.folder import Item, is_image
 from datamodules.storage.image_header import reason
+from datamodules.storage.stored_file import size_of
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".txt")
 FIX = "give a table with a column of paths and a column of labels"
@@ -77,6 +78,7 @@ class LineError(Exception):
 
 def _open(item: Item) -> TextIO:
     if isinstance(item, str):
+        size_of(item)
         file: Any = open(item, "rb")  # noqa: SIM115  # closed with its wrapper
         start = file.read(2)
         file.seek(0)

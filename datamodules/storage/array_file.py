@@ -22,41 +22,26 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from conf.errors import UserError, first_line
+from datamodules.storage.array_form import ArrayForm, arranged, resized, scaled
+from datamodules.storage.memory import check_fits
+from datamodules.storage.stored_file import size_of
 
 SUFFIXES = (".npy", ".npz", ".tif", ".tiff", ".nii", ".nii.gz", ".dcm")
 # Axes of .npy and .npz files by their number, where the user gives none.
 USUAL_AXES = {1: "L", 2: "HW", 3: "CHW", 4: "CDHW"}
-# The order of axes in memory; L: length of a series.
-ORDER = "CDHWL"
 # Modules → the names of their loggers, which would print about corrupt files.
 LOGGERS = {"nibabel": "nibabel.global", "pydicom": "pydicom"}
-WARNING_MODULES = r"(numpy|tifffile|nibabel|pydicom)\b|datamodules\.storage\.array_file"
+WARNING_MODULES = r"(numpy|tifffile|nibabel|pydicom)\b|datamodules\.storage\.array_f(ile|orm)"
 # What NumPy and these modules raise for corrupt files.
 DAMAGE = (
     OSError, ValueError, EOFError, RuntimeError, ArithmeticError, MemoryError, AttributeError, LookupError, TypeError,
     AssertionError, StopIteration, struct.error, zlib.error, zipfile.BadZipFile, tokenize.TokenError,
 )  # fmt: skip
-LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
-
-
-class ArrayForm(NamedTuple):
-    """The form in which arrays are read."""
-
-    axes: str | None = None
-    """The axes of .npy and .npz files: L, HW or DHW in any order, with or without C; without it a channel axis is
-    added. None: L, HW, CHW or CDHW by their number"""
-    pages: Literal["channels", "depth"] = "depth"
-    """What the pages of a TIFF file are"""
-    window: tuple[float, float] | None = None
-    """(low, high): values become `(value - low) / (high - low)`, clipped to [0, 1]. None: they stay as they are"""
-    size: tuple[int, ...] | None = None
-    """The spatial shape to resize to, see `resized`. None: unchanged"""
 
 
 def suffix_of(name: str) -> str | None:
@@ -93,61 +78,26 @@ def read_array(path: str, form: ArrayForm) -> np.ndarray | str:
         return _reason(error, path)
 
 
+def open_npz(file: BinaryIO) -> np.lib.npyio.NpzFile:
+    """The arrays of an .npz file, without Python objects.
+
+    Raises:
+        ValueError: they do not fit into the free memory, as bombs do not.
+    """
+    archive = np.lib.npyio.NpzFile(file, allow_pickle=False)
+    assert archive.zip is not None
+    check_fits(sum(member.file_size for member in archive.zip.infolist()))
+    return archive
+
+
 def read_arrays(paths: Sequence[str], form: ArrayForm) -> list[np.ndarray | str]:
     """Reads several files, see `read_array`."""
     return [read_array(path, form) for path in paths]
 
 
-def arranged(values: np.ndarray, axes: str) -> np.ndarray:
-    """Orders the axes: `[C, *spatial]`. Several axes of one letter become one; without a C, one is added.
-
-    Args:
-        axes: a letter of `ORDER` for each axis.
-    """
-    moved = values.transpose(sorted(range(len(axes)), key=lambda axis: ORDER.index(axes[axis])))
-    shape = [1] if "C" not in axes else []
-    for letter in ORDER:
-        sizes = [size for axis, size in zip(axes, values.shape, strict=True) if axis == letter]
-        if sizes:
-            shape.append(math.prod(sizes))
-    return moved.reshape(shape)
-
-
-def scaled(array: np.ndarray, window: tuple[float, float] | None) -> np.ndarray:
-    """Converts to float32, but not uint8 without a window. A window maps infinite values to NaN."""
-    if window is None:
-        with np.errstate(over="ignore"):  # becomes inf
-            return array if array.dtype == np.uint8 else array.astype(np.float32)
-    low, high = window
-    precise = array.astype(np.result_type(array, np.float32))
-    fractions = np.clip((precise - low) / (high - low), 0, 1)
-    return np.where(np.isfinite(precise), fractions, np.nan).astype(np.float32)
-
-
-def resized(array: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Resizes `[C, *spatial]`: axes that shrink by averages over areas, then those that grow linearly.
-
-    Raises:
-        ValueError: `size` has another number of axes.
-    """
-    spatial = array.shape[1:]
-    if len(size) != len(spatial):
-        raise ValueError(f"has {len(spatial)} spatial axes, but datamodule.size {len(size)}")
-    if spatial == size:
-        return array
-    import torch
-    from torch.nn.functional import interpolate
-
-    samples = torch.from_numpy(np.array(array, np.float32, order="C"))[None]  # [1, C, *spatial]
-    smaller = [min(old, new) for old, new in zip(spatial, size, strict=True)]
-    samples = interpolate(samples, smaller, mode="area")
-    samples = interpolate(samples, list(size), mode=LINEAR[len(size)])
-    return (samples.round().byte() if array.dtype == np.uint8 else samples)[0].numpy()
-
-
 def _read(path: str, form: ArrayForm) -> tuple[np.ndarray, str]:
     """The values of a file as they are stored, and a letter of `ORDER` for each axis."""
-    if Path(path).stat().st_size == 0:
+    if size_of(path) == 0:
         raise OSError("the file is empty")
     suffix = suffix_of(path)
     if suffix in (".npy", ".npz"):
@@ -162,13 +112,18 @@ def _read(path: str, form: ArrayForm) -> tuple[np.ndarray, str]:
     return _read_tiff(path, form.pages) if suffix in (".tif", ".tiff") else _read_nifti(path)
 
 
+def _check_memory(shape: Sequence[int], dtype: np.dtype) -> None:
+    """Raises ValueError if an array does not fit into the free memory, as it is stored and as float32."""
+    check_fits(math.prod(shape) * (dtype.itemsize + 4))
+
+
 def _read_npy(path: str) -> np.ndarray:
     with open(path, "rb") as file:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _read_npz(path: str) -> np.ndarray:
-    with open(path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+    with open(path, "rb") as file, open_npz(file) as archive:
         if len(archive.files) != 1:
             raise ValueError(f"holds {len(archive.files)} arrays, not one")
         return archive[archive.files[0]]
@@ -184,6 +139,7 @@ def _read_tiff(path: str, pages: Literal["channels", "depth"]) -> tuple[np.ndarr
         photometric, bits = images[0].keyframe.photometric, images[0].keyframe.bitspersample
         if photometric == tifffile.PHOTOMETRIC.PALETTE:
             raise ValueError("holds numbers of palette colours, not values")
+        _check_memory(images[0].shape, images[0].dtype)
         values = images[0].asarray()
         if errors:
             raise ValueError(f"corrupt ({errors[0]})")
@@ -218,6 +174,7 @@ def _read_nifti(path: str) -> tuple[np.ndarray, str]:
         image = nibabel.load(path, mmap=False)
         if not isinstance(image, nibabel.Nifti1Pair) or len(image.shape) < 3:
             raise ValueError(f"holds an array of shape {image.shape}, not a volume")
+        _check_memory(image.shape, image.get_data_dtype())
         values = np.asanyarray(nibabel.as_closest_canonical(image).dataobj)
     except nibabel.filebasedimages.ImageFileError as error:
         raise ValueError("not a NIfTI file, or truncated") from error
@@ -237,6 +194,8 @@ def _read_dicom(path: str) -> tuple[np.ndarray, str]:
 
 
 def _dicom_values(pydicom: Any, dataset: Any) -> tuple[np.ndarray, str]:
+    shape = [int(dataset.get(name) or 1) for name in ("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel")]
+    _check_memory(shape, np.dtype(np.uint32))
     values = dataset.pixel_array  # [frames, rows, columns, colours], or less
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         raise ValueError("holds numbers of palette colours, not values")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from datamodules.storage.stored_file import StoredFile, fetch
+from datamodules.storage.stored_file import StoredFile, fetch, size_of
 
 GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"}
 EXIF_ORIENTATION = 0x0112
@@ -59,7 +59,7 @@ def open_image(item: Item, *, whole: bool = False) -> Image.Image:
             raise OSError("the file is empty")
         return Image.open(BytesIO(stored), formats=image_formats())
     path = Path(item)
-    size = path.stat().st_size
+    size = size_of(path)
     if size == 0:
         raise OSError("the file is empty")
     source = BytesIO(path.read_bytes()) if whole and size <= MAX_PREREAD_BYTES else path

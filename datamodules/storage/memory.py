@@ -6,6 +6,8 @@ from pathlib import Path
 
 LIMITS = {"RLIMIT_AS": "VmSize", "RLIMIT_DATA": "VmData"}
 CGROUP = Path("/sys/fs/cgroup")
+# Bytes that need no check, which takes 0.2 ms.
+SMALL = 2**26
 
 
 def free_memory() -> int:
@@ -25,6 +27,16 @@ def free_memory() -> int:
         used = int((CGROUP / "memory.current").read_text())
         candidates.append(maximum - used + _read_sizes(CGROUP / "memory.stat").get("inactive_file", 0))
     return max(0, min(candidates))
+
+
+def check_fits(size: int) -> None:
+    """
+    Raises:
+        ValueError: so many bytes are not free.
+    """
+    free = free_memory() if size > SMALL else size
+    if size > free:
+        raise ValueError(f"needs {size / 2**30:,.1f} GiB of memory, of which {free / 2**30:,.1f} are free")
 
 
 def _system_memory() -> int:

@@ -6,10 +6,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from conf.errors import UserError, first_line
+from datamodules.storage.stored_file import size_of
 
 SUFFIXES = (".parquet", ".arrow")
 # Bytes of the images in a row group; two groups are held at a time. Hugging Face writes 100 rows.
 MAX_GROUP_BYTES = 2**30
+PART_ROWS = 64  # of a row group
 MAX_OPEN_FILES = 256
 ARROW_FILE = b"ARROW1"  # the first bytes of an Arrow file that is no stream
 
@@ -74,16 +76,18 @@ def group_count(file: str) -> int:
 
 def values(file: str, column: str, group: int) -> list[Any]:
     """A column of a row group."""
-    opened = _open(file)
-    table = opened.read_row_group(group, [column]) if file.endswith(".parquet") else opened
-    return _checked(table[column]).to_pylist()
+    part = _row_group(file, column, group) if file.endswith(".parquet") else _open(file)[column]
+    return _checked(part).to_pylist()
 
 
 def check_size(file: str, column: str) -> None:
-    """Raises UserError for a column of images that does not fit into the memory."""
+    """Raises UserError for more rows than a file can hold images, or a row group that does not fit into the memory."""
     if not file.endswith(".parquet"):
         return  # mapped into memory
     metadata = _open(file).metadata
+    if metadata.num_rows > size_of(file):  # empty ones, or all alike
+        problem = f"claims {metadata.num_rows:,} images in {size_of(file):,} bytes"
+        raise UserError(f"{file}: {problem}; write one image in each row")
     for group in range(metadata.num_row_groups):
         chunks = [metadata.row_group(group).column(i) for i in range(metadata.num_columns)]
         own = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] == column]
@@ -96,6 +100,7 @@ def check_size(file: str, column: str) -> None:
 def _open(file: str) -> Any:
     """A ParquetFile, or the memory-mapped table of an Arrow file."""
     arrow = pyarrow()
+    size_of(file)
     if file.endswith(".parquet"):
         from pyarrow.parquet import ParquetFile
 
@@ -110,11 +115,26 @@ def _images(file: str, column: str, group: int) -> Any:
     return _parquet_images(file, column, group) if file.endswith(".parquet") else _arrow_images(file, column)
 
 
+def _row_group(file: str, path: str, group: int) -> Any:
+    """A column of a row group, or a field of it, in parts: rows that repeat one value may take any size.
+
+    Raises:
+        OSError: it takes more than 1 GiB.
+    """
+    parts: list[Any] = []
+    size = 0
+    for batch in _open(file).iter_batches(PART_ROWS, row_groups=[group], columns=[path]):
+        size += batch.nbytes
+        if size > MAX_GROUP_BYTES:
+            raise OSError(f"row group {group} has more than {MAX_GROUP_BYTES / 2**30:.0f} GiB")
+        parts.append(batch.column(0))
+    return pyarrow().chunked_array(parts) if parts else pyarrow().chunked_array([], pyarrow().null())
+
+
 @lru_cache(2)
 def _parquet_images(file: str, column: str, group: int) -> Any:
-    opened = _open(file)
-    is_struct = pyarrow().types.is_struct(opened.schema_arrow.field(column).type)
-    return opened.read_row_group(group, [f"{column}.bytes" if is_struct else column])[column]
+    is_struct = pyarrow().types.is_struct(schema(file).field(column).type)
+    return _row_group(file, f"{column}.bytes" if is_struct else column, group)
 
 
 @lru_cache(MAX_OPEN_FILES)

@@ -1,10 +1,12 @@
 """Image files inside archives, shards and object stores, read in place. Imports no torch."""
 
 import os
+import stat
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from conf.errors import UserError, first_line
@@ -84,6 +86,18 @@ class Content(NamedTuple):
 
     def read_bytes(self) -> bytes:
         return self.content
+
+
+def size_of(path: str | Path) -> int:
+    """Bytes of a file on disk, which is checked before it is opened.
+
+    Raises:
+        OSError: there is none, or it is a pipe or a device, which may never end.
+    """
+    status = os.stat(path)  # noqa: PTH116
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise OSError("is a pipe or a device, not a file")
+    return status.st_size
 
 
 def stamp_of(item: Any) -> int:

@@ -28,7 +28,9 @@ def device_of(trainer: DictConfig) -> torch.device:
     if not available.get(kind):
         raise UserError(f"trainer.accelerator: {accelerator} is not available here; use devices=cpu")
     chosen = trainer.devices
-    index = int(chosen[0]) if isinstance(chosen, ListConfig) and chosen else 0
+    index = chosen[0] if isinstance(chosen, ListConfig) and chosen else 0
+    if type(index) is not int:
+        raise UserError(f"trainer.devices: {index!r} is not the number of a GPU; use devices=gpu")
     if kind != "cuda":
         return torch.device(kind)
     count = torch.cuda.device_count()

@@ -55,7 +55,7 @@ def predict(
         tqdm(total=total, unit=" images", disable=not sys.stderr.isatty()) as bar,
     ):
         writer = csv.writer(csv_file)
-        writer.writerow(["file", "predicted", "probability", *(f"p/{name}" for name in class_names)])
+        writer.writerow(["file", "predicted", "probability", *(csv_cell(f"p/{name}") for name in class_names)])
         for files, inputs, problems in batches:
             for file, problem in problems:
                 _report_skipped(file, problem)

@@ -28,7 +28,8 @@ def temperature_of(folder: Path) -> float:
         epoch = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["best_epoch"]
         columns = [name for name in rows[0] if name.startswith("p/")]
         probabilities = np.array([[float(row[name]) for name in columns] for row in rows])
-        labels = np.array([columns.index(f"p/{from_csv_cell(row['true'])}") for row in rows])
+        names = [from_csv_cell(name) for name in columns]
+        labels = np.array([names.index(f"p/{from_csv_cell(row['true'])}") for row in rows])
     except (OSError, ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
         fix = f"finish the training with run={folder}, or leave calibrate out"
         raise UserError(f"calibrate: {path} has no readable validation samples; {fix}") from error

@@ -133,6 +133,9 @@ def load(path: Path, example: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("has no valid input_shape")
     if not checkpoint["class_names"]:
         raise ValueError("has no valid class_names")
+    name = path.resolve().stem  # last.ckpt and best.ckpt are links
+    if name.startswith("epoch=") and name != f"epoch={checkpoint['epoch']:03d}":
+        raise ValueError("has no valid epoch")
     return checkpoint
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
@@ -20,8 +21,10 @@ from lit_modules.runs import run_folder
 
 SCORES = {"acc": significance.accuracy, "f1": significance.macro_f1}
 TAGS = [f"{split}/{score}" for split in ("val", "test") for score in SCORES]
-# Settings that may differ between runs of one config.
+METRIC = re.compile(r"lit_module\.metrics\.(\w+)\._target_")  # the key of a metric that a config adds
+# Settings that may differ between runs of one config; metrics change no weights.
 RUN_KEYS = ("seed", "run", "run_dir", "logs_dir")
+FREE_SECTION = "lit_module.metrics."
 # A folder that contains one of these is a run.
 INVALID = (
     OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, yaml.YAMLError, csv.Error,
@@ -82,7 +85,7 @@ def read(folder: Path, name: str) -> Run:
             run.remark = _unfinished(folder, run.settings)
             return run
         run.summary = dict(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
-        run.summary |= {tag: float(run.summary[tag]) for tag in TAGS if tag in run.summary}
+        run.summary |= {tag: float(run.summary[tag]) for tag in tags_of([run]) if tag in run.summary}
         if (folder / "predictions.csv").exists():
             run.predictions = _read_predictions(folder / "predictions.csv")
             _check_predictions(run)
@@ -97,6 +100,13 @@ def read(folder: Path, name: str) -> Run:
     return run
 
 
+def tags_of(runs: list[Run]) -> list[str]:
+    """Tags of the compared scores: those of every run, and the metrics that configs add."""
+    matches = [METRIC.fullmatch(key) for run in runs for key in run.settings]
+    names = [match[1] for match in matches if match]
+    return list(dict.fromkeys([*TAGS, *(f"{split}/{name}" for split in ("val", "test") for name in names)]))
+
+
 def _unfinished(folder: Path, settings: Record) -> str:
     epochs = len(run_folder.read_metrics(folder))
     return f"unfinished: {epochs} of {settings['epochs']} epochs; resume it with run={folder}"
@@ -105,12 +115,17 @@ def _unfinished(folder: Path, settings: Record) -> str:
 def _read_predictions(path: Path) -> dict[str, Predictions]:
     rows: dict[str, list[list[str]]] = {}
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as table:
-        for row in csv.DictReader(table):
+        reader = csv.DictReader(table)
+        columns = set(map(from_csv_cell, reader.fieldnames or ()))
+        for row in reader:
             if None in row.values():
                 raise ValueError("predictions.csv has an incomplete row")
             names = [from_csv_cell(row[column]) for column in ("file", "true", "predicted")]
+            unknown = {f"p/{name}" for name in names[1:]} - columns
+            if unknown:  # as many classes as samples would take hours
+                raise ValueError(f"predictions.csv has no column {min(unknown)}")
             rows.setdefault(row["split"], []).append(names)
-    return {split: Predictions(*np.array(sorted(records)).T) for split, records in rows.items()}
+    return {split: Predictions(*np.array(sorted(records), object).T) for split, records in rows.items()}
 
 
 def _check_predictions(run: Run) -> None:
@@ -126,7 +141,11 @@ def name_configs(runs: list[Run]) -> list[str]:
     """Assigns a letter per config to every run; returns the keys in which configs differ."""
     configs: list[Record] = []
     for run in runs:
-        settings = {key: value for key, value in run.settings.items() if key not in RUN_KEYS}
+        settings = {
+            key: value
+            for key, value in run.settings.items()
+            if key not in RUN_KEYS and not key.startswith(FREE_SECTION)
+        }
         if settings:
             if settings not in configs:
                 configs.append(settings)
@@ -141,15 +160,15 @@ def _letter(number: int) -> str:
 
 
 def run_records(runs: list[Run]) -> list[Record]:
-    """One record per run: scores with bootstrap confidence intervals."""
+    """One record per run: scores, and bootstrap confidence intervals of accuracy and F1."""
     records = []
     for run in runs:
         record: Record = {"run": run.name, "config": run.config, "seed": run.settings.get("seed")}
         record["best_epoch"] = run.summary.get("best_epoch")
-        for tag in TAGS:
+        for tag in tags_of(runs):
             split, score = tag.split("/")
             record[tag] = run.summary.get(tag)
-            if split in run.predictions:
+            if split in run.predictions and score in SCORES:
                 _, true, predicted = run.predictions[split]
                 resampled = significance.bootstrap(SCORES[score], *_encode_labels(true, predicted))
                 record[f"{tag}/low"], record[f"{tag}/high"] = significance.interval(resampled)
@@ -168,7 +187,7 @@ def config_records(runs: list[Run], differing: list[str]) -> list[Record]:
     for config in dict.fromkeys(run.config for run in runs if run.config):
         members = [run for run in runs if run.config == config]
         record: Record = {"config": config, "runs": sum(bool(run.summary) for run in members)}
-        for tag in TAGS:
+        for tag in tags_of(runs):
             values = [run.summary[tag] for run in members if tag in run.summary]
             record[f"{tag}/mean"] = float(np.mean(values)) if values else None
             record[f"{tag}/std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None

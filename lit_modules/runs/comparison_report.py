@@ -16,6 +16,7 @@ TAGS = ("val/f1", "test/f1", "test/acc")
 NOTES = {
     "Runs": "Brackets: 95 % bootstrap confidence intervals (10,000 resamples of the images).",
     "Configs": "Mean ± standard deviation over runs that differ only in the seed.",
+    "Metrics": "Those of lit_module/metrics, likewise; – if no run of a config has one.",
     "Settings": "Settings that differ between configs; – if a config lacks one.",
     "Pairs": "Paired tests of each run against the best run by val/f1, on the same test images. Between equally good "
     "networks, 5 % of tests give p < 0.05. A test compares two networks; comparing configs requires several seeds.",
@@ -42,12 +43,20 @@ def tables(runs: list[Record], configs: list[Record], pairs: list[Record], diffe
             ]
             for row in configs
         ],
+        "Metrics": [["metric", *(row["config"] for row in configs)]]
+        + [[tag, *(_with_spread(row, tag) for row in configs)] for tag in _metric_tags(configs)],
         "Settings": [["setting", *(row["config"] for row in configs)]]
         + [[key, *(_text(row[key]) for row in configs)] for key in differing],
         "Pairs": [["run", "reference", "only correct", "p (McNemar)", "F1 difference", "p (bootstrap)"]]
         + [_pair(row) for row in pairs],
     }
     return {title: rows for title, rows in by_title.items() if len(rows) > 1}
+
+
+def _metric_tags(configs: list[Record]) -> list[str]:
+    """Tags of the metrics that configs add, such as test/mcc."""
+    tags = [key.removesuffix("/mean") for row in configs[:1] for key in row if key.endswith("/mean")]
+    return [tag for tag in tags if not tag.endswith(("/acc", "/f1"))]
 
 
 def _pair(row: Record) -> list[str]:

@@ -1,4 +1,4 @@
-"""Writes predictions.csv and confusion.csv."""
+"""Writes predictions.csv and confusion.csv, and reads the former."""
 
 import csv
 import io
@@ -6,9 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
+from conf.errors import UserError
 from conf.files import write_durably
-from conf.text import csv_cell
+from conf.text import csv_cell, from_csv_cell
 from lit_modules.evaluation.evaluation import Evaluation
+from lit_modules.evaluation.predictions import Predictions
 
 
 def write_predictions(path: Path, evaluations: dict[str, Evaluation]) -> None:
@@ -18,7 +22,7 @@ def write_predictions(path: Path, evaluations: dict[str, Evaluation]) -> None:
     """
 
     def rows() -> Iterator[Sequence[Any]]:
-        yield ["split", "file", "true", "predicted", *(f"p/{name}" for name in _class_names(evaluations))]
+        yield ["split", "file", "true", "predicted", *(csv_cell(f"p/{name}") for name in _class_names(evaluations))]
         for split, evaluation in evaluations.items():
             names = evaluation.class_names
             index, true, predicted, probabilities, *_ = evaluation.predictions
@@ -56,3 +60,33 @@ def _csv(rows: Callable[[], Iterator[Sequence[Any]]]) -> Callable[[BinaryIO], No
         text.detach()
 
     return write
+
+
+def read_predictions(path: Path) -> dict[str, Evaluation]:
+    """The evaluation of each split in a file by `write_predictions`, without a list of its mistakes.
+
+    Raises:
+        UserError: the file is missing or malformed.
+    """
+    rows: dict[str, list[dict[str, str]]] = {}
+    try:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            table = csv.DictReader(file)
+            columns = [name for name in table.fieldnames or () if from_csv_cell(name).startswith("p/")]
+            class_names = [from_csv_cell(name).removeprefix("p/") for name in columns]
+            for row in table:
+                rows.setdefault(row["split"], []).append(row)
+        return {split: _evaluation(split_rows, columns, class_names) for split, split_rows in rows.items()}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UserError(f"{path}: is missing or malformed; finish the training with run={path.parent}") from error
+
+
+def _evaluation(rows: Sequence[dict[str, str]], columns: Sequence[str], class_names: Sequence[str]) -> Evaluation:
+    label = {name: position for position, name in enumerate(class_names)}
+    true = np.array([label[from_csv_cell(row["true"])] for row in rows])
+    predicted = np.array([label[from_csv_cell(row["predicted"])] for row in rows])
+    probabilities = np.array([[float(row[name]) for name in columns] for row in rows], np.float32)
+    no_mistakes = np.zeros(0, np.int64)  # whose inputs are not in the file
+    predictions = Predictions(np.arange(len(rows)), true, predicted, probabilities, no_mistakes)
+    files = [from_csv_cell(row["file"]) for row in rows]
+    return Evaluation(class_names, files, predictions, np.zeros((0, 0), np.float32))

@@ -8,7 +8,9 @@ from omegaconf import DictConfig
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
 from conf import saved_config
+from conf.errors import UserError
 from lit_modules.runs import checkpoints
+from lit_modules.runs.run_folder import read_metrics
 
 
 def best_network(cfg: DictConfig) -> Any:
@@ -33,11 +35,17 @@ def load_best(module: Any, folder: Path) -> int:
     """Loads the weights of best.ckpt into a LitClassifier, and returns its zero-based epoch.
 
     With `ckpt_path`, Lightning's WeightAveraging would load the weights before averaging.
+
+    Raises:
+        UserError: the checkpoint is of other data, of another network, or of an epoch that metrics.csv lacks.
     """
     checkpoint = checkpoints.best(folder)
+    epoch = checkpoint["epoch"]
+    if all(row["epoch"] != epoch for row in read_metrics(folder)):
+        raise UserError(f"{folder / 'metrics.csv'}: has no row of epoch {epoch}, the best; {checkpoints.FIX}")
     module.check_same_data(checkpoint)
     load(module, checkpoint, folder)
-    return int(checkpoint["epoch"])
+    return int(epoch)
 
 
 def load(module: Any, checkpoint: dict[str, Any], folder: Path) -> None:

@@ -52,9 +52,22 @@ def test_control_characters_are_shown(text: str, expected: str) -> None:
     assert printable(text) == expected
 
 
-@pytest.mark.parametrize("text", ["=cmd|'/C calc'!A0", "+1+cmd", "-x", "@SUM(A1)", "\t=1", "\r=1", "'=1", "'", "''x"])
+@pytest.mark.parametrize("text", ["=cmd|'/C calc'!A0", "+1+cmd", "-x", "@SUM(A1)", "'=1", "'", "''x"])
 def test_formulas_are_escaped_and_read_back(text: str) -> None:
     assert csv_cell(text) == f"'{text}" and from_csv_cell(csv_cell(text)) == text
+
+
+@pytest.mark.parametrize("text", ["a;=1+1", "=1;-x;b", "a;'=1", "a;'", "a;;@x;", "a\n=1", "\n=1"])
+def test_no_formula_follows_a_separator(text: str) -> None:
+    cells = re.split("[;\n]", csv_cell(text))
+    assert not any(cell.startswith(tuple("=+-@")) for cell in cells) and from_csv_cell(csv_cell(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("\x1b[2J", "\\x1b[2J"), ("\t=1\r", "\\t=1\\r"), ("\x9b.\udcff\n", "\\x9b.\udcff\n")]
+)  # fmt: skip
+def test_tables_hold_no_control_character(text: str, expected: str) -> None:
+    assert csv_cell(text) == expected
 
 
 @pytest.mark.parametrize("value", [-0.5, "-0.5", "+1e-7", "-inf", "a=b", "", None, "hot_dog", 3])

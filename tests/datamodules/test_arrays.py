@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import torch
 from conf.errors import UserError
 from datamodules.arrays import ArraysDataModule
 from datamodules.loader import to_float
+from datamodules.storage import memory
 from tests.conftest import DRAWN, PLAIN, TINY, inputs_of
 
 LABELS = np.arange(24) % 3
@@ -216,7 +218,8 @@ def test_every_task_accepts_a_run_on_arrays(
     inputs = noise(60, 2, 16) + 60 * labels[:, None, None]
     root = save(tmp_path / "series", inputs=inputs, labels=labels)
     choices = ("datamodule=arrays", "datamodule.batch_size=8", "lit_module.optimizer.lr=0.01")
-    folder = run(*DRAWN, *choices, "trainer.max_epochs=4", f"datamodule.root={root}")
+    choices += ("++callbacks.dashboard=null", "trainer.max_epochs=4")
+    folder = run(*DRAWN, *choices, f"datamodule.root={root}")
     assert json.loads((folder / "summary.json").read_text())["test/acc"] == 1
     with open(folder / "predictions.csv", newline="") as file:
         assert {row["file"] for row in csv.DictReader(file)} <= {f"inputs[{i}]" for i in range(60)}
@@ -262,3 +265,13 @@ def test_run_trains_on_uint8_of_any_dimension(run: Callable[..., Path], tmp_path
     root = save(tmp_path / "a.npz", inputs=inputs, labels=LABELS)
     choices = ("datamodule=arrays", "datamodule.val_fraction=0.3", "datamodule.test_fraction=0.3")
     assert (run(*TINY, *choices, f"datamodule.root={root}") / "summary.json").is_file()
+
+
+def test_arrays_that_do_not_fit_into_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez_compressed(tmp_path / "a.npz", inputs=np.zeros((24, 1, 1000, 3000), np.uint8), labels=LABELS)
+    monkeypatch.setattr(memory, "free_memory", lambda: 2**26)
+    line = (
+        f"{tmp_path / 'a.npz'}: cannot be read (needs 0.1 GiB of memory, of which 0.1 are free); save plain numbers and"
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(line)}"):
+        module_of(tmp_path / "a.npz").setup()

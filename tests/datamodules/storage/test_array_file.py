@@ -15,7 +15,8 @@ from PIL import Image
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 
 from conf.errors import UserError
-from datamodules.storage.array_file import ArrayForm, read_array, resized
+from datamodules.storage.array_file import read_array
+from datamodules.storage.array_form import ArrayForm, resized
 
 PLAIN = ArrayForm()
 

@@ -7,7 +7,8 @@ import pytest
 import tifffile
 from PIL import EpsImagePlugin
 
-from datamodules.storage.array_file import ArrayForm, read_array
+from datamodules.storage.array_file import read_array
+from datamodules.storage.array_form import ArrayForm
 from datamodules.storage.image_header import open_image
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"

@@ -87,28 +87,35 @@ def test_weights_beyond_the_limit_of_an_onnx_file_are_one_line(tmp_path: Path, m
         export(predictor_of(module, 1), images, by_hand(module, images), facts(), "onnx", tmp_path)
 
 
+KINDS = [(file_format, "uint8") for file_format in FORMATS] + [("onnx", "float")]
+
+
+@pytest.mark.parametrize(
+    "kinds", [KINDS[1:2], pytest.param(KINDS, marks=pytest.mark.slow)], ids=["one format", "all formats"]
+)
 def test_moved_run_without_data_exports_standalone_files(
-    run: Callable[..., Path], images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    run: Callable[..., Path],
+    images: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    kinds: list[tuple[str, str]],
 ) -> None:
     root = f"datamodule.root={images}"
     folder = run("+experiment=from_scratch", root, *TINY, "lit_module.class_weights=auto", "lit_module.net.pool=2")
     image = shutil.copy(next((images / "light").iterdir()), tmp_path / "image.jpg")
-    run(f"run={folder}", "task=export", "format=torch_export")
+    run(f"run={folder}", "task=export", "format=safetensors")
     assert "validation samples" in capfd.readouterr().out
     moved = shutil.move(folder, tmp_path / "moved")
     shutil.rmtree(images)
 
     answers = []
-    for file_format in FORMATS:
-        for kind in ("uint8", "float") if file_format == "onnx" else ("uint8",):
-            run(f"run={moved}", "task=export", f"format={file_format}", f"input={kind}")
-            output = capfd.readouterr()
-            assert "noise" in output.out and "datamodule.root: " in output.err
-            example = [sys.executable, "-I", "-W", "error::UserWarning", f"example_{file_format}.py", str(image)]
-            answer = subprocess.run(
-                example, cwd=moved / "export", capture_output=True, text=True, check=True, timeout=120
-            )
-            answers.append(json.loads(answer.stdout.replace("'", '"')))
+    for file_format, kind in kinds:
+        run(f"run={moved}", "task=export", f"format={file_format}", f"input={kind}")
+        output = capfd.readouterr()
+        assert "noise" in output.out and "datamodule.root: " in output.err
+        example = [sys.executable, "-I", "-W", "error::UserWarning", f"example_{file_format}.py", str(image)]
+        answer = subprocess.run(example, cwd=moved / "export", capture_output=True, text=True, check=True, timeout=120)
+        answers.append(json.loads(answer.stdout.replace("'", '"')))
     weights = torch.load(moved / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     assert weights["normalize.mean"].shape == (3, 1, 1)
     pixels = torch.tensor(np.asarray(Image.open(image))).permute(2, 0, 1)[None]

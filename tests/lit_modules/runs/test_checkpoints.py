@@ -12,6 +12,7 @@ from conf.errors import UserError
 from lit_modules.networks.weights import load_verified
 from lit_modules.runs import checkpoints
 from lit_modules.runs.checkpoints import PREDICTABLE, RESUMABLE, misfit
+from lit_modules.runs.restore import load_best
 from tests.damaged_checkpoints import flip_bit
 
 
@@ -30,7 +31,7 @@ def flip_weight(path: Path) -> None:
 
 
 def test_newest_intact_checkpoint_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    oldest, old, new = (checkpoint_in(tmp_path, f"epoch={epoch}.ckpt") for epoch in ("002", "999", "1000"))
+    oldest, old, new = (checkpoint_in(tmp_path, f"epoch={i:03d}.ckpt", epoch=i) for i in (2, 999, 1000))
     checkpoint_in(tmp_path, "epoch=of a friend.ckpt")
     assert checkpoints.newest(tmp_path) == new
     last = checkpoint_in(tmp_path, "last.ckpt")
@@ -130,3 +131,10 @@ def test_first_place_that_differs_from_the_example_is_named(value: object, examp
 def test_errors_outside_of_restoring_pass(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), checkpoints.restoring(tmp_path / "last.ckpt"):
         1 / 0  # noqa: B018
+
+
+def test_best_epoch_has_a_row_in_metrics_csv(tmp_path: Path) -> None:
+    checkpoint_in(tmp_path, "best.ckpt", epoch=10**30)  # a copy, not a link
+    (tmp_path / "metrics.csv").write_text("epoch,val/f1\n0,0.5\n")
+    with pytest.raises(UserError, match=rf"^{tmp_path}/metrics\.csv: has no row of epoch {10**30}, the best; restore"):
+        load_best(None, tmp_path)

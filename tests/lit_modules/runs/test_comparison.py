@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,6 +21,8 @@ from tests.conftest import ROOT
 
 NAMES = ["cat", "dog", "owl"]
 TRUE = np.random.default_rng(0).integers(3, size=200)
+HEADER = ["split", "file", "true", "predicted", *(f"p/{name}" for name in NAMES)]
+PROBABILITIES = [0.5, 0.3, 0.2]  # which no comparison reads
 
 
 def guess(share: float, seed: int) -> np.ndarray:
@@ -36,13 +39,14 @@ def write_run(folder: Path, share: float, *, lr: float = 0.1, seed: int = 0, fil
     for split in ("val", "test"):
         facts |= {f"{split}/acc": (predicted == TRUE).mean(), f"{split}/f1": f1_score(TRUE, predicted, average="macro")}
         rows += [
-            [split, files.format(i), NAMES[a], NAMES[b]] for i, (a, b) in enumerate(zip(TRUE, predicted, strict=True))
+            [split, files.format(i), NAMES[a], NAMES[b], *PROBABILITIES]
+            for i, (a, b) in enumerate(zip(TRUE, predicted, strict=True))
         ]
     (folder / "summary.json").write_text(json.dumps(facts))
     settings = f"name: rate{lr}\nseed: {seed}\nepochs: 5\nrun_dir: {folder}\nlit_module: {{optimizer: {{lr: {lr}}}}}\n"
     (folder / "config.yaml").write_text(settings)
     with open(folder / "predictions.csv", "w", newline="") as file:
-        csv.writer(file).writerows([["split", "file", "true", "predicted"], *rows])
+        csv.writer(file).writerows([HEADER, *rows])
     return folder
 
 
@@ -115,7 +119,16 @@ def damage(run: Path, file: str, text: str | None) -> None:
         ("predictions.csv", None, "no predictions.csv, so no confidence intervals"),
         ("predictions.csv", "split,file,true\nval,a,cat\n", "invalid: 'predicted' is missing"),
         ("predictions.csv", "split,file,true,predicted\nval,a\n", "invalid: predictions.csv has an incomplete row"),
-        ("predictions.csv", "split,file,true,predicted\n" + "val,a,cat,cat\n" * 2, "invalid: predictions.csv lists"),
+        (
+            "predictions.csv",
+            "split,file,true,predicted,p/cat\n" + "val,a,cat,cat,1\n" * 2,
+            "invalid: predictions.csv lists an image twice",
+        ),
+        (
+            "predictions.csv",
+            "split,file,true,predicted,p/cat\nval,a,cat,dog,1\n",
+            "invalid: predictions.csv has no column p/dog",
+        ),
     ],
 )
 def test_a_run_that_is_not_whole_is_shown_with_the_reason(
@@ -192,3 +205,15 @@ def test_unfinished_run_with_edited_scores_is_invalid(tmp_path: Path) -> None:
     damage(bad, "metrics.csv", "epoch;val/acc\n0;0,5\n")
     rows = compared(str(tmp_path / "runs" / "*"), tmp_path / "out", "bad")["runs"]
     assert rows["bad"]["remark"].startswith("invalid: ") and rows["good"]["remark"] == ""
+
+
+def test_one_long_name_takes_no_memory_for_each_image(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.csv"
+    rows = [["test", str(i), "cat", "cat", *PROBABILITIES] for i in range(2000)]
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([HEADER, ["test", "x" * 100_000, "cat", "cat", *PROBABILITIES], *rows])
+    tracemalloc.start()
+    predictions = comparison._read_predictions(path)["test"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(predictions.files) == 2001 and peak < 10e6

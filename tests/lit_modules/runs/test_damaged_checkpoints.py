@@ -95,7 +95,7 @@ def test_flipped_bit_in_the_last_checkpoint_costs_one_epoch(
     assert all(map(torch.equal, load(folder, "epoch=001.ckpt")["state_dict"].values(), expected.values()))
 
 
-FAST = ("fewer class_names", "meta weight", "nested state_dict", "no input_shape")
+FAST = ("fewer class_names", "huge epoch", "meta weight", "nested state_dict", "no input_shape")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -107,7 +107,9 @@ def test_checkpoint_changed_by_hand_is_one_line(answer: Answer, name: str) -> No
         assert code == 2 and len(lines) == 1, (damage, lines)
 
 
-@pytest.mark.parametrize("damage", ["misshapen state", "no loops", "foreign callback", "text as count"])
+@pytest.mark.parametrize(
+    "damage", ["misshapen state", "number as exp_avg", "text as betas", "no loops", "foreign callback", "text as count"]
+)
 def test_changed_state_of_the_training_is_one_line(answer: Answer, damage: str) -> None:
     code, (line,) = answer("fit", lambda path: change(path, UNRESUMABLE[damage]))
     assert code == 2 and "last.ckpt: " in line and "; " in line

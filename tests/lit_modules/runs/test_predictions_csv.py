@@ -54,3 +54,13 @@ def test_any_name_of_a_file_or_class_is_kept(tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "predictions.csv")
     assert [row["file"] for row in rows] == files
     assert [row["true"] for row in rows] == [names[label] for label in found.predictions.true]
+
+
+def test_header_holds_no_code_of_a_terminal_and_no_formula(tmp_path: Path) -> None:
+    found = evaluation(3)
+    names = ["\x1b[31mred", "a;=1+1", "b"]
+    renamed = Evaluation(names, found.files, found.predictions, found.mistaken_inputs)
+    write_predictions(tmp_path / "predictions.csv", {"val": renamed})
+    rows = rows_of(tmp_path / "predictions.csv")
+    assert list(rows[0])[4:] == [r"p/\x1b[31mred", "p/a;'=1+1", "p/b"]
+    assert {row["true"] for row in rows} == {r"\x1b[31mred", "a;'=1+1", "b"}

@@ -11,7 +11,6 @@ import pytest
 from sklearn import metrics
 
 import train
-from conf import schema
 from lit_modules.runs.report import print_scores
 from tests.conftest import DRAWN, configure
 from tests.runs import rows_of
@@ -19,7 +18,6 @@ from tests.runs import rows_of
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    schema.register()
     folder = tmp_path_factory.mktemp("report") / "run"
     train.fit(configure(*DRAWN, "callbacks.dashboard=null", "trainer.max_epochs=3", f"run_dir={folder}"))
     return folder

@@ -53,10 +53,8 @@ with open(folder.parent.parent / "done.csv", "a") as file:
 # A process of a study whose runs are those.
 STUDY = """
 import sys
-from conf import schema
 from lit_modules.runs import sweep
 from tests.conftest import configure
-schema.register()
 sweep.POLL_SECONDS = 0.02
 sweep.check_space = lambda cfg: None
 sweep.draw = lambda *_: None
