@@ -10,7 +10,7 @@ from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 
 from conf.command_line import PROGRAM
 from conf.errors import UserError, first_line, nearest
-from conf.own_packages import place_of
+from conf.project import place_of
 from conf.unknown_keys import CONF, renamed_key, unknown_key
 
 

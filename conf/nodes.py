@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from conf import own_packages
-from conf.annotations import describe, fits, out_of_range, shown
+from conf import project
+from conf.annotations import check_value
 from conf.bounds import bounded
 from conf.errors import UserError, first_line, nearest
 from conf.renamed import TARGETS
@@ -75,6 +75,7 @@ CALLS: dict[str, tuple[int, tuple[str, ...]]] = {
 GIVEN = {
     "lit_module": ("input_shape", "class_names", "class_counts", "mean", "std"),
     "lit_module.metrics.*": ("num_classes",),
+    "lit_module.loss": ("class_names", "input_shape"),
     "lit_module.scheduler": ("total_steps",),
 }
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -115,8 +116,9 @@ def direction(path: str, target: str) -> str | None:
     Raises:
         UserError: the target is not allowed or does not exist.
     """
-    metric = _constructor(f"{path}._target_", target)
-    return {True: "max", False: "min"}.get(getattr(metric, "higher_is_better", None))
+    higher_is_better = getattr(_constructor(f"{path}._target_", target), "higher_is_better", None)
+    modes: dict[Any, str] = {True: "max", False: "min"}
+    return modes.get(higher_is_better)
 
 
 def _nodes(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -150,11 +152,7 @@ def _check_node(path: str, node: dict[str, Any]) -> None:
                 raise UserError(f"{path}.{key}: is called {new_key} now; rename it")
             hint = nearest(SYNONYMS.get(key, str(key)), parameters)
             raise UserError(f"{path}.{key}: {constructor.__name__} has no such parameter; {hint}")
-        if not fits(value, annotation):
-            raise UserError(f"{path}.{key}: {shown(value)} does not fit; give {describe(annotation)}")
-        problem = out_of_range(value, annotation)
-        if problem:
-            raise UserError(f"{path}.{key}: {problem}")
+        check_value(f"{path}.{key}", value, annotation)
     _check_call(path, node, parameters)
 
 
@@ -204,7 +202,7 @@ def _constructor(key: str, target: str) -> Any:
 
 
 def _own_packages() -> tuple[str, ...]:
-    return tuple(f"{name}." for name in own_packages.names())
+    return tuple(f"{name}." for name in project.packages())
 
 
 def _allowed_instead(target: str) -> str:
@@ -212,7 +210,7 @@ def _allowed_instead(target: str) -> str:
     package = target.partition(".")[0]
     known = {allowed.partition(".")[0] for allowed in PACKAGES}
     if "." in target and package.isidentifier() and package not in known | sys.stdlib_module_names:
-        return own_packages.how_to_allow(package)
+        return project.how_to_allow(package)
     return f"use one of {', '.join(allowed.rstrip('.') for allowed in PACKAGES)}"
 
 
@@ -223,9 +221,9 @@ def _resolve_own(key: str, target: str) -> Any:
     except Exception as error:  # of code that is not ours
         package = target.partition(".")[0]
         if isinstance(error, ModuleNotFoundError) and error.name == package:
-            fix = f"install it, or put it beside the {own_packages.PROJECT} that lists it"
+            fix = f"install it, or put it beside the {project.FILE} that lists it"
             raise UserError(f"{key}: there is no package {package} here; {fix}") from error
-        place = own_packages.place_of(error)
+        place = project.place_of(error)
         raise UserError(f"{key}: {target} cannot be imported: {first_line(error)}{place}; correct it") from error
 
 
@@ -241,7 +239,7 @@ def _check_kind(path: str, target: str, constructor: Any) -> None:
     packages = ONLY_FROM.get(place)
     if packages and not home.startswith(packages + own):
         choices = ", ".join(package.rstrip(".") for package in packages)
-        raise UserError(f"{path}._target_: {target} is not from {choices}; choose one of these")
+        raise UserError(f"{path}._target_: {target} is not from {choices}; choose one of these, or your own")
     built = constructor
     if not isinstance(constructor, type):
         built = _signature(constructor).return_annotation

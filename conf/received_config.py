@@ -33,6 +33,7 @@ VARIABLES = (
     "${oc.decode:${oc.env:LOCAL_WORLD_SIZE,${oc.env:SLURM_NTASKS_PER_NODE,auto}}}",
     "${oc.decode:${oc.env:GROUP_WORLD_SIZE,${oc.env:SLURM_NNODES,1}}}",
 )
+REFERENCE = re.compile(r"\$\{([a-z][\w.]*)\}")
 INTERPOLATION = re.compile(rf"\$\{{[a-z][\w.]*\}}|{'|'.join(map(re.escape, VARIABLES))}")
 # Not taken from a saved config, but from the command line or these defaults.
 MACHINE = {
@@ -40,14 +41,24 @@ MACHINE = {
     "datamodule.cache_dir": '${oc.env:LITMUS_CACHE,"~/.cache/litmus"}',
     "datamodule.download": False,
 }
+# Needed in training alone, and so not taken from a saved config by these tasks.
+OF_TRAINING = {"lit_module.loss.teacher": None}
+UNTRAINED = {"task=test", "task=predict", "task=export", "task=inspect"}
 # Keys whose text is no path, or a path that is read without harm.
 FREE_TEXT = re.compile(r"name|run_dir|(.*\.)?monitor|datamodule\..*")
 # Read only when a run starts, and a run with a checkpoint has started.
 READ_AT_START = ("init_from", "lit_module.net.weights")
 # Parameters that name a file, a folder or an address, by the end of their name.
-PLACE = re.compile(r"(config|dir|directory|path|file|folder|root|uri|url|address|storage|endpoint)s?$")
+PLACE = re.compile(r"(config|dir|directory|path|file|folder|root|teacher|uri|url|address|storage|endpoint|relabel)s?$")
 PATH = re.compile(r"[/\\]|^~|\.\.")
-LOCAL_LOGGERS = ("lit_modules.loggers.", "pytorch_lightning.loggers.csv_logs.", "pytorch_lightning.loggers.CSVLogger")
+LOCAL_LOGGERS = (
+    "lit_modules.loggers.epoch_csv.",
+    "lit_modules.loggers.tensorboard.",
+    "pytorch_lightning.loggers.csv_logs.",
+    "pytorch_lightning.loggers.CSVLogger",
+)
+LOCAL_LOGGER_OPTIONS = ("default", "epoch_csv", "tensorboard")  # of the config group
+LOGGING_TASKS = ("fit", "sweep")
 NOT_OF_A_TRIAL = {"task", "sweep", "run", "run_dir", "logs_dir", "hydra"}
 
 
@@ -113,7 +124,11 @@ def check(folder: Path, saved: dict[str, Any], command_line: Collection[str]) ->
             raise UserError(
                 f"{path}: {section} is {saved[section]}, which no run saves; take it from a copy of the run"
             )
-    _replace_machine_keys(saved)
+    _replace(saved, MACHINE)
+    if UNTRAINED & set(command_line):
+        _replace(saved, OF_TRAINING)
+    if _uses_other_loggers(command_line):
+        saved["logger"] = {name: node for name, node in saved.get("logger", {}).items() if not _is_tracker(node)}
     for key, value in _leaves(saved):
         section, defaults, _ = f".{key}.".partition(".defaults.")
         if defaults:  # Hydra would obey them
@@ -130,9 +145,14 @@ def check(folder: Path, saved: dict[str, Any], command_line: Collection[str]) ->
     for key, value in _leaves(OmegaConf.to_container(node, resolve=True)):
         if key not in trusted and not (started and key in READ_AT_START):
             _check_value(path, key, value, run_dir)
-    for key, value in _leaves(saved):  # what another key refers to may be changed by an experiment
-        if key not in trusted and isinstance(value, str) and PLACE.search(key) and "${" in value:
-            _check_value(path, key, value.replace("${run_dir}", run_dir), run_dir)
+    for key, value in _leaves(saved):  # what another key refers to may be typed, or changed by an experiment
+        if key in trusted or not isinstance(value, str) or "${" not in value:
+            continue
+        text = value.replace("${run_dir}", run_dir)
+        if PLACE.search(key):
+            _check_value(path, key, text, run_dir)
+        elif any(PLACE.search(name) or name in READ_AT_START for name in REFERENCE.findall(text)):
+            raise UserError(f"{path}: {key} is {value}; {_type_it(key)}")
 
 
 def reads_only_keys(text: str) -> bool:
@@ -140,21 +160,37 @@ def reads_only_keys(text: str) -> bool:
     return "${" not in INTERPOLATION.sub("", text)
 
 
+def _uses_other_loggers(command_line: Collection[str]) -> bool:
+    """Whether a command chooses its loggers without `saved`, or a task that logs nothing."""
+    for text in command_line:
+        key, _, value = text.partition("=")
+        if (key == "task" and value not in LOGGING_TASKS) or (key == "logger" and "saved" not in value):
+            return True
+    return False
+
+
+def _is_tracker(logger: Any) -> bool:
+    return isinstance(logger, dict) and not str(logger.get("_target_")).startswith(LOCAL_LOGGERS)
+
+
 def _refers_to_a_value(text: Any, saved: dict[str, Any]) -> bool:
     """Whether a text refers to no more than one key, of a single value: chains of several grow exponentially."""
-    references = re.findall(r"\$\{([a-z][\w.]*)\}", str(text))
+    references = REFERENCE.findall(str(text))
     node: Any = saved
     for name in references[0].split(".") if references else ():
         node = node.get(name) if isinstance(node, dict) else None
     return len(references) < 2 and not (references and isinstance(node, dict | list))
 
 
-def _replace_machine_keys(saved: dict[str, Any]) -> None:
-    for key, default in MACHINE.items():
-        section, _, name = key.rpartition(".")
-        parent = saved.get(section) if section else saved
+def _replace(saved: dict[str, Any], values: dict[str, Any]) -> None:
+    """Replace the values of dotted keys, where they are in a config."""
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        parent: Any = saved
+        for section in sections:
+            parent = parent.get(section) if isinstance(parent, dict) else None
         if isinstance(parent, dict) and name in parent:
-            parent[name] = default
+            parent[name] = value
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -176,9 +212,12 @@ def _check_value(path: Path, key: str, value: Any, run_dir: str) -> None:
         run_dir: the text that stands for the folder.
     """
     text = str(value)
-    if key.startswith("logger.") and key.endswith("._target_"):
-        allowed = text.startswith(LOCAL_LOGGERS)  # others send what they log to an address
-    elif key.endswith("._target_") and text.endswith("Checkpoint"):
+    if key.startswith("logger.") and key.endswith("._target_") and not text.startswith(LOCAL_LOGGERS):
+        name = key.split(".")[1]
+        again = f"logger=[default,{name}]" if (CONF / "logger" / f"{name}.yaml").exists() else f"{key}={text}"
+        problem = f"logger.{name} may send scores to an address, which a run's folder may not decide"
+        raise UserError(f"{path}: {problem}; add {again} to the command, or logger=default to train without it")
+    if key.endswith("._target_") and text.endswith("Checkpoint"):
         allowed = text.startswith("lit_modules.")  # Lightning's removes the files that a checkpoint lists as its own
     elif key in READ_AT_START and (key == "init_from" or Path(text).suffix):
         allowed = value is None
@@ -194,9 +233,7 @@ def _check_value(path: Path, key: str, value: Any, run_dir: str) -> None:
 
 
 def _type_it(key: str) -> str:
-    group = key.split(".")[0]
-    fix = f"{group}=[saved,…]" if key.endswith("._target_") else f"{key}=…"
-    return f"a run's folder may not decide that: add {fix} to the command if you trust it"
+    return f"a run's folder may not decide that: add {key}=… to the command if you trust it"
 
 
 def _space_overrides(space: Any) -> Iterator[str]:
@@ -229,6 +266,8 @@ def _check_override(path: Path, text: Any) -> None:
     ):
         raise UserError(problem)
     for leaf, child in _leaves(value, key):
+        if key == "logger" and child not in LOCAL_LOGGER_OPTIONS:
+            raise UserError(f"{path}: trials get {text}, which a study's folder may not decide; add it to the command")
         if is_group and not re.fullmatch(r"\w[\w/-]*", str(child)):
             raise UserError(problem)
         if not is_group and "${" in str(child):

@@ -57,6 +57,9 @@ def update(saved: dict[str, Any]) -> None:
     if isinstance(datamodule, dict) and datamodule.get("on_error") == "error":
         datamodule["on_error"] = "raise"
     module = saved.get("lit_module")
+    if isinstance(module, dict):
+        module.setdefault("metrics", {})
+        module.setdefault("gradient_checkpointing", False)
     scheduler = module.get("scheduler") if isinstance(module, dict) else None
     if isinstance(scheduler, dict) and scheduler.get("until") == {}:
         del scheduler["until"]  # a parameter group's end_fraction now

@@ -18,7 +18,7 @@ CONF = Path(__file__).parent
 KEPT = ("seed", "monitor", "mode", "init_from", "datamodule", "lit_module")
 KEPT_PARTS = ("callbacks.checkpoint.every_n_epochs", "callbacks.adam_to_sgd.", "callbacks.ema.", "callbacks.whitening.")
 # What affects speed only, or where the same data are.
-FREE = ("num_workers", "root", "download", "cache", "cache_dir", "gpu_cache_fraction")
+FREE = ("gradient_checkpointing", "num_workers", "root", "download", "cache", "cache_dir", "gpu_cache_fraction")
 
 
 def base_config(arguments: list[str]) -> str:
@@ -65,7 +65,7 @@ def _store_section(group: str, section: Any) -> None:
         value = section.pop(part) if isinstance(section.get(part), dict) else None
         package = f"{group}.{part}" if value else group
         store(value or {}, group=f"{group}/{part}", name="saved", package=package)
-        defaults.append({part: ["saved"] if part == "augment" else "saved"})
+        defaults.append({part: ["saved"] if part in ("augment", "metrics") else "saved"})
         if value == {}:
             section[part] = {}
     store(section | {"defaults": defaults} if parts else section, group=group, name="saved")
@@ -123,13 +123,14 @@ def check_unchanged(folder: Path, cfg: DictConfig) -> None:
     """
     free = set(FREE)
     if cfg.task != "fit":
-        free.add("batch_size")
+        free |= {"batch_size", "loss.teacher"}
     saved = flat(read(folder))
     now = flat(OmegaConf.to_container(cfg))
     for key in sorted(saved.keys() | now.keys()):
         section, _, rest = key.partition(".")
         kept = section in KEPT or key.startswith(KEPT_PARTS)
-        if kept and rest not in free and saved.get(key) != now.get(key):
+        is_free = rest in free or (cfg.task != "fit" and key.startswith("lit_module.metrics."))
+        if kept and not is_free and saved.get(key) != now.get(key):
             raise UserError(
                 f"{key}: this run has {saved.get(key)}, not {now.get(key)}, and a resumed run keeps it; "
                 "leave it out, or start a new run without run=…"

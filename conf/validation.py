@@ -9,15 +9,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from conf import monitors
 from conf.errors import UserError, nearest
 from conf.nodes import check_nodes
 from conf.schema import TASKS
 from conf.unknown_keys import unknown_key
 
-MONITORS = [f"{split}/{score}" for split in ("train", "val") for score in ("loss", "acc", "f1", "likelihood")]
 MAX_SEED = 2**32 - 1  # NumPy's
 # Config groups of which several options are chosen together, as dotted keys.
-LISTS = ("callbacks", "logger", "datamodule.augment")
+LISTS = ("callbacks", "logger", "datamodule.augment", "lit_module.metrics")
 # What the checks below read as nodes, with an option of their config group.
 SECTIONS = {"datamodule": "digits", "lit_module": "classifier", "lit_module.net": "cnn", "trainer": "default"}
 MAX_NAME = 255  # bytes of a file name
@@ -36,10 +36,11 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
     _check_root_keys(cfg)
     _check_run(cfg)
     _check_sections(cfg)
-    _check_monitor(cfg)
     _check_lists(cfg)
     _check_callbacks(cfg)
     _check_freeze(cfg)
+    if cfg.task not in ("compare", "predict"):  # they monitor nothing
+        monitors.check(cfg)
     if cfg.task != "compare":  # it builds nothing, and answers without importing torch
         check_nodes(_built(cfg, overrides))
         _check_trainer(cfg)  # whose values have their types now
@@ -107,44 +108,11 @@ def _check_sections(cfg: DictConfig) -> None:
             raise UserError(f"{key}: has no _target_; choose one by {group}=…, such as {group}={option}")
 
 
-def _check_monitor(cfg: DictConfig) -> None:
-    if cfg.monitor not in MONITORS:
-        why = "the test split chooses nothing" if cfg.monitor.startswith("test/") else "there is no such score"
-        raise UserError(f"monitor: {cfg.monitor}: {why}; {nearest(cfg.monitor, MONITORS)}")
-    if cfg.monitor.startswith("val/") and not cfg.trainer.get("limit_val_batches", 1):
-        raise UserError(f"monitor: {cfg.monitor} needs validation; set trainer.limit_val_batches or monitor=train/f1")
-    mode = _mode_of(cfg.monitor)
-    if cfg.mode != mode:
-        raise UserError(f"mode: the best {cfg.monitor} is the {mode}imum; set mode={mode}")
-    scheduler = cfg.lit_module.get("scheduler")
-    if isinstance(scheduler, DictConfig) and str(scheduler.get("_target_")).endswith(".ReduceLROnPlateau"):
-        score, watched = str(cfg.lit_module.get("monitor")), scheduler.get("mode", "min")
-        if score in MONITORS and watched != _mode_of(score):
-            raise UserError(f"lit_module.scheduler.mode: {watched} does not fit {score}; set it to {_mode_of(score)}")
-
-
 def _check_callbacks(cfg: DictConfig) -> None:
-    """Early stopping may watch any score, in its direction; the best epoch is chosen by that of the root alone."""
     for name, node in cfg.callbacks.items():
         target = str(node.get("_target_")) if isinstance(node, DictConfig) else ""
         if target.endswith(".StochasticWeightAveraging"):
             raise UserError(f"callbacks.{name}: no best epoch would have its weights; use callbacks=[default,ema]")
-        if not target or "monitor" not in node:
-            continue
-        score = str(node.monitor)
-        if score not in MONITORS:
-            raise UserError(f"callbacks.{name}.monitor: there is no such score; {nearest(score, MONITORS)}")
-        mode = _mode_of(score)
-        if score != cfg.monitor and not target.endswith(".EarlyStopping"):
-            fix = f"set monitor={score} mode={mode}"
-            raise UserError(f"callbacks.{name}.monitor: the best epoch is chosen by {cfg.monitor}; {fix}")
-        if node.get("mode", mode) != mode:
-            fix = f"set it to {mode}, or choose another score by monitor=… mode=…"
-            raise UserError(f"callbacks.{name}.mode: the best {score} is the {mode}imum; {fix}")
-
-
-def _mode_of(score: str) -> str:
-    return "min" if score.endswith("loss") else "max"
 
 
 def _check_lists(cfg: DictConfig) -> None:

@@ -13,18 +13,23 @@ import torch.distributed as dist
 from annotated_types import Ge, Interval
 from pytorch_lightning import Callback, LightningModule
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from conf.bounds import Seed
 from conf.errors import UserError
+from lit_modules.evaluation.metrics import Metrics
 from lit_modules.evaluation.scores import Scores
+from lit_modules.networks.gradient_checkpointing import checkpoint_blocks
 from lit_modules.networks.head import head_of
 from lit_modules.networks.normalize import Normalize
 from lit_modules.networks.weights import check_same_weights, read_weights
 from lit_modules.optim.freezing import Freezing
 from lit_modules.optim.frozen_body import FrozenBody
-from lit_modules.optim.losses import build_loss, is_weighted, loss_denominator, resolve_class_weights
+from lit_modules.optim.losses import build_loss, is_weighted, loss_denominator, resolve_class_weights, takes_inputs
 from lit_modules.optim.param_groups import build_optimizer
 from lit_modules.optim.schedulers import build_scheduler, check_schedule_length
+
+Epoch = Annotated[int, Ge(1)]
 
 
 class LitClassifier(LightningModule):
@@ -39,15 +44,18 @@ class LitClassifier(LightningModule):
             pretrained network, `mean_std`, replace them.
         net: called with `input_shape` and `num_classes`.
         init: called with the network to initialize its weights in place; null keeps the weights it was built with.
-        loss: called without arguments, or with `weight`; returns a loss on logits and class indices or probabilities.
+        loss: see `build_loss`; returns a loss on logits, class indices or probabilities, and the inputs if its
+            `forward` has a parameter of that name.
         class_weights: one weight per class; auto: inversely proportional to `class_counts`; null: unweighted.
         optimizer: called with the parameter groups.
         param_groups: see `lit_modules.optim.param_groups.parameter_groups`.
         layer_decay: see `lit_modules.optim.param_groups.build_optimizer`.
         freeze, unfreeze_epoch: see `Freezing`.
+        gradient_checkpointing: see `checkpoint_blocks`.
         scheduler: called with the optimizer, and with `total_steps` if it has that parameter; null: constant rate.
         interval: whether the scheduler steps after each optimizer step or after each epoch.
-        monitor: metric passed to ReduceLROnPlateau.
+        monitor: score passed to ReduceLROnPlateau.
+        metrics: more scores of the validation and test splits, by name; see `Metrics`.
         seed: of dropout and other random layers.
 
     Raises:
@@ -70,10 +78,12 @@ class LitClassifier(LightningModule):
         param_groups: dict[str, dict[str, Any]],
         layer_decay: Annotated[float, Interval(gt=0, le=1)],
         freeze: list[str] | Literal["body"],
-        unfreeze_epoch: Annotated[int, Ge(1)] | None,
+        unfreeze_epoch: Epoch | list[Epoch] | None,
+        gradient_checkpointing: bool,
         scheduler: Callable[..., Any] | None,
         interval: Literal["step", "epoch"],
         monitor: str,
+        metrics: dict[str, Callable[..., Metric]],
         seed: Seed,
     ) -> None:
         super().__init__()
@@ -86,9 +96,12 @@ class LitClassifier(LightningModule):
         if init:
             init(self.net)
         self.start = str(getattr(self.net, "start", "random weights"))  # for display
+        if gradient_checkpointing:
+            checkpoint_blocks(self.net)
         self.freezing = Freezing(self.net, freeze, unfreeze_epoch)
         weights = resolve_class_weights(class_weights, class_counts)
-        self.loss, self.accepted_targets = build_loss(loss, weights, len(class_names))
+        self.loss, self.accepted_targets = build_loss(loss, weights, class_names, input_shape)
+        self.loss_takes_inputs = takes_inputs(self.loss)
         self.optimizer = optimizer
         self.param_groups = param_groups
         self.layer_decay = layer_decay
@@ -100,9 +113,16 @@ class LitClassifier(LightningModule):
         self.train_scores = Scores(len(class_names), denominator)
         self.val_scores = Scores(len(class_names), denominator)
         self.test_scores = Scores(len(class_names), denominator)
+        self.metrics = Metrics(metrics, len(class_names))
         self.epoch_row: dict[str, float] = {}  # logged at the end of the epoch; validation and callbacks add to it
         self._saved_schedules: list[dict[str, Any]] = []
         self._optimizer_and_scheduler(total_steps=100)  # raises UserError before the run folder is created
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> Any:
+        """Raises UserError: the config of a run, not its checkpoint, says how its network is built."""
+        folder = str(Path(str(checkpoint_path)).parent.parent)
+        raise UserError(f"load_from_checkpoint: a checkpoint holds no config; write litmus.load_run({folder!r}).module")
 
     def forward(self, inputs: Tensor) -> Tensor:
         """float `[N, C, *spatial]` in [0, 1] → logits `[N, num_classes]`"""
@@ -120,14 +140,19 @@ class LitClassifier(LightningModule):
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self._score(batch, self.val_scores)[1]
+        return self._evaluate(batch, self.val_scores)
 
     def test_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self._score(batch, self.test_scores)[1]
+        return self._evaluate(batch, self.test_scores)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Class probabilities `[N, num_classes]`"""
         return self(batch.inputs).float().softmax(1)
+
+    def _evaluate(self, batch: Any, scores: Scores) -> Tensor:
+        logits = self._score(batch, scores)[1]
+        self.metrics.add(batch, logits)
+        return logits
 
     def _score(self, batch: Any, scores: Scores) -> tuple[Tensor, Tensor]:
         """The mean loss and the logits of a batch, which is also added to `scores`."""
@@ -138,7 +163,7 @@ class LitClassifier(LightningModule):
             raise UserError(f"datamodule.mix: {name} accepts no class probabilities; use CrossEntropyLoss or no mixing")
         if batch.targets is None and "labels" not in self.accepted_targets:
             targets = nn.functional.one_hot(targets, len(self.class_names)).to(logits)
-        loss = self.loss(logits, targets)
+        loss = self.loss(logits, targets, batch.inputs) if self.loss_takes_inputs else self.loss(logits, targets)
         logits = logits.detach()
         if len(batch.labels):  # the shard of a small split may be empty, and its mean loss NaN
             scores.buffer(logits, batch.labels, loss.detach(), targets)
@@ -218,14 +243,32 @@ class LitClassifier(LightningModule):
         metric.reset()
         per_class = scores.pop("likelihood_per_class").tolist()
         row = {f"{split}/{name}": float(value) for name, value in scores.items()}
+        if split != "train":
+            row |= self._compute_metrics(split)
         # All ranks hold the same values; the maximum preserves them, the mean may round.
         self.log_dict(row, logger=False, sync_dist=True, reduce_fx="max")
         classes = zip(self.class_names, per_class, strict=True)
         return row | {f"{split}_likelihood/{name}": value for name, value in classes if not math.isnan(value)}
 
+    def _compute_metrics(self, split: str) -> dict[str, float]:
+        """The metrics that are defined on a split.
+
+        Raises:
+            UserError: one is not, and the best epoch, a scheduler or early stopping depends on it.
+        """
+        if not self.metrics.names:
+            return {}
+        values = self.trainer.strategy.broadcast(self.metrics.compute())
+        watched = {self.monitor, *(getattr(callback, "monitor", None) for callback in self.trainer.callbacks)}  # type: ignore[attr-defined]
+        for name, value in values.items():
+            tag = f"{split}/{name}"
+            if not math.isfinite(value) and tag in watched and not self.trainer.sanity_checking:
+                raise UserError(f"lit_module.metrics.{name}: {tag} is {value}, and is monitored; monitor another score")
+        return {f"{split}/{name}": value for name, value in values.items() if math.isfinite(value)}
+
     def configure_callbacks(self) -> list[Callback]:
-        callbacks: list[Callback] = [self.freezing] if self.freezing.names else []
-        return [*callbacks, FrozenBody(self.freezing.unfreeze_epoch)] if self.freezing.body else callbacks
+        callbacks: list[Callback] = [self.freezing] if self.freezing.epochs else []
+        return [*callbacks, FrozenBody(max(self.freezing.epochs.values()))] if self.freezing.body else callbacks
 
     def configure_optimizers(self) -> Any:
         steps: float = self.trainer.max_epochs or -1

@@ -20,7 +20,8 @@ from lit_modules.loggers.tensorboard import tensorboard_of
 class CollectPredictions(Callback):
     """Draws figures of the validation split during training, and of the test split.
 
-    In `trainer.validate` and `trainer.test`, it also logs `ece`, `auc` and `ap`, and keeps the `evaluations` by split.
+    It also logs `ece`, `auc` and `ap`, unless the classifier has metrics of these names, to TensorBoard, and in
+    `trainer.validate` and `trainer.test` for the report, and keeps the `evaluations` of these by split.
 
     Args:
         every_n_epochs, max_overhead: see `PlotBudget`; skipped epochs collect no predictions.
@@ -79,7 +80,9 @@ class CollectPredictions(Callback):
             mistakes = torch.from_numpy(predictions.index[predictions.mistakes])
             inputs = datamodule.samples(split, mistakes).cpu().numpy()
             evaluation = Evaluation(pl_module.class_names, datamodule.files(split), predictions, inputs)
-            scores = {f"{split}/{name}": value for name, value in evaluation.scores.items() if not math.isnan(value)}
+            left_out = [name for name, value in evaluation.scores.items() if math.isnan(value)]
+            left_out += pl_module.metrics.names
+            scores = {f"{split}/{name}": value for name, value in evaluation.scores.items() if name not in left_out}
             if trainer.state.fn != TrainerFn.FITTING:
                 self.evaluations[split] = evaluation
                 pl_module.log_dict(scores, logger=False, rank_zero_only=True)

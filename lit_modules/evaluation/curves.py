@@ -1,5 +1,6 @@
 """Calibration error, and one-vs-rest ROC and precision-recall curves."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -77,6 +78,13 @@ def curve(probability: np.ndarray, positive: np.ndarray) -> Curve:
     auc = float(np.trapezoid(recall, fpr))
     ap = float(np.sum(np.diff(recall) * precision[1:]))
     return Curve(np.append(np.inf, descending[last]), recall, fpr, precision, auc, ap)
+
+
+def macro(by_class: Sequence[float]) -> float:
+    """Mean of a score over the classes where it is defined, else NaN; of two classes, the score of the second."""
+    values = np.array(by_class[1:] if len(by_class) == 2 else by_class)
+    defined = values[np.isfinite(values)]
+    return float(defined.mean()) if len(defined) else float("nan")
 
 
 def thin(full: Curve) -> Curve:

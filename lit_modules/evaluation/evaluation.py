@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from lit_modules.evaluation.curves import Calibration, Curve, calibrate, curve, thin
+from lit_modules.evaluation.curves import Calibration, Curve, calibrate, curve, macro, thin
 from lit_modules.evaluation.predictions import Predictions
 
 
@@ -71,16 +71,12 @@ class Evaluation:
 
     @cached_property
     def scores(self) -> dict[str, float]:
-        """`ece`, `auc` and `ap`; the last two are means over the classes where they are defined.
-
-        With two classes, they are those of the second class.
-        """
-        scores = {"ece": self.calibration.error}
-        for name in ("auc", "ap"):
-            values = self.classes[name][1:] if len(self.class_names) == 2 else self.classes[name]
-            defined = values[np.isfinite(values)]
-            scores[name] = float(defined.mean()) if len(defined) else float("nan")
-        return scores
+        """`ece`, and the macro averages `auc` and `ap`."""
+        return {
+            "ece": self.calibration.error,
+            "auc": macro([one_vs_rest.auc for one_vs_rest in self.curves]),
+            "ap": macro([one_vs_rest.ap for one_vs_rest in self.curves]),
+        }
 
 
 def confusion_matrix(true: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:

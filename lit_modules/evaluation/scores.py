@@ -18,6 +18,7 @@ LARGEST = 2.0**52
 FLUSH_EVERY = 32
 # Logits per batch; larger batches are not buffered, to limit memory.
 MAX_BUFFERED = 2**18
+NAMES = ("loss", "acc", "f1", "likelihood")
 # Names of states in checkpoints of earlier versions.
 OLD_STATE_NAMES = {"shares": "denominators"}
 

@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 from conf.files import read_rows, write_table
 
+SHOWN_FIRST = ("loss", "f1", "acc", "likelihood")
+
 
 class EpochCSVLogger(Logger):
     """Writes the scores of each epoch to metrics.csv and to the console.
@@ -60,11 +62,11 @@ def _print(line: str) -> None:
 
 
 def _splits(scores: dict[str, float]) -> str:
-    """`  train loss 0.1234  f1 0.9876  acc 0.9876  val …`"""
+    """`  train loss 0.1234 f1 0.9876 acc 0.9876  val …`"""
     parts = []
     for split in ("train", "val"):
-        named = [(name, scores.get(f"{split}/{name}")) for name in ("loss", "f1", "acc", "likelihood")]
-        values = [f"{name} {value:.4f}" for name, value in named if value is not None]
+        tags = [*(f"{split}/{name}" for name in SHOWN_FIRST), *(tag for tag in scores if tag.startswith(f"{split}/"))]
+        values = [f"{tag.partition('/')[2]} {scores[tag]:.4f}" for tag in dict.fromkeys(tags) if tag in scores]
         if values:
-            parts.append(f"  {split} " + " ".join(values))
+            parts.append(f"  {split} {' '.join(values)}")
     return "".join(parts)

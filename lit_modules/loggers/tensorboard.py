@@ -42,7 +42,10 @@ class TensorBoard(TensorBoardLogger):
         So an interrupted run is listed too, without placeholder scores.
         """
         hyperparameters = flatten(params if isinstance(params, dict) else vars(params))
-        scores = [f"{split}/{score}" for split in ("val_best", "test") for score in HPARAMS_SCORES]
+        prefix = "lit_module.metrics."
+        metrics = [key.removeprefix(prefix) for key in hyperparameters if key.startswith(prefix)]
+        names = [*HPARAMS_SCORES, *(name for name in metrics if name.isidentifier())]  # no parameters of metrics
+        scores = [f"{split}/{name}" for split in ("val_best", "test") for name in names]
         for summary in hparams(hyperparameters, dict.fromkeys(scores, 0)):
             self.experiment._get_file_writer().add_summary(summary)
 

@@ -1,5 +1,6 @@
 """Freezing: keeps parameters fixed for the whole run or until an epoch."""
 
+import math
 from typing import Literal
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -21,24 +22,34 @@ class Freezing(Callback):
         net: module that holds the parameters; names are relative to it.
         freeze: patterns of parameter names, such as `blocks.0.*`; or `body`: all but the head, see `networks.head`.
             Dropout in the body is off while it is frozen.
-        unfreeze_epoch: 0-based epoch from which on all of them are trained; null: never.
+        unfreeze_epoch: 0-based epoch from which on all of them are trained; or a list with the epoch of each pattern,
+            for gradual unfreezing (Howard and Ruder, arXiv:1801.06146, section 3.3); null: never. A parameter that
+            several patterns match is frozen until the last of their epochs.
 
     Raises:
-        UserError: a pattern matches no parameter, all parameters are frozen, or there are none to unfreeze.
+        UserError: a pattern matches no parameter, all parameters are frozen, there are none to unfreeze, or a list of
+            epochs is not as long as that of the patterns.
     """
 
-    def __init__(self, net: nn.Module, freeze: list[str] | Literal["body"], unfreeze_epoch: int | None) -> None:
+    def __init__(
+        self, net: nn.Module, freeze: list[str] | Literal["body"], unfreeze_epoch: int | list[int] | None
+    ) -> None:
         self.body = freeze == "body"
-        if self.body:
-            self.names = body_parameters(net)
-        else:
-            self.names = {name for pattern in freeze for name in matching_names(net, pattern, "lit_module.freeze")}
-        if unfreeze_epoch is not None and not self.names:
+        patterns = ["body"] if freeze == "body" else freeze
+        epochs = unfreeze_epoch if isinstance(unfreeze_epoch, list) else [unfreeze_epoch] * len(patterns)
+        if len(epochs) != len(patterns) or (self.body and epochs is unfreeze_epoch):
+            fix = "give one number, or patterns in lit_module.freeze and the epoch of each"
+            raise UserError(f"lit_module.unfreeze_epoch: {epochs} for lit_module.freeze={freeze}; {fix}")
+        self.epochs: dict[str, float] = {}  # by parameter; infinite: never
+        for pattern, epoch in zip(patterns, epochs, strict=True):
+            names = body_parameters(net) if self.body else matching_names(net, pattern, "lit_module.freeze")
+            for name in names:
+                self.epochs[name] = max(self.epochs.get(name, 0), math.inf if epoch is None else epoch)
+        if unfreeze_epoch is not None and not self.epochs:
             raise UserError("lit_module.unfreeze_epoch: nothing is frozen; set lit_module.freeze")
-        if self.names.issuperset(name for name, _ in net.named_parameters()):
+        if self.epochs.keys() >= {name for name, _ in net.named_parameters()}:
             raise UserError("lit_module.freeze: leaves nothing to train; freeze less")
         self.net = net
-        self.unfreeze_epoch = unfreeze_epoch
         self.reset()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,18 +63,14 @@ class Freezing(Callback):
         for parameter in self._frozen_in(trainer.current_epoch):
             parameter.grad = None
 
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """Looked up by name, because a strategy may replace the parameter objects."""
-        return [parameter for name, parameter in self.net.named_parameters() if name in self.names]
-
     def reset(self) -> None:
         """Sets requires_grad for building an optimizer or DDP: True for parameters that are unfrozen later.
 
         `apply` must be called before the next step.
         """
-        for parameter in self.parameters:
-            parameter.requires_grad = self.unfreeze_epoch is not None
+        for name, parameter in self.net.named_parameters():
+            if name in self.epochs:
+                parameter.requires_grad = self.epochs[name] < math.inf
 
     def apply(self, epoch: int, world_size: int) -> None:
         """Freezes or unfreezes the parameters for an epoch.
@@ -80,11 +87,11 @@ class Freezing(Callback):
             if own_parameters:
                 # Not layer.train(), which would change its children as well.
                 layer.training = any(id(parameter) not in frozen_ids for parameter in own_parameters)
-        if self.unfreeze_epoch is not None and world_size == 1:
-            for parameter in self.parameters:
-                parameter.requires_grad = not frozen_ids
+        if world_size == 1:
+            for name, parameter in self.net.named_parameters():
+                if name in self.epochs:
+                    parameter.requires_grad = id(parameter) not in frozen_ids
 
     def _frozen_in(self, epoch: int) -> list[nn.Parameter]:
-        if self.unfreeze_epoch is None or epoch < self.unfreeze_epoch:
-            return self.parameters
-        return []
+        """Looked up by name, because a strategy may replace the parameter objects."""
+        return [parameter for name, parameter in self.net.named_parameters() if epoch < self.epochs.get(name, 0)]

@@ -1,5 +1,6 @@
 """FrozenBody: computes the outputs of a frozen body once, and trains the head on them."""
 
+import math
 from hashlib import blake2b
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lit_modules.networks.head import body_features, ends_with_head, head_of
+from lit_modules.optim.losses import takes_inputs
 
 
 class FrozenBody(Callback):
@@ -19,13 +21,13 @@ class FrozenBody(Callback):
     last layer, it says so and changes nothing.
 
     Args:
-        until_epoch: from which on the body is trained; None: never.
+        until_epoch: from which on the body is trained; infinite: never.
     """
 
     needs_whole_network = True
     chosen_by = "lit_module.freeze=body"
 
-    def __init__(self, until_epoch: int | None) -> None:
+    def __init__(self, until_epoch: float) -> None:
         self.until_epoch = until_epoch
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -38,8 +40,10 @@ class FrozenBody(Callback):
 
         samples = torch.rand(2, *module.input_shape, generator=torch.Generator().manual_seed(0)).to(module.device)
         reason = datamodule.why_not_precomputed
-        if self.until_epoch is not None:
+        if self.until_epoch < math.inf:
             reason = f"it is trained from epoch {self.until_epoch} on"
+        elif takes_inputs(module.loss):
+            reason = f"{type(module.loss).__name__} needs the samples"
         elif not ends_with_head(module.net, module.normalize(samples)):
             reason = "the layer of the logits is not the last of the network"
         if reason:

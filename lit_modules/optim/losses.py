@@ -1,8 +1,9 @@
 """Loss functions: class weights, accepted targets, and the divisor of the mean."""
 
+import inspect
 import warnings
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,18 +54,34 @@ def loss_denominator(loss: nn.Module, targets: Tensor) -> Tensor:
     return torch.full((), float(len(targets)), device=targets.device)
 
 
+def takes_inputs(loss: nn.Module) -> bool:
+    """Whether the loss is called with the inputs of the network, after the logits and the targets."""
+    return "inputs" in inspect.signature(loss.forward).parameters
+
+
 def build_loss(
-    loss: Callable[..., nn.Module], class_weights: Tensor | None, num_classes: int
+    loss: Callable[..., nn.Module], class_weights: Tensor | None, class_names: list[str], input_shape: tuple[int, ...]
 ) -> tuple[nn.Module, set[str]]:
     """The loss module, and the targets that it accepts: `labels` (class indices), `probs` (class probabilities).
 
-    Both are tried on logits whose shape cannot broadcast.
+    Both are tried in eval mode, on logits whose shape cannot broadcast.
+
+    Args:
+        loss: called with `weight` if there are class weights, and with `class_names` and `input_shape` if it has these
+            parameters.
+        class_weights: float32 `[num_classes]`, or None.
+        class_names: in the order of the labels.
+        input_shape: (C, *spatial) of a sample.
 
     Raises:
         UserError: the loss has no such option, another reduction than the mean, or accepts neither kind of targets.
     """
+    options: dict[str, Any] = {"class_names": class_names, "input_shape": input_shape}
+    options = {name: options[name] for name in options.keys() & inspect.signature(loss).parameters.keys()}
+    if class_weights is not None:
+        options["weight"] = class_weights
     try:
-        module = loss() if class_weights is None else loss(weight=class_weights)
+        module = loss(**options).eval()
     except TypeError as error:
         fix = "a loss without class weights needs lit_module.class_weights=null"
         raise UserError(f"lit_module.loss: {error}; {fix}") from error
@@ -77,7 +94,9 @@ def build_loss(
         raise UserError(
             f"lit_module.loss: {name} expects probabilities or log-probabilities, not logits; use CrossEntropyLoss"
         )
+    num_classes = len(class_names)
     logits = torch.zeros(num_classes + 1, num_classes)
+    inputs = [torch.zeros(1).expand(num_classes + 1, *input_shape)] if takes_inputs(module) else []
     labels = torch.arange(num_classes + 1) % num_classes
     probs = nn.functional.one_hot(labels, num_classes).float()
     accepted = set()
@@ -85,10 +104,10 @@ def build_loss(
     for kind, targets in (("labels", labels), ("probs", probs)):
         try:
             with warnings.catch_warnings(action="error"):  # torch only warns if targets broadcast
-                if module(logits, targets).ndim == 0:
+                if module(logits, targets, *inputs).ndim == 0:
                     accepted.add(kind)
         except (RuntimeError, ValueError, IndexError, TypeError, UserWarning) as error:
             problem = problem or str(error).splitlines()[0].rstrip(".")
     if accepted:
-        return module, accepted
+        return module.train(), accepted
     raise UserError(f"lit_module.loss: {name} is not a classification loss on logits ({problem}); try CrossEntropyLoss")

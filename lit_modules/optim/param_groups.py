@@ -12,6 +12,7 @@ from conf.errors import UserError, nearest
 
 # Options of a group that are not options of the optimizer.
 GROUP_OPTIONS = {"pattern", "optional", "end_fraction"}
+NUMBERS = (int, float, torch.Tensor)
 
 
 def build_optimizer(
@@ -55,15 +56,29 @@ def build_optimizer(
 
 
 def _check_loaded(optimizer: Optimizer) -> None:
-    """Raises ValueError if a loaded option or state is missing or misshapen, on which only the next step would fail."""
+    """Raises ValueError for a loaded option or state that is missing, misshapen or of a wrong type.
+
+    Only the next step would fail on it.
+    """
     for group in optimizer.param_groups:
-        missing = optimizer.defaults.keys() - group.keys()
-        if missing:
-            raise ValueError(f"a parameter group has no {min(missing)}")
+        for name, default in optimizer.defaults.items():
+            if name not in group or not _is_like(group[name], default):
+                raise ValueError(f"a parameter group has no valid {name}")
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
+            if name != "step" and not isinstance(value, torch.Tensor | None):
+                raise ValueError(f"{name} is no tensor")
             if isinstance(value, torch.Tensor) and not _broadcasts(value.shape, parameter.shape):
                 raise ValueError(f"{name} is {tuple(value.shape)} for a parameter of {tuple(parameter.shape)}")
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a loaded option has the type of its default. Numbers are alike, and a switch may be unset."""
+    if isinstance(default, tuple | list):
+        return isinstance(value, tuple | list) and len(value) == len(default) and all(map(_is_like, value, default))
+    if default is None or isinstance(default, bool):
+        return value is None or isinstance(value, (*NUMBERS, str))
+    return isinstance(value, NUMBERS if isinstance(default, NUMBERS) else type(default))
 
 
 def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:

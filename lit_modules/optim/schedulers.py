@@ -14,6 +14,8 @@ from conf.errors import UserError
 
 # Attributes that hold the length of torch's schedulers; load_state_dict restores them.
 LENGTHS = ("total_steps", "T_max")
+# Parameters of torch's schedulers that are one rate for all groups, or one of each.
+RATES = {"base_lr", "max_lr"}
 
 
 def warmup_cosine(step: int, total_steps: int, warmup: float) -> float:
@@ -91,12 +93,18 @@ class LinearToZeroLR(RunLengthLR):
 def build_scheduler(scheduler: Callable[..., Any], optimizer: Optimizer, total_steps: int) -> Any:
     """Builds the scheduler, with `total_steps` if it has that parameter and the config does not set it.
 
+    Parameter groups keep the ratios of their learning rates under OneCycleLR and CyclicLR too, which set them anew.
+
     Raises:
         UserError: the scheduler rejects a value.
     """
     has_length = "total_steps" in inspect.signature(scheduler).parameters
     configured = getattr(scheduler, "keywords", {})
-    options = {"total_steps": total_steps} if has_length and "total_steps" not in configured else {}
+    options: dict[str, Any] = {"total_steps": total_steps} if has_length and "total_steps" not in configured else {}
+    base = optimizer.defaults.get("lr")
+    for name in RATES & configured.keys() if base else ():
+        if isinstance(configured[name], int | float):
+            options[name] = [configured[name] * (group["lr"] / base) for group in optimizer.param_groups]
     try:
         return scheduler(optimizer, **options)
     except (ValueError, TypeError) as error:

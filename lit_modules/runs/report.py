@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from lit_modules.evaluation.figures import history, png
 from lit_modules.evaluation.markdown import markdown_table
 from lit_modules.evaluation.significance import CONFIDENCE, wilson
 from lit_modules.loggers.tensorboard import HPARAMS_SCORES, flatten
+from lit_modules.loggers.tracker import Tracker
 from lit_modules.runs import run_folder
 from lit_modules.runs.predictions_csv import write_confusion, write_predictions
 from lit_modules.runs.restore import load_best
@@ -66,7 +67,8 @@ def finish(folder: Path, trainer: Trainer, results: dict[str, Any], settings: di
     """
     module, best_epoch = trainer.lightning_module, results["best_epoch"]
     assert isinstance(module, LitClassifier)
-    available = [score for score in HPARAMS_SCORES if f"val/{score}" in results]
+    scores = (*HPARAMS_SCORES, *module.metrics.names)
+    available = [score for score in scores if f"val/{score}" in results]
     best_scores = {f"val_best/{score}": results[f"val/{score}"] for score in available}
     for logger in trainer.loggers:
         logger.log_metrics(best_scores, step=best_epoch)
@@ -81,6 +83,10 @@ def finish(folder: Path, trainer: Trainer, results: dict[str, Any], settings: di
         write_confusion(folder / "confusion.csv", evaluations)
         write_report(folder, evaluations, settings, command, trainer.strategy.root_device)
         files |= {"predictions": folder / "predictions.csv", "report": folder / "report.md"}
+    artifacts = [folder / "model.pt", folder / "report.md", *sorted(folder.glob("report/*.png"))]
+    for logger in trainer.loggers:
+        if isinstance(logger, Tracker):
+            logger.log_files(folder, [file for file in artifacts if file.exists()])
     print_scores(results, files, len(evaluations["test"].predictions.true) if "test" in evaluations else 0)
 
 
@@ -130,13 +136,13 @@ def print_scores(scores: dict[str, float], files: dict[str, Path], count: int = 
     Args:
         count: of the scored samples; 0: unknown.
     """
-    names = [name for name in SCORES if f"test/{name}" in scores]
+    names = [name for name in _labels(scores) if f"test/{name}" in scores]
     console = Console(soft_wrap=True, markup=False, emoji=False)
     if names:
         table = Table(box=None, header_style="bold", pad_edge=False)
-        table.add_column()
+        table.add_column(min_width=len("test"))
         for name in names:
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", min_width=max(len(name), len("0.0000")))  # nothing is cut off
         table.add_row("test", *(f"{scores[f'test/{name}']:.4f}" for name in names))
         console.print(table)
     if names and 0 < count < FEW_SAMPLES:
@@ -196,10 +202,17 @@ def _interval(accuracy: float, count: int) -> str:
     return f"{low:.3f} – {high:.3f} ({CONFIDENCE:.0%} interval)"
 
 
+def _labels(scores: Mapping[str, Any]) -> dict[str, str]:
+    """Labels of scores by name; that of a metric that the config added is its name."""
+    tags = (tag.partition("/") for tag in scores)
+    metrics = [name for split, _, name in tags if split in ("val", "test") and name not in SCORES]
+    return SCORES | {name: name for name in metrics}
+
+
 def _score_table(summary: dict[str, Any], counts: dict[str, int]) -> str:
     """The scores of each split, and the intervals of their accuracy by the counts of scored samples."""
     rows = []
-    for score, label in SCORES.items():
+    for score, label in _labels(summary).items():
         rows.append([label, *(_number(summary.get(f"{split}/{score}")) for split in counts)])
         if score == "acc":
             rows.append(["", *(_interval(summary[f"{split}/acc"], count) for split, count in counts.items())])

@@ -21,7 +21,9 @@ EXPERIMENTS = [path for path in FILES if path.parts[0] == "experiment"]
 ABSTRACT = [Path("datamodule/images.yaml"), Path("datamodule/samples.yaml")]  # other options are based on them
 OPTIONS = [path for path in FILES if path.parts[0] != "experiment" and path not in ABSTRACT]
 # Groups of which several files can be chosen together.
-LISTS = {"callbacks", "logger", "datamodule/augment"}
+LISTS = {"callbacks", "logger", "datamodule/augment", "lit_module/metrics"}
+# Values of keys that the user has to set, unless any text will do.
+REQUIRED: dict[str, Any] = {"space": {"seed": [0, 1]}, "lit_module.loss.teacher": None}
 
 
 @cache
@@ -33,7 +35,7 @@ def complete(*overrides: str) -> DictConfig:
     """The config of these overrides, with a value for every key that the user has to set."""
     cfg = composed(*overrides).copy()
     for key in OmegaConf.missing_keys(cfg):
-        OmegaConf.update(cfg, key, {"seed": [0, 1]} if key == "space" else "something", force_add=True)
+        OmegaConf.update(cfg, key, REQUIRED.get(key, "something"), force_add=True)
     return cfg
 
 
@@ -48,6 +50,8 @@ def choose(path: Path) -> list[str]:
     override = f"{group}=[{name}]" if group in LISTS else f"{group}={name}"
     if group == "sweep":
         override = f"+{override}"
+    if group.startswith(("datamodule", "lit_module")):  # the others have the callbacks, which take a third of the time
+        return [override, "devices=cpu", "callbacks=[]", "logger=[]"]
     return [override] if group == "devices" else [override, "devices=cpu"]
 
 

@@ -25,10 +25,15 @@ def error_of(key: str, node: Any) -> str:
         ("lit_module.scheduler", "pytorch_lightning.core.saving.save_hparams_to_yaml"),
         ("lit_module.scheduler", "pytorch_lightning.core.saving.save_hparams_to_tags_csv"),
         ("lit_module.optimizer", "lit_modules.runs.comparison.compare"),
+        ("lit_module.optimizer", "torch.optim.swa_utils.update_bn"),  # whose annotations are for type checkers only
+        ("lit_module.net", "torch.nn.attention.flex_attention.create_mask"),
         ("lit_module.loss", "torch.optim.SGD"),
         ("lit_module.loss", "torchvision.models.get_model"),  # downloads weights
         ("lit_module.loss", "torchmetrics.image.LearnedPerceptualImagePatchSimilarity"),
         ("callbacks.x", "lit_modules.callbacks.epoch_checkpoint.ModelCheckpoint"),  # Lightning's
+        ("lit_module.metrics.x", "torchmetrics.image.LearnedPerceptualImagePatchSimilarity"),  # downloads weights
+        ("lit_module.metrics.x", "torchmetrics.MetricCollection"),
+        ("lit_module.metrics.x", "lit_modules.networks.cnn.CNN"),
         ("lit_module.net", "torch.nn.init.normal_"),
         ("datamodule", "pytorch_lightning.demos.mnist_datamodule.MNISTDataModule"),
         ("callbacks.x", "pytorch_lightning.loggers.CSVLogger"),

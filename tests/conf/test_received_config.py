@@ -19,9 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 from conf import received_config, saved_config, validation
 from conf.errors import UserError
 from tests.conftest import configure
-from tests.saved_runs import composed, plain, save
+from tests.saved_runs import composed, save, saved_default
 
 EVIL = "/tmp/evil"
+CSV = "pytorch_lightning.loggers.CSVLogger"
 # A key of a received config, its value, and words of the error line.
 HOSTILE: list[tuple[str, Any, str]] = [
     ("name", "${oc.env:HOME}", r"name is \$\{oc\.env:HOME\}; a run's folder may not decide that"),
@@ -60,9 +61,11 @@ HOSTILE: list[tuple[str, Any, str]] = [
     ("callbacks.mid_epoch_checkpoint.file", True, r"callbacks\.mid_epoch_checkpoint\.file is True; "),
     ("logger.epoch_csv.save_dir", "~", r"logger\.epoch_csv\.save_dir is ~; "),
     ("logger.tensorboard.save_dir", "${datamodule.columns.path}", r"logger\.tensorboard\.save_dir is "),
-    ("logger.w", {"_target_": "pytorch_lightning.loggers.WandbLogger"}, r"logger\.w\._target_ is .* logger=\[saved,"),
-    ("logger.m", {"_target_": "pytorch_lightning.loggers.mlflow.MLFlowLogger"}, r"logger\.m\._target_ is "),
+    ("logger.w", {"_target_": "pytorch_lightning.loggers.WandbLogger"}, r"logger\.w may send .* logger\.w\._target_="),
+    ("logger.m", {"_target_": "pytorch_lightning.loggers.mlflow.MLFlowLogger"}, r"logger\.m may send "),
     ("callbacks.other", {"_target_": "pytorch_lightning.callbacks.ModelCheckpoint"}, r"callbacks\.other\._target_ is "),
+    ("logger.csv", {"_target_": CSV, "save_dir": "${run_dir}", "name": "${datamodule.root}"}, r"logger\.csv\.name is "),
+    ("lit_module.net.dropout", "${init_from}", r"lit_module\.net\.dropout is "),
     ("trainer.default_root_dir", ".", r"trainer\.default_root_dir is "),
     ("trainer.profiler", {"_target_": "pytorch_lightning.profilers.SimpleProfiler", "dirpath": EVIL}, "dirpath is "),
     ("trainer.profiler", {"_target_": "pytorch_lightning.profilers.SimpleProfiler", "filename": f"{EVIL}"}, "filename"),
@@ -71,8 +74,8 @@ HOSTILE: list[tuple[str, Any, str]] = [
 
 def receive(folder: Path, key: str, value: Any) -> None:
     """A run's folder whose sender has set one key."""
-    cfg = OmegaConf.create(plain(save(folder)))
-    cfg.datamodule.columns = {"path": EVIL}
+    cfg = OmegaConf.create(saved_default() | {"run_dir": str(folder)})
+    cfg.datamodule.update({"columns": {"path": EVIL}, "root": "photos"})
     OmegaConf.update(cfg, key, value, force_add=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
 
@@ -191,7 +194,7 @@ OVERRIDES = [
     "-m", "run=/tmp/evil", "run_dir=/tmp/evil", "task=export", "input=/tmp/evil", "+experiment=../../tmp/evil",
     "+experiment=/tmp/evil", "experiment@hydra=digits", "callbacks.checkpoint.weights_file=thesis.tex", "a b",
     "+logger.x._target_=pytorch_lightning.loggers.WandbLogger", "init_from=model/a.pt", "name=${oc.env:HOME}",
-    "datamodule.cache_dir=/tmp/evil", "datamodule.download=true",
+    "datamodule.cache_dir=/tmp/evil", "datamodule.download=true", "logger=[default,mlflow]",
     "datamodule.root=s3://evil/x", "++trainer.profiler.filename=${datamodule.root}", "x=1",
 ]  # fmt: skip
 
@@ -226,6 +229,29 @@ def test_received_study_keeps_its_ordinary_words(tmp_path: Path) -> None:
 def test_user_may_type_a_word_that_a_study_may_not_hold(tmp_path: Path) -> None:
     receive_study(tmp_path, ["init_from=model/a.pt"], {"seed": [0]})
     assert configure(f"run={tmp_path}", "init_from=model/a.pt").overrides == ["init_from=model/a.pt"]
+
+
+def save_tracked(folder: Path) -> None:
+    """Writes the config of a run with MLflow, which need not be installed."""
+    cfg = composed("+experiment=digits", "logger=[default,mlflow]").copy()
+    cfg.run_dir = str(folder)
+    saved_config.write(folder / "config.yaml", cfg)
+
+
+def test_tracker_of_a_received_run_is_typed_again(tmp_path: Path) -> None:
+    save_tracked(tmp_path)
+    with pytest.raises(UserError, match=r"logger\.mlflow may .*; add logger=\[default,mlflow\] .* logger=default"):
+        configure(f"run={tmp_path}")
+    with pytest.raises(UserError, match=r"logger\.mlflow may send scores"):
+        configure(f"run={tmp_path}", "logger=[saved,mlflow]")
+    assert "mlflow" in configure(f"run={tmp_path}", "logger=[default,mlflow]").logger
+    assert configure(f"run={tmp_path}", "logger=default").logger.keys() == {"tensorboard", "epoch_csv"}
+
+
+@pytest.mark.parametrize("task", ["test", "predict", "export", "inspect", "tune"])
+def test_task_that_logs_nothing_starts_no_tracker(tmp_path: Path, task: str) -> None:
+    save_tracked(tmp_path)
+    assert configure(f"run={tmp_path}", f"task={task}").logger.keys() == {"tensorboard", "epoch_csv"}
 
 
 def test_study_in_another_place_is_not_taken_from_its_config(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 import lit_modules
 from conf import schema, validation
 from conf.errors import UserError
-from conf.validation import MONITORS
+from conf.monitors import SCORES
 from tests.conftest import ROOT, configure
 
 CROP = {"_target_": "datamodules.augment.transforms.RandomCrop", "padding": 2, "fill": "black"}
@@ -217,7 +217,7 @@ def test_store_replaces_configs_where_hydra_asks_for_it(monkeypatch: pytest.Monk
     assert calls == [{"name": "saved", "replace": True}]
 
 
-@pytest.mark.parametrize("monitor", MONITORS)
+@pytest.mark.parametrize("monitor", SCORES)
 def test_every_score_may_be_monitored_in_its_direction(monitor: str) -> None:
     right, wrong = ("min", "max") if monitor in ("train/loss", "val/loss") else ("max", "min")
     validation.check(changed({"monitor": monitor, "mode": right}))

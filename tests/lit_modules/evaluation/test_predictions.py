@@ -16,7 +16,7 @@ import train
 from datamodules.loader import BatchLoader
 from datamodules.storage.inputs import InMemory, Split
 from lit_modules.evaluation.predictions import MAX_MISTAKES, Collector, Predictions, evenly_spaced
-from tests.conftest import DRAWN, configure, inputs_of
+from tests.conftest import DRAWN, UNDRAWN, configure, inputs_of
 from tests.runs import rows_of
 
 CLASSES = 3
@@ -102,7 +102,7 @@ def test_files_hold_what_the_best_weights_say(run: Callable[..., Path], callback
     # At this rate the first epoch is the best.
     choices = ("trainer.max_epochs=4", "lit_module/scheduler=constant", "lit_module.optimizer.lr=1.0")
     average = ["callbacks.ema.decay=0.5"] if "ema" in callbacks else []
-    folder = run(*DRAWN[:2], *choices, f"callbacks={callbacks}", *average)
+    folder = run(*DRAWN[:2], *choices, f"callbacks={callbacks}", *average, UNDRAWN[1])
     datamodule, module, _ = train.build(configure(f"run={folder}"))
     module.load_state_dict(torch.load(folder / "model.pt", weights_only=True), strict=False)
     module.eval()

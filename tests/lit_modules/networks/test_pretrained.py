@@ -1,9 +1,9 @@
 """Library networks keep the weights that they are given, but for a head of our own."""
 
 import re
-import shutil
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -23,13 +23,13 @@ from tests.fits import classifier
 NETS = {"torchvision": torchvision_net, "timm": timm_net}
 
 
-@pytest.fixture
-def donor(tmp_path: Path) -> tuple[nn.Module, Path]:
+@pytest.fixture(scope="module")
+def donor(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
     """A network of torchvision with a thousand classes, and a file of its weights."""
     torch.manual_seed(5)
-    net = torchvision.models.resnet18().eval()
-    torch.save(net.state_dict(), tmp_path / "donor.pt")
-    return net, tmp_path / "donor.pt"
+    net, file = torchvision.models.resnet18().eval(), tmp_path_factory.mktemp("donor") / "donor.pt"
+    torch.save(net.state_dict(), file)
+    return net, file
 
 
 def body(net: nn.Module) -> dict[str, Tensor]:
@@ -61,6 +61,7 @@ def test_head_is_not_loaded_with_equal_class_counts(donor: tuple[nn.Module, Path
 def test_grey_images_give_the_logits_of_equal_rgb(donor: tuple[nn.Module, Path]) -> None:
     theirs, file = donor
     ours = torchvision_net((1, 32, 32), 7, name="resnet18", weights=str(file)).eval()
+    theirs = deepcopy(theirs)
     ours.fc, theirs.fc = nn.Identity(), nn.Identity()
     grey = torch.rand(2, 1, 32, 32)
     torch.testing.assert_close(ours(grey), theirs(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
@@ -103,14 +104,14 @@ def test_run_starts_from_another_runs_model(run: Callable[..., Path], tmp_path: 
     ]
 
 
-def test_run_resumes_without_its_pretrained_file(
-    run: Callable[..., Path], donor: tuple[nn.Module, Path], tmp_path: Path, images: Path
-) -> None:
-    file = shutil.copy(donor[1], tmp_path / "first.pt")
+def test_run_resumes_without_its_pretrained_file(run: Callable[..., Path], tmp_path: Path, images: Path) -> None:
+    name, file = "shufflenet_v2_x0_5", tmp_path / "first.pt"
+    torch.save(torchvision.models.get_model(name).state_dict(), file)
     small = ("lit_module/net=torchvision", "datamodule.image_size=32", "trainer=debug", "devices=cpu")
+    small += (f"lit_module.net.name={name}",)
     data = ("datamodule=image_folder", f"datamodule.root={images}")
     folder = run(*data, *small, f"lit_module.net.weights={file}", *TINY[3:])
-    Path(file).unlink()
+    file.unlink()
     run(f"run={folder}", "task=test")
     run(f"run={folder}", "task=predict", f"input={images}")
     run(f"run={folder}", "trainer.max_epochs=2")

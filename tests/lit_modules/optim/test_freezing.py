@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from lit_modules.optim.freezing import Freezing
 from tests.conftest import TINY
 from tests.runs import COMPARED, RANDOM, assert_resumable_at_every_step, assert_same, cut_off_after, load, table
 
+GRADUAL = ("lit_module.freeze=[blocks.1.*,blocks.0.*]", "lit_module.unfreeze_epoch=[3,2]")
 UNFREEZING = (*TINY, *RANDOM, "lit_module.freeze=[blocks.0.*]", "lit_module.unfreeze_epoch=2", "trainer.max_epochs=4")
 
 
@@ -47,26 +49,50 @@ def test_unfreeze_epoch_without_freeze_is_rejected(net: nn.Sequential) -> None:
         Freezing(net, [], unfreeze_epoch=3)
 
 
-def block(folder: Path, epoch: int) -> dict[str, Tensor]:
-    """The first block's weights and statistics after an epoch."""
+def test_each_pattern_is_unfrozen_at_its_own_epoch(net: nn.Sequential) -> None:
+    freezing = Freezing(net, ["0.*", "*.bias", "1.weight"], [2, 3, 1])
+    assert all(parameter.requires_grad for parameter in net.parameters())  # for the optimizer and DDP
+    frozen = []
+    for epoch in range(4):
+        freezing.apply(epoch, world_size=1)
+        frozen.append({name for name, parameter in net.named_parameters() if not parameter.requires_grad})
+    biases = {"0.bias", "1.bias", "2.bias"}
+    assert frozen == [{"0.weight", "1.weight", *biases}, {"0.weight", *biases}, biases, set()]
+
+
+@pytest.mark.parametrize(
+    ("freeze", "epochs"), [(["0.*", "1.*"], [1]), (["0.*"], [1, 2]), ("body", [1]), ([], [1]), (["0.*"], [])]
+)
+def test_epochs_that_match_no_patterns_are_rejected(net: nn.Sequential, freeze: Any, epochs: list[int]) -> None:
+    with pytest.raises(UserError, match=r"^lit_module\.unfreeze_epoch: \[.*\] for lit_module\.freeze=.*; give one "):
+        Freezing(net, freeze, epochs)
+
+
+def block(folder: Path, epoch: int, number: int) -> dict[str, Tensor]:
+    """A block's weights and statistics after an epoch."""
     state = load(folder, f"epoch={epoch:03d}.ckpt")["state_dict"]
-    return {name: value for name, value in state.items() if "blocks.0." in name}
+    return {name: value for name, value in state.items() if f"blocks.{number}." in name}
 
 
-def moved(folder: Path) -> list[bool]:
-    """Of each epoch but the first, whether all of the first block changed in it."""
+def moved(folder: Path, number: int = 0) -> list[bool]:
+    """Of each epoch but the first, whether all of a block changed in it."""
     changes = []
     for epoch in (1, 2, 3):
-        before, after = block(folder, epoch - 1), block(folder, epoch)
+        before, after = block(folder, epoch - 1, number), block(folder, epoch, number)
         (same,) = {torch.equal(before[name], after[name]) for name in after}
         changes.append(not same)
     return changes
 
 
-@pytest.mark.parametrize("epoch", [0, 1, 2])
-def test_block_is_unfrozen_at_its_epoch_also_when_resumed(run: Callable[..., Path], epoch: int) -> None:
-    whole = run(*UNFREEZING)
+@pytest.mark.parametrize(
+    ("epoch", "choices"), [(0, ()), (1, ()), pytest.param(2, (), marks=pytest.mark.slow), (1, GRADUAL), (2, GRADUAL)]
+)
+def test_block_is_unfrozen_at_its_epoch_also_when_resumed(
+    run: Callable[..., Path], epoch: int, choices: tuple[str, ...]
+) -> None:
+    whole = run(*UNFREEZING, *choices)
     assert moved(whole) == [False, True, True]
+    assert moved(whole, 1) == ([False, False, True] if choices else [True, True, True])
     resumed = whole.with_name("resumed")
     shutil.copytree(whole, resumed, symlinks=True)
     cut_off_after(resumed, epoch)
@@ -87,11 +113,12 @@ def test_run_resumed_at_any_step_has_the_same_bits(run: Callable[..., Path], mon
 def test_two_ranks_unfreeze_as_one(
     process: Callable[..., subprocess.CompletedProcess[str]], run: Callable[..., Path], tmp_path: Path
 ) -> None:
-    choices = [word for word in UNFREEZING if "dropout" not in word]
+    choices = [word for word in (*UNFREEZING, *GRADUAL) if "dropout" not in word]
     choices += ["lit_module.net.norm=none", "lit_module/optimizer=sgd", "lit_module.optimizer.lr=0.01"]
     two = ("devices=ddp", "trainer.accelerator=cpu", "trainer.devices=2", f"run_dir={tmp_path / 'two'}")
     assert (result := process(*choices, *two)).returncode == 0, result.stderr
     assert moved(tmp_path / "two") == [False, True, True]
+    assert moved(tmp_path / "two", 1) == [False, False, True]
     expected = load(run(*choices), "last.ckpt")["state_dict"]
     two_ranks = load(tmp_path / "two", "last.ckpt")["state_dict"]
     for name, value in expected.items():

@@ -119,13 +119,17 @@ def test_equal_weights_of_another_network_are_computed_anew(
         (("datamodule/mix=mixup",), "datamodule.mix mixes other samples in each epoch"),
         (("datamodule/augment=[flip]",), "augmentations differ in each epoch; set datamodule.views=4 to repeat them"),
         (("lit_module.unfreeze_epoch=2",), "it is trained from epoch 2 on"),
+        (
+            ("lit_module/loss=distill", "lit_module.loss.teacher={body.parent}"),
+            "Distillation needs the samples",
+        ),
     ],
-    ids=["mix", "augment", "unfreeze"],
+    ids=["mix", "augment", "unfreeze", "distill"],
 )
 def test_body_whose_inputs_differ_runs_in_every_step(
     run: Callable[..., Path], body: Path, capsys: pytest.CaptureFixture[str], overrides: tuple[str, ...], reason: str
 ) -> None:
-    folder = run(*frozen(body, *overrides))
+    folder = run(*frozen(body, *(override.format(body=body) for override in overrides)))
     assert f"the frozen body runs in every step, because {reason}\n" in capsys.readouterr().out
     before, after = (torch.load(path, weights_only=True) for path in (body, folder / "model.pt"))
     unfrozen = not torch.equal(before["net.blocks.1.conv.weight"], after["net.blocks.1.conv.weight"])

@@ -5,8 +5,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hydra.utils import instantiate
 
-from lit_modules.optim.schedulers import LinearToZeroLR, WarmupCosineLR, warmup_cosine
+from lit_modules.optim.schedulers import LinearToZeroLR, WarmupCosineLR, build_scheduler, warmup_cosine
+from tests.configs import ROOT, configure
+
+SCHEDULERS = sorted(file.stem for file in (ROOT / "conf/lit_module/scheduler").glob("*.yaml"))
 
 
 def optimizer(*rates: float) -> torch.optim.SGD:
@@ -90,3 +94,16 @@ def test_linear_rates_reach_zero_at_end_fraction() -> None:
     rates = rates_over(scheduler, 9)
     assert [rest for rest, _ in rates] == pytest.approx([2 * (1 - step / 8) for step in range(9)])
     assert [bias for _, bias in rates] == pytest.approx([0.5, 0.5 * 2 / 3, 0.5 / 3, *[0] * 6], abs=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "constant"])
+def test_groups_keep_the_ratio_of_their_rates(name: str) -> None:
+    """Discriminative rates, of `param_groups` and `layer_decay`, under every schedule."""
+    node = configure(f"lit_module/scheduler={name}", "lit_module.optimizer.lr=0.5").lit_module.scheduler
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (0.5, 0.05)]
+    scheduler = build_scheduler(instantiate(node, _convert_="all"), torch.optim.SGD(groups, lr=0.5), total_steps=8)
+    for _ in range(8):
+        large, small = (group["lr"] for group in scheduler.optimizer.param_groups)
+        assert small == pytest.approx(0.1 * large, rel=1e-6, abs=1e-7)
+        scheduler.optimizer.step()
+        scheduler.step(*([1.0] if name == "plateau" else []))

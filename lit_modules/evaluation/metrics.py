@@ -1,0 +1,111 @@
+"""Metrics of torchmetrics that a config adds to the scores of a split."""
+
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from conf.errors import UserError, first_line
+from conf.project import place_of
+from lit_modules.evaluation.curve_metrics import AP, AUC, ECE
+from lit_modules.evaluation.predictions import Collector
+from lit_modules.evaluation.scores import NAMES
+
+OWN = {"ece": ECE, "auc": AUC, "ap": AP}
+TRIAL_SAMPLES = 32
+
+
+class Metrics:
+    """Metrics of one split at a time.
+
+    Each is updated once, with all samples in the order of the split, on the CPU of rank 0. So its value depends on
+    neither the batch size nor the number of ranks, whatever it adds up, and a checkpoint needs no state of it.
+
+    Args:
+        constructors: by name; called with `num_classes` if they have that parameter.
+        num_classes: of the predictions.
+
+    Raises:
+        UserError: a metric cannot be computed from class probabilities and labels, or is not one number.
+    """
+
+    def __init__(self, constructors: dict[str, Callable[..., Metric]], num_classes: int) -> None:
+        self._metrics = {name: _build(name, constructor, num_classes) for name, constructor in constructors.items()}
+        self._collector = Collector()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """In the order of the config."""
+        return tuple(self._metrics)
+
+    def add(self, batch: Any, logits: Tensor) -> None:
+        """Adds a batch `(inputs, labels, index, …)`, possibly empty, and its logits `[N, num_classes]`."""
+        if self._metrics:
+            self._collector.add(batch, logits)
+
+    def compute(self) -> dict[str, float]:
+        """The values on rank 0, NaN where undefined; nothing on the others. A collective call, which also resets."""
+        collector, self._collector = self._collector, Collector()
+        predictions = collector.gather()
+        if predictions is None:
+            return {}
+        probabilities, labels = torch.from_numpy(predictions.probabilities), torch.from_numpy(predictions.true)
+        return {name: float(_value(name, metric, probabilities, labels)) for name, metric in self._metrics.items()}
+
+
+def _value(name: str, metric: Metric, probabilities: Tensor, labels: Tensor) -> Any:
+    """What a metric gives for float32 `[N, num_classes]` and int64 `[N]`."""
+    try:
+        metric.update(probabilities, labels)
+        value = metric.compute()
+        metric.reset()
+    except Exception as error:  # of code that is not ours
+        shapes = f"probabilities {[*probabilities.shape]} and labels {[*labels.shape]}"
+        cause = f"{first_line(error)}{place_of(error)}"
+        raise UserError(
+            f"lit_module.metrics.{name}: {type(metric).__name__} fails on {shapes}: {cause}; "
+            "correct it, or choose another metric"
+        ) from error
+    return value
+
+
+def _build(name: str, constructor: Callable[..., Metric], num_classes: int) -> Metric:
+    """A metric that was tried on some samples."""
+    key = f"lit_module.metrics.{name}"
+    _check_name(key, name, constructor)
+    if "num_classes" in getattr(constructor, "keywords", {}):
+        raise UserError(f"{key}.num_classes: is that of the data; leave it out")
+    with warnings.catch_warnings(action="ignore"):  # that it keeps all samples, and of absent classes
+        try:
+            parameters = inspect.signature(constructor).parameters
+            metric = constructor(num_classes=num_classes) if "num_classes" in parameters else constructor()
+        except Exception as error:  # of code that is not ours
+            raise UserError(f"{key}: {first_line(error)}{place_of(error)}; correct it, or leave it out") from error
+        for part in metric.modules():
+            if isinstance(part, Metric):
+                part.distributed_available_fn = _is_distributed  # rank 0 has the samples of all
+        labels = torch.arange(TRIAL_SAMPLES) % num_classes
+        probabilities = (nn.functional.one_hot(labels, num_classes) + 1 / num_classes) / 2
+        value = _value(name, metric, probabilities, labels)
+    if not (isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)):
+        is_per_class = isinstance(value, Tensor) and value.shape == (num_classes,) and "average" in parameters
+        fix = f"set {key}.average=macro" if is_per_class else "choose another metric"
+        raise UserError(f"{key}: {type(metric).__name__} gives several values instead of one number; {fix}")
+    return metric
+
+
+def _check_name(key: str, name: str, constructor: Callable[..., Metric]) -> None:
+    if name in NAMES:
+        raise UserError(f"{key}: {name} is a score of every run; choose another name")
+    if name in OWN and getattr(constructor, "func", constructor) is not OWN[name]:
+        raise UserError(f"{key}: {name} is the name of {OWN[name].__name__} in report.md; choose another name")
+    if not name.isidentifier():
+        raise UserError(f"{key}: a name may have letters, digits and _ only; choose another name")
+
+
+def _is_distributed() -> bool:
+    return False
