@@ -74,9 +74,11 @@ HOSTILE = {
     "pickled code": code,
 }
 # Tasks that use nothing of what is hostile, and may do their work.
-HARMLESS = {("pickled code", task) for task in ("inspect", "tune", "sweep")} | {
-    (name, "predict") for name in ("cache folder by a class",)
-}
+HARMLESS = (
+    {("pickled code", task) for task in ("inspect", "tune", "sweep")}
+    | {(name, "predict") for name in ("cache folder by a class",)}
+    | {("a tracker", task) for task in ("test", "predict", "export", "inspect", "tune")}
+)
 
 
 def state(folder: Path) -> dict[str, bytes | None]:

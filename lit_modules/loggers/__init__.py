@@ -1,1 +1,1 @@
-"""Loggers: TensorBoard, and metrics.csv with one row per epoch."""
+"""Loggers: TensorBoard, metrics.csv with one row per epoch, MLflow, Weights & Biases."""

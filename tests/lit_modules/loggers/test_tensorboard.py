@@ -11,7 +11,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import train
-from conf import schema
 from conf.files import read_rows
 from lit_modules.loggers.tensorboard import TensorBoard, flatten
 from tests.conftest import TINY, configure
@@ -23,7 +22,6 @@ SCORES = ("loss", "acc", "f1", "likelihood")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs that has been resumed for a third."""
-    schema.register()
     folder = tmp_path_factory.mktemp("tensorboard") / "run"
     train.fit(configure(*SHORT, "trainer.max_epochs=2", f"run_dir={folder}"))
     train.fit(configure(f"run={folder}", "trainer.max_epochs=3"))
