@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from conf import command_line, derived, flags, saved_config, schema, validation
+from conf import command_line, derived, flags, project, saved_config, schema, validation
 from conf.error_messages import one_line_errors
 from conf.errors import UserError
 from conf.text import printable
@@ -82,7 +82,7 @@ def test(cfg: DictConfig) -> None:
     saved_config.check_unchanged(Path(cfg.run_dir), cfg)  # another split would test on training images
     module = best_network(cfg)
     datamodule = build_datamodule(cfg, "test", **image_shape(cfg, module.input_shape))
-    datamodule.relabel(module.class_names, module.input_shape)
+    datamodule.use_labels_of(module.class_names, module.input_shape)
     trainer = build_trainer(cfg, logger=False)  # the dashboard stays that of the training
     if trainer.is_global_zero:
         print(printable(f"testing {cfg.run} on {len(datamodule.files('test'))} samples"), flush=True)
@@ -279,13 +279,14 @@ def main(cfg: DictConfig) -> Any:
 
 def start() -> None:
     """Compose the config of the command line and run its task."""
-    if flags.print_answer(sys.argv[1:]):
-        return
     schema.register()
     with one_line_errors():
+        if flags.print_answer(sys.argv[1:]):
+            sys.stdout.flush()
+            return
         flags.check(sys.argv[1:])
         os.environ.setdefault("LITMUS_STAMP", launcher.stamp())
-        sys.argv[1:] = command_line.quoted(sys.argv[1:])
+        sys.argv[1:] = [*project.config_dir(sys.argv), *command_line.quoted(sys.argv[1:])]
         base = saved_config.base_config(sys.argv[1:])
         # Not a decorator, because the base depends on run=…; Hydra's shell completion looks for "@hydra.main".
         hydra.main(config_path="conf", config_name=base, **schema.VERSION_BASE)(main)()

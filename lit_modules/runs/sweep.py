@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from optuna.trial import TrialState
 
-from conf import saved_config, validation
+from conf import project, saved_config, validation
 from conf.command_line import PROGRAM
 from conf.errors import UserError
 from conf.files import file_lock, lock_inherited, make_output, write_text
@@ -110,7 +110,8 @@ class Study:
     def start(self, trial: optuna.Trial, log: IO[bytes]) -> Running:
         """Starts the training subprocess of a trial, which resumes from its checkpoint if there is one."""
         run_overrides = ["task=fit", "test=false", f"run_dir='{self.path(trial.number)}'"]
-        command = [sys.executable, sys.argv[0], *self.cfg.overrides, *overrides(trial.params), *run_overrides]
+        flags = project.config_dir(sys.argv)
+        command = [sys.executable, sys.argv[0], *flags, *self.cfg.overrides, *overrides(trial.params), *run_overrides]
         environment = os.environ | {"LITMUS_TRIAL": str(trial.number)}
         reported = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
         return Running(trial, log, subprocess.Popen(command, env=environment, stdout=log, stderr=log), set(reported))

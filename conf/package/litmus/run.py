@@ -161,6 +161,6 @@ def _read_config(folder: Path, calibrate: bool) -> DictConfig:
     """The saved config, checked as that of a stranger, without interpolations."""
     saved = saved_config.read(folder)
     received_config.check_folder(folder)
-    received_config.check(folder, saved, ())
+    received_config.check(folder, saved, ["task=predict"])
     cfg = OmegaConf.create(saved | {"run_dir": str(folder), "run": str(folder), "calibrate": calibrate})
     return saved_config.resolved(cfg)
