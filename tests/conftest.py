@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 from PIL import Image
 
 import train
-from conf import schema, validation
+from conf import validation
 from datamodules.datamodule import DataModule
 from tests.configs import DRAWN as DRAWN
-from tests.configs import ROOT, configure
+from tests.configs import ROOT, configure, load
 from tests.configs import TINY as TINY
 from tests.configs import UNDRAWN as UNDRAWN
 
@@ -40,20 +41,23 @@ PLAIN = {
 
 @pytest.fixture(autouse=True)
 def stamp(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Give runs a fixed name, and images decoded in this session a cache."""
+    """Give runs a fixed name, and images decoded in this session a cache; do not wait for the disk."""
     set_environment(monkeypatch, tmp_path_factory)
 
 
 def set_environment(patch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     patch.setenv("LITMUS_STAMP", "now")
     patch.setenv("LITMUS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    schema.register()
+    patch.setattr(OmegaConf, "load", load)
+    patch.setattr(os, "fsync", lambda _: None)  # ten in a run wait for 0.1 s; test_files.py has tests of them
 
 
 def execute(folder: Path, *overrides: str) -> Path:
     """Run a task in this process and return the run's folder: `folder` unless the overrides choose one."""
     has_folder = any(override.startswith(("run=", "run_dir=", "task=compare")) for override in overrides)
-    cfg = configure(*overrides, *([] if has_folder else [f"run_dir={folder}"]))
+    cfg = configure(*overrides)
+    if not has_folder:
+        cfg.run_dir = str(folder)  # not an override, so that equal commands are composed once
     validation.check(cfg)
     train.TASKS[cfg.task](cfg)
     return Path(cfg.get("run_dir", folder.parent))

@@ -7,7 +7,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 import train
-from conf import schema, validation
+from conf import validation
 from datamodules.image_datamodule import ImageDataModule
 from lit_modules.classifier import LitClassifier
 from lit_modules.inference.predictor import Predictor
@@ -33,7 +33,6 @@ Fit = tuple[ImageDataModule, LitClassifier, Trainer]
 
 
 def build(*overrides: str, spies: tuple[Callback, ...] = ()) -> Fit:
-    schema.register()
     cfg = configure(*BARE, "run_dir=nowhere", *overrides)
     validation.check(cfg)
     datamodule, module, trainer = train.build(cfg)
@@ -68,9 +67,11 @@ def classifier(**choices: Any) -> LitClassifier:
         "layer_decay": 1.0,
         "freeze": [],
         "unfreeze_epoch": None,
+        "gradient_checkpointing": False,
         "scheduler": None,
         "interval": "epoch",
         "monitor": "val/f1",
+        "metrics": {},
         "seed": 0,
     }  # fmt: skip
     return LitClassifier(**(defaults | choices))

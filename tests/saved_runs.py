@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -42,3 +43,10 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     found = OmegaConf.to_container(cfg)
     assert isinstance(found, dict)
     return found
+
+
+@cache
+def saved_default() -> dict[str, Any]:
+    """The saved config of a run without overrides."""
+    with TemporaryDirectory() as folder:
+        return plain(save(Path(folder)))

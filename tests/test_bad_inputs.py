@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train
-from conf import schema, validation
+from conf import validation
 from conf.error_messages import one_line_errors
 from tests.conftest import TINY, configure, write_images
 
@@ -25,7 +25,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     for name, level in (("dark", 60), ("light", 190)):
         write_images(folder / "images" / name, 20, level=level)
-    schema.register()
     os.environ["LITMUS_STAMP"] = "now"
     cfg = configure(*FIT, f"datamodule.root={folder / 'images'}", f"run_dir={folder / 'run'}")
     train.fit(cfg)

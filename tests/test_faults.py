@@ -33,7 +33,8 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_run_resumed_after_a_signal_has_the_same_bits(
     run: Callable[..., Path], tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -76,10 +77,11 @@ def test_run_that_diverges_late_keeps_its_checkpoints(
         "lit_module.optimizer._target_=torch.optim.SGD",
     ],
 )
-def test_change_that_a_resumed_run_would_ignore_is_rejected(run: Callable[..., Path], change: str) -> None:
-    folder = run(*TINY)
+def test_change_that_a_resumed_run_would_ignore_is_rejected(
+    run: Callable[..., Path], three_epochs: Path, change: str
+) -> None:
     with pytest.raises(UserError, match="a resumed run keeps it"):
-        run(f"run={folder}", change)
+        run(f"run={three_epochs}", change)
 
 
 def damage(path: Path, how: str) -> None:

@@ -1,11 +1,13 @@
 """Processes: not more than cores, none outlives its launcher, signals, jobs of a multirun."""
 
+import itertools
 import os
 import pty
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import joblib
@@ -16,7 +18,7 @@ from pytorch_lightning import Trainer
 from lit_modules.classifier import LitClassifier
 from lit_modules.trainer import process
 from tests.conftest import ROOT, TINY, Command, configure, error_line
-from tests.runs import wait_for
+from tests.runs import RANDOM, assert_same_runs, load, wait_for
 
 ENDLESS = (*TINY, "trainer.max_epochs=5000")
 
@@ -112,22 +114,26 @@ def test_rank_whose_launcher_died_first_ends_at_once() -> None:
     assert (done.returncode, done.stdout) == (1, b"")
 
 
-def test_hangup_saves_a_checkpoint_and_exits_with_129(
-    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_run_stopped_by_a_signal_resumes_with_the_same_bits(
+    command: Command, run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: signal.Signals
 ) -> None:
-    step = LitClassifier.training_step
+    step, steps, stopped = LitClassifier.training_step, itertools.count(1), tmp_path / "stopped"
 
     def interrupted(*arguments: object) -> object:
-        os.kill(os.getpid(), signal.SIGHUP)
+        if next(steps) == 7:
+            os.kill(os.getpid(), number)
         return step(*arguments)
 
-    monkeypatch.setattr(LitClassifier, "training_step", interrupted)
-    before = signal.getsignal(signal.SIGHUP)
-    result = command(*TINY, f"run_dir={tmp_path / 'run'}")
-    signal.signal(signal.SIGHUP, before)
-    assert result.returncode == 129, result.stderr
-    assert "stopped by SIGHUP at step 1; resume with: " in result.stdout
-    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(LitClassifier, "training_step", interrupted)
+        result = command(*TINY, *RANDOM, f"run_dir={stopped}")
+    signal.signal(number, before)
+    assert result.returncode == 128 + number, result.stderr
+    assert f"stopped by {number.name} at step 7; resume with: python train.py run={stopped}" in result.stdout
+    assert load(stopped, "last.ckpt")["global_step"] == 7
+    assert_same_runs(run(f"run={stopped}"), run(*TINY, *RANDOM))
 
 
 def test_nohup_stays_in_force() -> None:

@@ -3,15 +3,19 @@
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torchmetrics.classification import MulticlassHingeLoss, MulticlassMatthewsCorrCoef
 
 from datamodules.loader import BatchLoader
 from datamodules.storage.inputs import InMemory, Split
+from lit_modules.evaluation.curve_metrics import AP, AUC, ECE
+from lit_modules.evaluation.metrics import Metrics
 from lit_modules.evaluation.scores import Scores
 from lit_modules.optim.losses import loss_denominator
 from tests.conftest import TINY, Command
@@ -28,13 +32,25 @@ def split_of(samples: int) -> Split:
     return Split(inputs, np.arange(samples), labels, [""] * samples)
 
 
-def score(samples: int, rank: int, world_size: int) -> dict[str, list[float]]:
+METRICS: dict[str, Any] = {
+    "mcc": MulticlassMatthewsCorrCoef,
+    "hinge": MulticlassHingeLoss,  # adds up floats
+    "ece": ECE,
+    "auc": AUC,
+    "ap": AP,
+}
+
+
+def score(samples: int, rank: int, world_size: int) -> dict[str, Any]:
     scores = Scores(CLASSES, partial(loss_denominator, torch.nn.CrossEntropyLoss()))
+    metrics = Metrics(METRICS, CLASSES)
     for batch in BatchLoader(split_of(samples), 4, rank=rank, world_size=world_size):
+        metrics.add(batch, batch.inputs)  # also if its shard is empty
         if len(batch.labels):
             loss = torch.nn.functional.cross_entropy(batch.inputs, batch.labels)
             scores.update(batch.inputs, batch.labels, loss, torch.tensor(float(len(batch.labels))))
-    return {name: value.tolist() for name, value in scores.compute().items()}
+    values = {name: value.tolist() for name, value in scores.compute().items()}
+    return values | {"metrics": repr(metrics.compute())}  # NaN equals itself in text
 
 
 def score_all_sizes(rank: int, world_size: int, folder: Path) -> None:
@@ -54,6 +70,7 @@ def test_scores_on_several_ranks_equal_those_on_one(tmp_path: Path, world_size: 
             distributed = json.loads((tmp_path / f"{rank}.json").read_text())[str(samples)]
             for name in ("acc", "f1"):
                 assert distributed[name] == single[name], (samples, name)  # to the last bit
+            assert distributed["metrics"] == (single["metrics"] if rank == 0 else "{}"), samples
             for name in ("loss", "likelihood", "likelihood_per_class"):
                 np.testing.assert_allclose(distributed[name], single[name], rtol=1e-6, atol=1e-7)
 

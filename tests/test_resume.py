@@ -66,7 +66,7 @@ def test_run_resumed_at_any_step_has_the_same_bits(
         pytest.param(("lit_module/scheduler=step", "lit_module.scheduler.step_size=1"), marks=pytest.mark.slow),
         pytest.param(("lit_module/scheduler=cosine", "lit_module/optimizer=sgd"), marks=pytest.mark.slow),
         ("lit_module/scheduler=plateau", "lit_module.scheduler.patience=0", "monitor=train/loss", "mode=min"),
-        ("lit_module/scheduler=one_cycle",),
+        pytest.param(("lit_module/scheduler=one_cycle",), marks=pytest.mark.slow),
         ("callbacks=[default,ema]", "callbacks.ema.decay=0.9"),
         ("trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=0.5"),
         ("callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1", "monitor=train/loss", "mode=min"),

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import train
-from conf import schema
 from tests.conftest import configure, inputs_of
 from tests.fits import SHORT, STEPS, build, copy_of
 
@@ -50,7 +49,6 @@ def test_checkpoints_contain_averaged_weights(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def averaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     """A run with a moving average of the weights, and the test loss of its model.pt."""
-    schema.register()
     folder = tmp_path_factory.mktemp("averaged") / "run"
     train.fit(configure(*EMA, f"run_dir={folder}"))
     datamodule, module, _ = build()

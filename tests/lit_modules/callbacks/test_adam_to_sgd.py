@@ -119,12 +119,21 @@ def test_switch_happens_once_at_the_first_oscillation(
     "choices",
     [
         ("lit_module/scheduler=warmup_cosine",),
-        ("lit_module/scheduler=plateau", "lit_module.scheduler.patience=0", "monitor=train/loss", "mode=min"),
-        ("lit_module/scheduler=constant", "callbacks=[default,ema,adam_to_sgd]", "callbacks.ema.decay=0.9"),
         ("lit_module/scheduler=step", "+lit_module.param_groups.head={pattern:head.*,lr:0.1,weight_decay:0.0}"),
-        ("lit_module.freeze=[blocks.0.*]", "lit_module.unfreeze_epoch=3", "lit_module.layer_decay=0.5"),
+        pytest.param(
+            ("lit_module/scheduler=plateau", "lit_module.scheduler.patience=0", "monitor=train/loss", "mode=min"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("lit_module/scheduler=constant", "callbacks=[default,ema,adam_to_sgd]", "callbacks.ema.decay=0.9"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("lit_module.freeze=[blocks.0.*]", "lit_module.unfreeze_epoch=3", "lit_module.layer_decay=0.5"),
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["warmup_cosine", "plateau", "average", "step and groups", "frozen until later"],
+    ids=["warmup_cosine", "step and groups", "plateau", "average", "frozen until later"],
 )
 @pytest.mark.parametrize("epoch", [pytest.param(1, marks=pytest.mark.slow), 2], ids=["before", "after"])
 def test_resumed_run_has_the_same_bits(run: Callable[..., Path], choices: tuple[str, ...], epoch: int) -> None:

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import train
-from conf import schema
 from conf.files import read_rows
 from lit_modules.callbacks.epoch_checkpoint import EpochCheckpoint
 from tests.conftest import TINY, configure
@@ -22,7 +21,6 @@ FIRST_IS_BEST = ("monitor=train/loss", "mode=min", "+lit_module.optimizer.maximi
 
 
 def fit(folder: Path, *overrides: str) -> Path:
-    schema.register()
     train.fit(configure(*SHORT, "trainer.max_epochs=3", f"run_dir={folder}", *overrides))
     return folder
 
@@ -80,7 +78,6 @@ def test_best_is_the_latest_epoch_with_the_highest_score(whole: Path) -> None:
 
 
 def test_weights_file_loads_into_a_new_module(whole: Path) -> None:
-    schema.register()
     _, module, _ = train.build(configure(*SHORT, f"run_dir={whole}"))
     missing, unexpected = module.load_state_dict(load(whole / "model.pt"), strict=False)
     assert not unexpected and not [name for name in missing if name.startswith(("net.", "normalize."))]

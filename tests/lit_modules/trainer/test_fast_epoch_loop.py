@@ -95,7 +95,7 @@ ORDINARY = {
     "frozen at first": ["lit_module.freeze=[blocks.0.*]", "lit_module.unfreeze_epoch=1"],
     "mixing": ["datamodule/mix=cutmix"],
 }
-QUICK = ("a rate for each step", "average", "no validation at first", "accumulation")
+QUICK = ("a rate for each step", "no validation at first", "accumulation")
 OTHERS = {
     "accumulation": ["trainer.accumulate_grad_batches=2"],
     "validation within": ["++trainer.val_check_interval=2"],
@@ -121,7 +121,7 @@ def test_hooks_see_the_same_state_as_in_lightnings_loop(tmp_path: Path, name: st
 
 
 @pytest.mark.filterwarnings("ignore:Trying to infer the `batch_size`")
-@pytest.mark.parametrize("step", [2, 5, 9])
+@pytest.mark.parametrize("step", [5, *(pytest.param(step, marks=pytest.mark.slow) for step in (2, 9))])
 def test_stopped_run_ends_at_the_same_step_as_lightnings(tmp_path: Path, step: int) -> None:
     fast, expected = Recorder(step), Recorder(step)
     fit(tmp_path / "fast", EpochLoop, *SMALL, callback=fast)
