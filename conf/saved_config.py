@@ -19,6 +19,8 @@ KEPT = ("seed", "monitor", "mode", "init_from", "datamodule", "lit_module")
 KEPT_PARTS = ("callbacks.checkpoint.every_n_epochs", "callbacks.adam_to_sgd.", "callbacks.ema.", "callbacks.whitening.")
 # What affects speed only, or where the same data are.
 FREE = ("gradient_checkpointing", "num_workers", "root", "download", "cache", "cache_dir", "gpu_cache_fraction")
+# Where a run keeps a copy of the table.
+KEPT_RELABEL = "${run_dir}/relabel.csv"
 
 
 def base_config(arguments: list[str]) -> str:
@@ -123,9 +125,11 @@ def check_unchanged(folder: Path, cfg: DictConfig) -> None:
     """
     free = set(FREE)
     if cfg.task != "fit":
-        free |= {"batch_size", "loss.teacher"}
+        free |= {"batch_size", "loss.teacher", "relabel"}
     saved = flat(read(folder))
     now = flat(OmegaConf.to_container(cfg))
+    if saved.get("datamodule.relabel") == KEPT_RELABEL and _is_copy(now["datamodule.relabel"], folder / "relabel.csv"):
+        free.add("relabel")  # a restarted job repeats its command
     for key in sorted(saved.keys() | now.keys()):
         section, _, rest = key.partition(".")
         kept = section in KEPT or key.startswith(KEPT_PARTS)
@@ -135,6 +139,10 @@ def check_unchanged(folder: Path, cfg: DictConfig) -> None:
                 f"{key}: this run has {saved.get(key)}, not {now.get(key)}, and a resumed run keeps it; "
                 "leave it out, or start a new run without run=…"
             )
+
+
+def _is_copy(path: str | None, kept: Path) -> bool:
+    return bool(path) and all(map(Path.is_file, (Path(path), kept))) and Path(path).read_bytes() == kept.read_bytes()
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:

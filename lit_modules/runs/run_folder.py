@@ -17,11 +17,11 @@ from omegaconf import DictConfig
 from conf import saved_config
 from conf.error_messages import one_line
 from conf.errors import UserError
-from conf.files import file_lock, read_rows, remove_folder, write_text
+from conf.files import file_lock, read_rows, remove_folder, write_durably, write_text
 from lit_modules.runs.launcher import may_be_restarted
 
 # What a run writes before its first checkpoint.
-NEW_FILES = ("config.yaml", "metrics.csv", ".lock", "*.tmp", "events.out.tfevents.*", "fit-*.txt")
+NEW_FILES = ("config.yaml", "relabel.csv", "metrics.csv", ".lock", "*.tmp", "events.out.tfevents.*", "fit-*.txt")
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "pillow")
 
 
@@ -57,6 +57,7 @@ def claim(folder: Path, cfg: DictConfig) -> Iterator[None]:
     try:
         with suppress(PermissionError):  # Windows protects a locked file
             lock_file.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        _keep_new_labels(folder, saved)
         saved_config.write(config, saved)
         yield
     except Exception as error:
@@ -76,6 +77,15 @@ def claim(folder: Path, cfg: DictConfig) -> Iterator[None]:
         with suppress(PermissionError):  # Windows removes it when it is released
             lock_file.unlink(missing_ok=True)
         held.close()
+
+
+def _keep_new_labels(folder: Path, saved: DictConfig) -> None:
+    """Copies datamodule.relabel into the folder: it may be edited, and a resumed run keeps its labels."""
+    table, kept = saved.datamodule.get("relabel"), folder / "relabel.csv"
+    if table and Path(table).resolve() != kept.resolve():
+        content = Path(table).expanduser().read_bytes()
+        write_durably(kept, lambda file: file.write(content))
+        saved.datamodule.relabel = saved_config.KEPT_RELABEL
 
 
 def _owner(lock_file: Path) -> str:
