@@ -36,11 +36,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_page_has_a_recipe_for_each_part(project: Path) -> None:
     written = {str(path.relative_to(project)) for path in project.rglob("*.*") if path.is_file()}
-    parts = ("nets", "losses", "optim", "metrics", "data", "transforms")
+    parts = ("nets", "losses", "optim", "metrics", "trackers", "data", "transforms")
     assert {f"mylab/{part}.py" for part in parts} | {"pyproject.toml", "look.py"} <= written
     assert len(COMMANDS) >= 8
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow", "ignore:.*noload.*")
 @pytest.mark.parametrize("line", COMMANDS)
 def test_recipe_runs(command: Command, project: Path, tmp_path: Path, line: str) -> None:
     short = ("epochs=1",) if "epochs=" not in line else ()
@@ -49,6 +50,8 @@ def test_recipe_runs(command: Command, project: Path, tmp_path: Path, line: str)
     assert len(list(tmp_path.rglob("summary.json"))) == (3 if "-m" in line else 1)
     if "metrics=" in line:
         assert "worst_recall" in result.stdout and "mcc" in result.stdout
+    if "logger=" in line:
+        assert list(tmp_path.rglob("mlflow.db" if "mlflow" in line else "scores.jsonl"))
 
 
 def test_resumed_recipe_gives_the_same_bits(command: Command, project: Path, tmp_path: Path) -> None:
