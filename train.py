@@ -35,6 +35,7 @@ SETTINGS = ("datamodule", "lit_module", "trainer")  # what loggers and the repor
 
 def fit(cfg: DictConfig) -> float:
     """Train or resume a run, then test its best epoch once; returns the monitored score."""
+    from lit_modules.networks.weights import load_network
     from lit_modules.runs import checkpoints
     from lit_modules.runs.report import finish, score_best
 
@@ -52,7 +53,7 @@ def fit(cfg: DictConfig) -> float:
     if checkpoint:
         checkpoints.check_fits(checkpoint, module, trainer)
     elif cfg.init_from:
-        module.load_network(Path(cfg.init_from))
+        load_network(module, Path(cfg.init_from))
     with run_folder.claim(folder, cfg) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             resumed = f", resumed from {checkpoint.name}" if checkpoint else ""

@@ -22,7 +22,6 @@ from lit_modules.evaluation.scores import Scores
 from lit_modules.networks.gradient_checkpointing import checkpoint_blocks
 from lit_modules.networks.head import head_of
 from lit_modules.networks.normalize import Normalize
-from lit_modules.networks.weights import check_same_weights, read_weights
 from lit_modules.optim.freezing import Freezing
 from lit_modules.optim.frozen_body import FrozenBody
 from lit_modules.optim.losses import build_loss, is_weighted, loss_denominator, resolve_class_weights, takes_inputs
@@ -244,27 +243,11 @@ class LitClassifier(LightningModule):
         per_class = scores.pop("likelihood_per_class").tolist()
         row = {f"{split}/{name}": float(value) for name, value in scores.items()}
         if split != "train":
-            row |= self._compute_metrics(split)
+            row |= self.metrics.scores(split, self.trainer, self.monitor)
         # All ranks hold the same values; the maximum preserves them, the mean may round.
         self.log_dict(row, logger=False, sync_dist=True, reduce_fx="max")
         classes = zip(self.class_names, per_class, strict=True)
         return row | {f"{split}_likelihood/{name}": value for name, value in classes if not math.isnan(value)}
-
-    def _compute_metrics(self, split: str) -> dict[str, float]:
-        """The metrics that are defined on a split.
-
-        Raises:
-            UserError: one is not, and the best epoch, a scheduler or early stopping depends on it.
-        """
-        if not self.metrics.names:
-            return {}
-        values = self.trainer.strategy.broadcast(self.metrics.compute())
-        watched = {self.monitor, *(getattr(callback, "monitor", None) for callback in self.trainer.callbacks)}  # type: ignore[attr-defined]
-        for name, value in values.items():
-            tag = f"{split}/{name}"
-            if not math.isfinite(value) and tag in watched and not self.trainer.sanity_checking:
-                raise UserError(f"lit_module.metrics.{name}: {tag} is {value}, and is monitored; monitor another score")
-        return {f"{split}/{name}": value for name, value in values.items() if math.isfinite(value)}
 
     def configure_callbacks(self) -> list[Callback]:
         callbacks: list[Callback] = [self.freezing] if self.freezing.epochs else []
@@ -313,16 +296,3 @@ class LitClassifier(LightningModule):
             saved = checkpoint.get(key)
             if saved != expected:
                 raise UserError(f"checkpoint: {key} are {saved}, those of the data {expected}; use the same data")
-
-    def load_network(self, file: Path) -> None:
-        """Loads only the weights of the network from a `model.pt` or a checkpoint.
-
-        Raises:
-            UserError: the file cannot be read, or holds another network.
-        """
-        expected = {name: value for name, value in self.state_dict().items() if name.startswith("net.")}
-        saved = read_weights(file, "init_from")
-        weights = {name: value for name, value in saved.items() if name.startswith("net.")}
-        check_same_weights(weights, expected, file, "init_from")
-        self.load_state_dict(weights, strict=False)
-        self.start = str(file)

@@ -1,6 +1,7 @@
 """Metrics of torchmetrics that a config adds to the scores of a split."""
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -46,6 +47,27 @@ class Metrics:
         """Adds a batch `(inputs, labels, index, …)`, possibly empty, and its logits `[N, num_classes]`."""
         if self._metrics:
             self._collector.add(batch, logits)
+
+    def scores(self, split: str, trainer: Any, monitor: str) -> dict[str, float]:
+        """The finite values by tag, such as `val/mcc`, on all ranks. A collective call, which also resets.
+
+        Args:
+            split: that was added.
+            trainer: whose callbacks may watch a metric.
+            monitor: what selects the best epoch.
+
+        Raises:
+            UserError: a value is not finite, and is watched.
+        """
+        if not self._metrics:
+            return {}
+        values = trainer.strategy.broadcast(self.compute())
+        watched = {monitor, *(getattr(callback, "monitor", None) for callback in trainer.callbacks)}
+        for name, value in values.items():
+            tag = f"{split}/{name}"
+            if not math.isfinite(value) and tag in watched and not trainer.sanity_checking:
+                raise UserError(f"lit_module.metrics.{name}: {tag} is {value}, and is monitored; monitor another score")
+        return {f"{split}/{name}": value for name, value in values.items() if math.isfinite(value)}
 
     def compute(self) -> dict[str, float]:
         """The values on rank 0, NaN where undefined; nothing on the others. A collective call, which also resets."""

@@ -104,6 +104,20 @@ def read_weights(file: Path, key: str) -> dict[str, Tensor]:
         raise UserError(f"{key}: {file} has no readable weights; give a model.pt, .ckpt or .safetensors") from error
 
 
+def load_network(module: Any, file: Path) -> None:
+    """Loads only the weights of a LitClassifier's network, from a `model.pt` or a checkpoint.
+
+    Raises:
+        UserError: the file cannot be read, or holds another network.
+    """
+    expected = {name: value for name, value in module.state_dict().items() if name.startswith("net.")}
+    saved = read_weights(file, "init_from")
+    weights = {name: value for name, value in saved.items() if name.startswith("net.")}
+    check_same_weights(weights, expected, file, "init_from")
+    module.load_state_dict(weights, strict=False)
+    module.start = str(file)
+
+
 def check_same_weights(weights: dict[str, Tensor], expected: dict[str, Tensor], file: Path, key: str) -> None:
     """Raises UserError unless the weights can be copied to the expected ones; `file` and `key` are for the message."""
     difference = first_difference(weights, expected, file)
