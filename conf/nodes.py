@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import sys
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -209,7 +208,7 @@ def _allowed_instead(target: str) -> str:
     """What to write in place of a target that is not allowed, or how to allow it."""
     package = target.partition(".")[0]
     known = {allowed.partition(".")[0] for allowed in PACKAGES}
-    if "." in target and package.isidentifier() and package not in known | sys.stdlib_module_names:
+    if "." in target and package.isidentifier() and package not in known and not project.is_reserved(package):
         return project.how_to_allow(package)
     return f"use one of {', '.join(allowed.rstrip('.') for allowed in PACKAGES)}"
 

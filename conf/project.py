@@ -20,8 +20,9 @@ from conf.errors import UserError, nearest
 PACKAGES_VARIABLE = "LITMUS_PACKAGES"  # separated by commas
 FILE = "pyproject.toml"
 KEYS = ("packages", "config_dir")
+OURS = ("conf", "datamodules", "lit_modules", "litmus", "tests", "train")
 # What a run or a study has beside its config.yaml.
-RUN_FILES = ("checkpoints", "metrics.csv", "study.db", "trials")
+RUN_FILES = ("checkpoints", "metrics.csv", "study.db", "trials", "folds")
 
 
 def packages() -> list[str]:
@@ -102,5 +103,10 @@ def _check(key: str, name: object) -> None:
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*(\.\w+)*", name):
         raise UserError(f"{key}: {name} is no name of a package; write one such as mylab or mylab.nets")
     root = name.partition(".")[0]
-    if root in sys.stdlib_module_names or name == "torch":  # they hold functions that run or load anything
+    if is_reserved(root) or name == "torch":
         raise UserError(f"{key}: {name} is not a package of your own; leave it out")
+
+
+def is_reserved(package: str) -> bool:
+    """Whether a package is Python's or of Litmus: they hold functions that run, read or write anything."""
+    return package in sys.stdlib_module_names or package in OURS

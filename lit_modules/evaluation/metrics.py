@@ -103,7 +103,7 @@ def _build(name: str, constructor: Callable[..., Metric], num_classes: int) -> M
         raise UserError(f"{key}.num_classes: is that of the data; leave it out")
     with warnings.catch_warnings(action="ignore"):  # that it keeps all samples, and of absent classes
         try:
-            parameters = inspect.signature(constructor).parameters
+            parameters = inspect.signature(getattr(constructor, "func", constructor)).parameters
             metric = constructor(num_classes=num_classes) if "num_classes" in parameters else constructor()
         except Exception as error:  # of code that is not ours
             raise UserError(f"{key}: {first_line(error)}{place_of(error)}; correct it, or leave it out") from error

@@ -93,7 +93,7 @@ def test_resumed_run_has_the_typed_epochs_and_no_fewer(command: Command, tmp_pat
     [
         (
             ["callbacks.checkpoint.mode=min"],
-            "callbacks.checkpoint.mode: the best val/f1 is the maximum; set it to max, or ",
+            "callbacks.checkpoint.mode: the best val/f1 is the maximum; set callbacks.checkpoint.mode=max",
         ),
         (
             ["callbacks.checkpoint.monitor=val/loss", "callbacks.checkpoint.mode=min"],
@@ -113,7 +113,7 @@ def test_resumed_run_has_the_typed_epochs_and_no_fewer(command: Command, tmp_pat
         ),
         (
             ["lit_module/scheduler=plateau", "lit_module.scheduler.mode=min"],
-            "lit_module.scheduler.mode: min does not fit val/f1; set it to max",
+            "lit_module.scheduler.mode: the best val/f1 is the maximum; set lit_module.scheduler.mode=max",
         ),
         (
             [

@@ -138,7 +138,8 @@ def test_directives_of_hydra_are_accepted() -> None:
 )
 def test_target_of_another_package_is_refused(target: str) -> None:
     line = refusal({"lit_module.loss._target_": target})
-    assert line.startswith(f"lit_module.loss._target_: {target} is not from an allowed package; use one of ")
+    fix = "if you trust it, set LITMUS_PACKAGES=torchx" if target.startswith("torchx") else "use one of "
+    assert line.startswith(f"lit_module.loss._target_: {target} is not from an allowed package; {fix}")
 
 
 @pytest.mark.parametrize(

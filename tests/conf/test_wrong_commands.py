@@ -101,7 +101,7 @@ COMMANDS = [
     (
         "callbacks=[default,early_stopping] callbacks.early_stopping.mode=x",
         "callbacks.early_stopping.mode: ",
-        "set it to max",
+        "set callbacks.early_stopping.mode=max",
     ),
     ("callbacks=[default,ema] callbacks.ema.decay=2", "callbacks.ema.decay: ", "below 1"),
     ("lit_module/scheduler=step lit_module.scheduler.step_size=0", "lit_module.scheduler.step_size: ", "at least 1"),

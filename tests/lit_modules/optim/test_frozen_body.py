@@ -170,7 +170,7 @@ def test_run_stopped_while_the_body_is_computed_starts_anew(
 
     choices = frozen(body, f"datamodule.cache_dir={tmp_path / 'cache'}")
     with monkeypatch.context() as patch:
-        patch.setattr("datamodules.datamodule.features_of", stopped)
+        patch.setattr("datamodules.batching.features_of", stopped)
         with pytest.raises(SystemExit):
             run(*choices)
     with pytest.raises(UserError, match=r"init_from is .*: add init_from=… to the command"):
