@@ -43,9 +43,9 @@ MACHINE = {
 }
 # Needed in training alone, and so not taken from a saved config by these tasks.
 OF_TRAINING = {"lit_module.loss.teacher": None}
-UNTRAINED = {"task=test", "task=predict", "task=export", "task=inspect"}
+UNTRAINED = {"task=test", "task=predict", "task=export", "task=inspect", "task=audit"}
 # Keys whose text is no path, or a path that is read without harm.
-FREE_TEXT = re.compile(r"name|run_dir|(.*\.)?monitor|datamodule\..*")
+FREE_TEXT = re.compile(r"name|run_dir|(.*\.)?monitor|datamodule\.(?!relabel$).*")
 # Read only when a run starts, and a run with a checkpoint has started.
 READ_AT_START = ("init_from", "lit_module.net.weights")
 # Parameters that name a file, a folder or an address, by the end of their name.
@@ -59,7 +59,7 @@ LOCAL_LOGGERS = (
 )
 LOCAL_LOGGER_OPTIONS = ("default", "epoch_csv", "tensorboard")  # of the config group
 LOGGING_TASKS = ("fit", "sweep")
-NOT_OF_A_TRIAL = {"task", "sweep", "run", "run_dir", "logs_dir", "hydra"}
+NOT_OF_A_TRIAL = {"task", "sweep", "folds", "repeats", "workers", "overrides", "run", "run_dir", "logs_dir", "hydra"}
 
 
 def check_text(path: Path) -> None:

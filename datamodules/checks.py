@@ -32,6 +32,16 @@ def check_class_names(class_names: Sequence[str]) -> None:
             raise UserError(f"class {name!r}: its name is not UTF-8; rename it")
 
 
+def check_folds(folds: int | None, fold: int, in_source: bool) -> None:
+    """Raises UserError for two kinds of folds, or a fold where there are none; see `DataModule`."""
+    if folds and in_source:
+        raise UserError(
+            "datamodule.folds: the table has folds of its own; leave it out, and run datamodule.fold=0,1 -m"
+        )
+    if fold and not folds and not in_source:
+        raise UserError(f"datamodule.fold: {fold} is no fold, as there are none; add datamodule.folds=5")
+
+
 def handle_unreadable(
     bad: dict[int, str], on_error: Literal["raise", "skip"], files: Sequence[str], rows: dict[str, np.ndarray]
 ) -> None:

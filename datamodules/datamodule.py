@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from annotated_types import Interval
+from annotated_types import Ge, Interval
 from torch.utils.data import ConcatDataset
 
 from conf.bounds import Seed
@@ -17,7 +17,7 @@ from conf.errors import UserError, nearest
 from datamodules import checks
 from datamodules.batching import Batching
 from datamodules.relabelling import read_new_labels, relabel
-from datamodules.splits import Samples, keep_classes, take_split
+from datamodules.splits import Samples, join, keep_classes, nested_subset, take_fold, take_split
 from datamodules.storage.inputs import Inspected, Loaded, Split, channel_mean_std
 
 # Training samples from which mean and standard deviation are computed, at most.
@@ -32,6 +32,11 @@ class DataModule(Batching):
         val_fraction, test_fraction: fraction of each class that is taken from the training split, where the source has
             no such split.
         split_seed: selects those samples. Not `seed`: runs with different seeds must be tested on the same samples.
+        folds: number of folds of a cross-validation, see `splits.take_fold`: of the training and validation splits of
+            the source together. Its own test split, if any, is not used.
+        fold: the test split, where there are folds.
+        train_fraction: fraction of each class of the training split that is used; null: all. A smaller one is part of a
+            larger one.
         classes: those to keep, labelled in this order; null: all.
         relabel: a table of new labels, see `relabelling.read_new_labels`. Which samples a split has depends on the
             labels before, so that corrected labels are scored on the same samples.
@@ -45,10 +50,14 @@ class DataModule(Batching):
     classes: list[str] | None
     on_error: Literal["raise", "skip"]
     relabel: str | None = None
+    folds: Annotated[int, Interval(ge=2, le=1000)] | None = None
+    fold: Annotated[int, Ge(0)] = 0
+    train_fraction: Annotated[float, Interval(gt=0, le=1)] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.layout = ""  # how the source was recognised, where it is not said by the config
+        self.has_folds = False  # whether `fold` chooses the test split in the source itself
         self._new_labels: dict[str, int] = {}
         self.digests: dict[str, np.ndarray] = {}  # of the samples of each split, where they are known
 
@@ -80,6 +89,9 @@ class DataModule(Batching):
         rows = self._readable_rows(splits, files, loaded, stage)
         if "train" in splits:
             self._take_missing_splits(splits, rows, files, loaded)
+            if self.train_fraction is not None:
+                subset = nested_subset(splits["train"].labels, self.train_fraction, self.split_seed)
+                splits["train"], rows["train"] = splits["train"].take(subset), rows["train"][subset]
         if test_only:
             splits = {"test": splits["test"]}
         if self._new_labels:
@@ -107,6 +119,10 @@ class DataModule(Batching):
         if self.relabel:
             self._new_labels = read_new_labels(Path(self.relabel).expanduser(), splits, self.class_names)
         checks.check_splits(splits, self.class_names, test_only)
+        checks.check_folds(self.folds, self.fold, self.has_folds)
+        if self.folds and "train" in splits:
+            parts = [splits[name] for name in ("train", "val") if name in splits]
+            splits = {"train": join(parts) if len(parts) > 1 else parts[0]}
         if test_only and "test" in splits:
             splits = {"test": splits["test"]}
         if "train" in splits:
@@ -149,7 +165,12 @@ class DataModule(Batching):
                 if name in splits:
                     continue
                 train = splits["train"]
-                kept, taken = take_split(train.labels, train.groups, fraction, self.split_seed, self.class_names)
+                if name == "test" and self.folds:
+                    kept, taken = take_fold(
+                        train.labels, train.groups, self.folds, self.fold, self.split_seed, self.class_names
+                    )
+                else:
+                    kept, taken = take_split(train.labels, train.groups, fraction, self.split_seed, self.class_names)
                 splits["train"], splits[name] = train.take(kept), train.take(taken)
                 rows["train"], rows[name] = rows["train"][kept], rows["train"][taken]
 

@@ -3,9 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
-
-from annotated_types import Ge
 
 from conf.errors import UserError, nearest
 from datamodules.image_datamodule import ImageDataModule
@@ -36,14 +33,13 @@ class ImageFolderDataModule(ImageDataModule):
         root: see above.
         columns: of tables, where they have other names: `path`, `label` (several: one-hot), `split`, `fold`, `group`.
         image_dir: the images of a table, relative to its folder; null: they are searched.
-        fold: the test split of a table with folds.
+        fold: the test split of a table with folds too.
         label_pattern: regular expression with a group `label`, see `recognition.by_name`.
     """
 
     root: str
     columns: dict[str, str | list[str] | None] = field(default_factory=dict)
     image_dir: str | None = None
-    fold: Annotated[int, Ge(0)] = 0
     label_pattern: str | None = None
 
     def __post_init__(self) -> None:
@@ -53,7 +49,7 @@ class ImageFolderDataModule(ImageDataModule):
     def read(self) -> tuple[dict[str, Samples], list[str]]:
         options = TableOptions(self.columns, self.image_dir, self.fold, skip_unlabelled=self.on_error == "skip")
         listing = recognise(self.root, options, self.label_pattern, Path(self.cache_dir).expanduser())
-        self.layout = listing.describe()
+        self.layout, self.has_folds = listing.describe(), listing.has_folds
         return listing.splits()
 
 

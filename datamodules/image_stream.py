@@ -30,10 +30,23 @@ PARAMETERS: dict[str, Any] = {
 }
 
 
-def check_parameters(datamodule: Mapping[Any, Any]) -> None:
-    """Raises UserError unless the values of a config have the types of `PARAMETERS`."""
+def image_spec(datamodule: Mapping[Any, Any], input_shape: Sequence[int]) -> ImageSpec:
+    """How the images of a network are decoded.
+
+    Args:
+        datamodule: config of the images it was trained on.
+        input_shape: (C, H, W).
+
+    Raises:
+        UserError: it was trained on arrays, or the config has a value of another type than `PARAMETERS`.
+    """
+    if "resize" not in datamodule:
+        raise UserError("input: the run was trained on arrays, not images; use an export of it")
     for key, annotation in PARAMETERS.items():
         check_value(f"datamodule.{key}", datamodule.get(key), annotation)
+    channels, height, width = input_shape
+    interpolation: Interpolation = datamodule.get("interpolation") or "bilinear"
+    return ImageSpec(channels, (height, width), datamodule["resize"], datamodule["jpeg_draft"], interpolation)
 
 
 def find(source: str) -> tuple[list[str], list[Item]]:

@@ -52,6 +52,15 @@ class Samples(NamedTuple):
         return Samples(items, self.labels[index], files, None if self.groups is None else self.groups[index])
 
 
+def join(parts: Sequence[Samples]) -> Samples:
+    """The samples of several splits, in that order."""
+    items = [item for part in parts for item in part.items]
+    labels = np.concatenate([part.labels for part in parts])
+    files = [name for part in parts for name in part.files]
+    groups = [part.groups for part in parts if part.groups is not None]
+    return Samples(items, labels, files, np.concatenate(groups) if len(groups) == len(parts) else None)
+
+
 def by_split(whole: Samples, names: np.ndarray) -> dict[str, Samples]:
     """Samples by split, from the split's name of each sample, str `[N]`."""
     positions = {name: np.flatnonzero(names == name) for name in SPLIT_NAMES}
@@ -108,6 +117,48 @@ def take_split(
             name = class_names[min(missing)]
             raise UserError(f"class {name}: all its groups would leave the training split; add groups to it")
     return np.flatnonzero(~taken), np.flatnonzero(taken)
+
+
+def take_fold(
+    labels: np.ndarray, groups: np.ndarray | None, folds: int, fold: int, seed: int, class_names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Takes one of the folds of a k-fold cross-validation: those of scikit-learn's StratifiedKFold, or with groups of
+    its StratifiedGroupKFold.
+
+    Returns:
+        The positions that are kept and those that are taken, both in ascending order.
+
+    Raises:
+        UserError: there is no such fold, or a class or the groups are too small.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # on demand: it takes 0.5 s
+
+    if fold >= folds:
+        raise UserError(f"datamodule.fold: there is no fold {fold} of {folds}; choose from 0 to {folds - 1}")
+    counts = np.bincount(labels, minlength=len(class_names))
+    left = counts - -(-counts // folds)
+    small = np.flatnonzero((counts < folds) | (left < 2))  # one of the left ones is for validation
+    if len(small):
+        problem = f"class {class_names[small[0]]} has too few samples ({counts[small[0]]}) for {folds} folds"
+        raise UserError(f"datamodule.folds: {problem}; add some, or choose fewer folds")
+    if groups is not None and len(np.unique(groups)) <= folds:
+        problem = f"{len(np.unique(groups))} groups are too few for {folds} folds"
+        raise UserError(f"datamodule.folds: {problem}; choose fewer folds")
+    splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
+    kept, taken = list(splitter.split(labels, labels, groups))[fold]
+    missing = np.setdiff1d(labels[taken], labels[kept])
+    if len(missing):
+        raise UserError(f"class {class_names[missing[0]]}: all its groups are in one fold; add groups to it")
+    return kept, taken
+
+
+def nested_subset(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Positions of `fraction` of each class, at least one, in ascending order; part of those of a larger fraction."""
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    counts = np.bincount(labels)
+    members = np.split(by_class, counts.cumsum()[:-1])
+    return np.sort(np.concatenate([of_class[: max(1, round(len(of_class) * fraction))] for of_class in members]))
 
 
 def _take_groups(

@@ -1,1 +1,1 @@
-"""`task=inspect`: counts, sizes, damaged files, duplicates."""
+"""`task=inspect`: counts, sizes, damaged and unusual files, duplicates, shortcuts."""

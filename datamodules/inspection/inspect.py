@@ -1,10 +1,9 @@
-"""Inspects a dataset before training: counts, sizes, unreadable files and duplicates."""
+"""Inspects a dataset before training: counts, sizes, unreadable and unusual files, duplicates, shortcuts."""
 
-import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +12,20 @@ import numpy as np
 from conf.files import make_output, write_text
 from datamodules.datamodule import DataModule
 from datamodules.image_datamodule import ImageDataModule
-from datamodules.inspection.duplicates import (
-    FREQUENCIES,
-    MIN_SIMILARITY,
-    candidate_pairs,
-    connected_groups,
-    group_equal,
-    perceptual_hashes,
-    similarity,
-    spectrum,
-)
+from datamodules.inspection.duplicate_groups import describer, duplicates_report
+from datamodules.inspection.image_files import ImageFile, read_image_files
+from datamodules.inspection.measurements import Light, Measured, measure
 from datamodules.inspection.report import draw_sheet, print_report
+from datamodules.inspection.shortcuts import find_shortcuts, source_folders
+from datamodules.inspection.unusual import find_unusual
 from datamodules.storage.cache import CachedImages
-from datamodules.storage.decode import ImageSpec, decode_all, digests
-from datamodules.storage.image_header import ImageHeader, content, read_headers
+from datamodules.storage.decode import ImageSpec, decode_all
 from datamodules.storage.inputs import Inspected
 from datamodules.storage.memory import free_memory
 from datamodules.storage.worker_pool import Workers, chunks, cores, progress
 
 Report = dict[str, Any]
 
-# Bytes of samples read at once.
-BATCH_BYTES = 2**22
 # Images whose decoding is timed.
 NUM_TIMED = 500
 # Image sizes listed.
@@ -54,11 +45,12 @@ def inspect(datamodule: DataModule, output: Path) -> None:
     make_output(output)
     data = datamodule.inspected
     report: Report = {"layout": datamodule.layout} | _samples_report(datamodule, data)
+    measured = measure(datamodule, data)
     if isinstance(datamodule, ImageDataModule):
-        report |= _files_report(datamodule, data)
+        report |= _files_report(datamodule, data, measured)
     bad = data.loaded.bad
     report["unreadable"] = [{"file": data.files[i], "reason": bad[i]} for i in sorted(bad)]
-    report["duplicates"] = _duplicates_report(datamodule, data)
+    report["duplicates"] = duplicates_report(datamodule, data, measured)
     write_text(output / "inspection.json", json.dumps(report, indent=2) + "\n")
     if isinstance(datamodule, ImageDataModule):
         draw_sheet(data.splits, datamodule.class_names, output / "contact_sheet.png")
@@ -98,153 +90,69 @@ def _samples_report(datamodule: DataModule, data: Inspected) -> Report:
     }
 
 
-def _files_report(datamodule: ImageDataModule, data: Inspected) -> Report:
-    """Sizes, modes, formats and decoding time of the image files."""
+def _files_report(datamodule: ImageDataModule, data: Inspected, measured: Measured) -> Report:
+    """Sizes, modes, formats and decoding time of the image files, unusual images, and shortcuts."""
     items = data.items
     with Workers(datamodule.num_workers, items) as workers:
-        parts = progress(workers.map(read_headers, chunks(items)), len(items), "reading headers", len)
-        headers = [header for part in parts for header in part]
+        parts = progress(workers.map(read_image_files, chunks(items)), len(items), "reading headers", len)
+        all_files = [file for part in parts for file in part]
         num_processes = min(workers.count, cores())
-    readable = [
-        header for i, header in enumerate(headers) if isinstance(header, ImageHeader) and i not in data.loaded.bad
-    ]
-    sizes = Counter((header.height, header.width) for header in readable).most_common(NUM_SIZES)
+    readable = [file for row in measured.rows.tolist() if isinstance(file := all_files[row], ImageFile)]
+    headers = [file.header for file in readable]
+    sizes = Counter((header.height, header.width) for header in headers).most_common(NUM_SIZES)
     timed = [items[i] for i in np.unique(np.linspace(0, len(items) - 1, NUM_TIMED).astype(int)).tolist()]
     channels, height, width = data.loaded.inputs.shape
     began = time.perf_counter()
     decode_all(timed, ImageSpec(channels, (height, width), *datamodule.resizing))
     seconds = (time.perf_counter() - began) / len(timed)
-    return {
+    report: Report = {
         "sizes": {
-            "height": _range_of([header.height for header in readable]),
-            "width": _range_of([header.width for header in readable]),
+            "height": _range_of([header.height for header in headers]),
+            "width": _range_of([header.width for header in headers]),
             "most_common": [{"height": size[0], "width": size[1], "count": count} for size, count in sizes],
         },
-        "modes": dict(Counter(header.mode for header in readable).most_common()),
-        "formats": dict(Counter(header.format or "in memory" for header in readable).most_common()),
+        "modes": dict(Counter(header.mode for header in headers).most_common()),
+        "formats": dict(Counter(header.format or "in memory" for header in headers).most_common()),
         "decoding": {
             "seconds_per_image": seconds,  # on one core
             "num_timed": len(timed),
             "total_seconds": seconds * len(items) / num_processes,
         },
     }
+    if measured.light and len(readable) == len(measured.rows):  # none was removed since it was decoded
+        report |= _images_report(datamodule, data, measured.rows, measured.light, readable)
+    return report
+
+
+def _images_report(
+    datamodule: ImageDataModule, data: Inspected, rows: np.ndarray, light: Light, files: list[ImageFile]
+) -> Report:
+    """Unusual images of all splits, and statistics that tell the classes of the training split apart."""
+    height = np.array([file.header.height for file in files], float)
+    width = np.array([file.header.width for file in files], float)
+    describe = describer(datamodule, data)
+    unusual = {
+        kind: [describe([rows[i]])["files"][0] | {"value": value} for i, value in found]
+        for kind, found in find_unusual(light, height, width).items()
+    }
+    train = data.splits["train"]
+    labels, of_train = train.labels.numpy(), np.searchsorted(rows, train.rows)
+    statistics = {
+        "width": width,
+        "height": height,
+        "aspect ratio": width / height,
+        "brightness": light.brightness,
+        "file size": np.array([file.size for file in files], float),
+        "file format": np.array([file.header.format or "" for file in files]),
+        "colour mode": np.array([file.header.mode for file in files]),
+        "camera": np.array([file.camera for file in files]),
+    }
+    of_samples = {name: values[of_train] for name, values in statistics.items()}
+    of_samples["source folder"] = source_folders(train.files, labels, datamodule.class_names)
+    return {"unusual": unusual, "shortcuts": find_shortcuts(of_samples, labels, datamodule.class_names)}
 
 
 def _range_of(values: Sequence[int]) -> dict[str, float]:
     if not values:
         return {}
     return {"min": min(values), "median": float(np.median(values)), "max": max(values)}
-
-
-def _duplicates_report(datamodule: DataModule, data: Inspected) -> Report:
-    """Groups of exact and, among images of at least 16 × 16, near duplicates."""
-    rows = np.sort(np.concatenate([samples.rows for samples in data.splits.values()]))
-    shape = data.loaded.inputs.shape
-    comparable = isinstance(datamodule, ImageDataModule) and min(shape[1:]) >= FREQUENCIES
-    sample_digests, hashes = _digests_and_hashes(data, rows, comparable)
-    describe = _describer(datamodule, data)
-    exact = [rows[group].tolist() for group in group_equal(sample_digests)]
-    report: Report = {
-        "exact": [describe(group) | {"byte_identical": _byte_identical(datamodule, data, group)} for group in exact],
-        "near": None,  # not searched
-        "near_search_complete": None,
-    }
-    if comparable:
-        # Of each group of exact duplicates, one is compared.
-        is_copy = np.isin(rows, [row for group in exact for row in group[1:]])
-        pairs, values, report["near_search_complete"] = _near_pairs(data, rows[~is_copy], hashes[~is_copy])
-        copies = {group[0]: group for group in exact}
-        report["near"] = []
-        for group, least_similar in _near_groups(pairs, values):
-            members = sorted(member for row in group for member in copies.get(row, [row]))
-            report["near"].append(describe(members) | {"similarity": least_similar})
-    return report
-
-
-def _digests_and_hashes(data: Inspected, rows: np.ndarray, comparable: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Digests and perceptual hashes of samples, uint64 `[N]` each; no hashes unless `comparable`."""
-    known = data.loaded.digests
-    sample_digests = np.empty(len(rows), np.uint64) if known is None else known[rows]
-    hashes = np.empty(len(rows) if comparable else 0, np.uint64)
-    if known is not None and not comparable:
-        return sample_digests, hashes
-    batches = data.loaded.inputs.read(_in_batches(rows, data.loaded.inputs.sample_bytes))
-    start = 0
-    for batch in progress(batches, len(rows), "hashing samples", len):
-        pixels = batch.numpy()
-        stop = start + len(pixels)
-        if known is None:
-            sample_digests[start:stop] = digests(pixels)
-        if comparable:
-            hashes[start:stop] = perceptual_hashes(spectrum(pixels))
-        start = stop
-    return sample_digests, hashes
-
-
-def _near_pairs(data: Inspected, rows: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Pairs of near duplicates.
-
-    Returns their rows, int64 `[M, 2]`, their similarity `[M]`, and whether the search was complete.
-    """
-    positions, complete = candidate_pairs(hashes)
-    pairs = rows[positions]
-    batches = [batch.ravel() for batch in _in_batches(pairs, 2 * data.loaded.inputs.sample_bytes)]
-    similarities = [np.empty(0, np.float32)]
-    for images in progress(data.loaded.inputs.read(batches), len(pairs), "comparing images", _num_pairs):
-        spectra = spectrum(images.numpy())
-        similarities.append(similarity(spectra[::2], spectra[1::2]))
-    values = np.concatenate(similarities)
-    near = values >= MIN_SIMILARITY
-    return pairs[near], values[near], complete
-
-
-def _num_pairs(images: Any) -> int:
-    return len(images) // 2
-
-
-def _near_groups(pairs: np.ndarray, values: np.ndarray) -> list[tuple[list[int], float]]:
-    """Connected groups of rows, and the least similarity of a pair in each."""
-    groups = connected_groups(pairs)
-    group_of = {row: number for number, group in enumerate(groups) for row in group}
-    least = [1.0] * len(groups)
-    for row, value in zip(pairs[:, 0].tolist(), values.tolist(), strict=True):
-        number = group_of[row]
-        least[number] = min(value, least[number])
-    return list(zip(groups, least, strict=True))
-
-
-def _in_batches(array: np.ndarray, bytes_each: int) -> list[np.ndarray]:
-    """Splits an array into parts that refer to some megabytes of samples each."""
-    return np.array_split(array, -(-len(array) * bytes_each // BATCH_BYTES)) if len(array) else []
-
-
-def _describer(datamodule: DataModule, data: Inspected) -> Callable[[list[int]], Report]:
-    """Returns a function that describes a group of duplicates, given its rows."""
-    class_names, split_names = datamodule.class_names, list(data.splits)
-    split = np.zeros(len(data.files), np.int64)
-    label = np.zeros(len(data.files), np.int64)
-    for number, samples in enumerate(data.splits.values()):
-        split[samples.rows] = number
-        label[samples.rows] = samples.labels.numpy()
-
-    def describe(rows: list[int]) -> Report:
-        return {
-            "across_splits": len(set(split[rows])) > 1,
-            "label_conflict": len(set(label[rows])) > 1,
-            "files": [
-                {"file": data.files[row], "split": split_names[split[row]], "class": class_names[label[row]]}
-                for row in rows
-            ],
-        }
-
-    return describe
-
-
-def _byte_identical(datamodule: DataModule, data: Inspected, rows: list[int]) -> list[list[str]]:
-    """Names of files with the same bytes; none for samples in memory."""
-    names: dict[bytes, list[str]] = {}
-    for row in rows:
-        file = content(data.items[row]) if isinstance(datamodule, ImageDataModule) else None
-        if file is not None:
-            names.setdefault(hashlib.blake2b(file).digest(), []).append(data.files[row])
-    return [group for group in names.values() if len(group) > 1]

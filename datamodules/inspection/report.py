@@ -27,7 +27,7 @@ STRIP_HEIGHT = TILE + HEADING + MARGIN
 
 
 def print_report(report: dict[str, Any], output: Path) -> None:
-    """Prints counts, statistics, unreadable files and duplicates; at most ten rows of each."""
+    """Prints counts, statistics, unreadable and unusual files, duplicates and shortcuts; at most ten rows of each."""
     console = Console()
     if report["layout"]:
         console.print(_text(report["layout"]), highlight=False)
@@ -42,11 +42,15 @@ def print_report(report: dict[str, Any], output: Path) -> None:
         for row in report["unreadable"][:MAX_ROWS]:
             table.add_row(_text(row["file"]), _text(row["reason"]))
         console.print(table)
+    if any(report.get("unusual", {}).values()):
+        console.print(_unusual_table(report["unusual"]))
     for kind in ("exact", "near"):
         if report["duplicates"][kind]:
             console.print(_duplicates_table(kind, report["duplicates"][kind]))
     if report["duplicates"]["near_search_complete"] is False:
         console.print("the search for near duplicates is incomplete: too many images look alike")
+    for line in shortcut_lines(report.get("shortcuts", []), list(report["classes"])):
+        console.print(_text(f"shortcut: {line}"), highlight=False, soft_wrap=True)
     console.print(_text(f"{'full ' if _is_truncated(report) else ''}report → {output}"), highlight=False)
 
 
@@ -85,6 +89,27 @@ def _duplicates_table(kind: str, groups: list[dict[str, Any]]) -> Table:
     return table
 
 
+def _unusual_table(unusual: dict[str, list[dict[str, Any]]]) -> Table:
+    """Unusual images by kind; the most unusual of each are named."""
+    table = Table("", "images", Column("", overflow="fold"), title="Unusual images", title_justify="left")
+    for kind, images in unusual.items():
+        if images:
+            table.add_row(kind, f"{len(images):,}", _file_names(images))
+    return table
+
+
+def shortcut_lines(shortcuts: list[dict[str, Any]], class_names: Sequence[str]) -> Iterator[str]:
+    """One line for each statistic that tells classes apart, by descending accuracy."""
+    for shortcut in sorted(shortcuts, key=lambda shortcut: -shortcut["accuracy"]):
+        statistic = shortcut["statistic"]
+        if shortcut["tells_apart"]:
+            classes = " from ".join(class_names) if len(class_names) == 2 else "the classes apart"
+            scores = f"{shortcut['accuracy']:.2f} (the largest class: {shortcut['majority']:.2f})"
+            yield f"{statistic} alone tells {classes}: accuracy {scores}"
+        elif shortcut["classes"]:
+            yield f"{statistic} alone tells {', '.join(shortcut['classes'])} from all others"
+
+
 def _text(names: str) -> Text:
     """Text without markup."""
     return Text(printable(names))
@@ -92,6 +117,8 @@ def _text(names: str) -> Text:
 
 def _is_truncated(report: dict[str, Any]) -> bool:
     tables = [report["unreadable"], report["duplicates"]["exact"], report["duplicates"]["near"] or []]
+    if any(len(images) > 4 for images in report.get("unusual", {}).values()):
+        return True
     return any(len(table) > MAX_ROWS for table in tables) or len(report["classes"]) > 2 * MAX_ROWS
 
 

@@ -35,6 +35,8 @@ class Listing:
         """Split → where it comes from, if that has another name"""
         self.not_used: list[str] = []
         """Files and folders of the source that are not used"""
+        self.has_folds = False
+        """Whether a column of folds chooses the test split"""
         self._items: list[Item] = []
         self._files: list[str] = []
         self._labels: list[int] = []

@@ -142,6 +142,7 @@ class _Reader:
         if split is None and self.columns.split is None and word.removesuffix(".0").isdecimal():
             fold = word.removesuffix(".0")
             self.folds.add(fold)
+            self.listing.has_folds = True
             return "test" if int(fold) == self.options.fold else "train"
         if split is None:
             raise UserError(f"{where}: '{word}' is not a split; {nearest(word, SPLIT_WORDS)}")

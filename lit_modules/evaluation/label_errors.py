@@ -10,7 +10,7 @@ class LabelErrors(NamedTuple):
 
     order: np.ndarray
     """int64 `[N]`: all samples; probable errors first, each part by ascending probability of its label"""
-    count: int
+    num_errors: int
     """Probable errors"""
     suggested: np.ndarray
     """int64 `[N]`: the class in which a sample is counted; -1 for none"""

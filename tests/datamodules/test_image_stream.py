@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from conf.errors import UserError
 from datamodules.image_datamodule import ImageDataModule
-from datamodules.image_stream import PARAMETERS, check_parameters
+from datamodules.image_stream import PARAMETERS, image_spec
 
 SAVED = {"resize": "pad", "jpeg_draft": True, "interpolation": None, "batch_size": 64, "num_workers": None}
 
@@ -26,9 +26,9 @@ SAVED = {"resize": "pad", "jpeg_draft": True, "interpolation": None, "batch_size
     ],
 )
 def test_wrong_value_of_a_saved_config_is_one_line(key: str, value: Any, problem: str) -> None:
-    check_parameters(OmegaConf.create(SAVED))
+    image_spec(OmegaConf.create(SAVED), (3, 8, 8))
     with pytest.raises(UserError) as error:
-        check_parameters(OmegaConf.create(SAVED | {key: value}))
+        image_spec(OmegaConf.create(SAVED | {key: value}), (3, 8, 8))
     assert str(error.value) == f"datamodule.{key}: {problem}"
 
 

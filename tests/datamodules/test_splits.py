@@ -1,10 +1,13 @@
 """Stratified and grouped splits, subsets of classes, balanced sampling."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from conf.errors import UserError
-from datamodules.splits import Samples, balanced_order, keep_classes, take_split
+from datamodules.splits import Samples, balanced_order, join, keep_classes, nested_subset, take_fold, take_split
 
 NAMES = ["ant", "bee", "cat"]
 
@@ -72,3 +75,52 @@ def test_balanced_order_draws_classes_equally_often(counts: list[int]) -> None:
         times = np.bincount(drawn, minlength=len(labels))[labels == label]
         if count:
             assert times.max() - times.min() <= 1
+
+
+@pytest.mark.parametrize("is_grouped", [False, True])
+def test_folds_are_those_of_scikit_learn(is_grouped: bool) -> None:
+    labels = np.random.default_rng(0).integers(3, size=200)
+    groups = np.arange(200) // 5 if is_grouped else None
+    splitter = (StratifiedGroupKFold if is_grouped else StratifiedKFold)(4, shuffle=True, random_state=7)
+    expected = list(splitter.split(labels, labels, groups))
+    for fold, (train, test) in enumerate(expected):
+        kept, taken = take_fold(labels, groups, 4, fold, 7, NAMES)
+        assert np.array_equal(kept, train) and np.array_equal(taken, test)
+        assert groups is None or not set(groups[kept]) & set(groups[taken])
+    assert sorted(np.concatenate([test for _, test in expected])) == list(range(200))
+
+
+@pytest.mark.parametrize(
+    ("counts", "groups", "fold", "problem"),
+    [
+        ([5, 5], None, 5, r"datamodule\.fold: there is no fold 5 of 5; choose from 0 to 4"),
+        ([5, 4], None, 0, r"datamodule\.folds: class bee has too few samples \(4\) for 5 folds; "),
+        ([9, 9], [0] * 9 + [1] * 9, 0, r"datamodule\.folds: 2 groups are too few for 5 folds; "),
+        ([60, 9], [*range(60), *[60] * 9], None, "class bee: all its groups are in one fold; "),
+    ],
+)
+def test_impossible_folds_are_rejected(
+    counts: list[int], groups: list[int] | None, fold: int | None, problem: str
+) -> None:
+    labels = np.repeat(np.arange(2), counts)
+    with pytest.raises(UserError, match=f"^{problem}"):
+        for each in range(5) if fold is None else [fold]:
+            take_fold(labels, None if groups is None else np.array(groups), 5, each, 0, NAMES[:2])
+
+
+def test_subsets_are_stratified_and_nested() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(3), [500, 50, 3]))
+    fractions = [0.01, 0.1, 0.3, 1.0]
+    subsets = [nested_subset(labels, fraction, 0) for fraction in fractions]
+    counts = [np.bincount(labels[subset]).tolist() for subset in subsets]
+    assert counts == [[5, 1, 1], [50, 5, 1], [150, 15, 1], [500, 50, 3]]
+    for smaller, larger in pairwise(subsets):
+        assert set(smaller) < set(larger) and np.all(np.diff(smaller) > 0)
+    assert not np.array_equal(subsets[1], nested_subset(labels, 0.1, 1))
+
+
+def test_joined_splits_keep_fields_together() -> None:
+    joined = join([samples([0, 1], ["p", "q"]), samples([2], ["r"])])
+    assert (joined.items, joined.files) == (["item 0", "item 1", "item 0"], ["file 0", "file 1", "file 0"])
+    assert joined.labels.tolist() == [0, 1, 2] and joined.groups is not None
+    assert joined.groups.tolist() == ["p", "q", "r"]
