@@ -25,6 +25,10 @@ class_names = json.loads(extra["contract.json"])["class_names"]
 probabilities = model(torch.tensor(inputs))[0].tolist()
 """,
 }
+SET = """\
+masses = [sum(other for other in probabilities if other <= probability) for probability in probabilities]
+print("set:", [name for name, mass in zip(class_names, masses, strict=True) if mass >= {threshold!r}])
+"""
 FIT = {
     "pad": "ImageOps.pad(image, ({width}, {height}), Image.Resampling.{filter})",
     "crop": "ImageOps.fit(image, ({width}, {height}), Image.Resampling.{filter})",
@@ -54,6 +58,8 @@ inputs = numpy.asarray(image).reshape(1, {height}, {width}, {channels}).transpos
             read += """\
 inputs = inputs / numpy.float32(255) if inputs.dtype == numpy.uint8 else inputs.astype("float32")
 """
+    threshold = contract.get("set threshold")
+    sets = "" if threshold is None else SET.format(threshold=threshold)
     return f'''"""Class probabilities of {sample}: python example_{file_format}.py FILE"""
 
 import json
@@ -62,4 +68,4 @@ import sys
 import numpy
 {IMPORTS[file_format]}{imports}
 {read}{LOAD[file_format]}print(dict(zip(class_names, probabilities, strict=True)))
-'''
+{sets}'''

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from tqdm import tqdm
 
 from conf.files import make_output
 from conf.text import csv_cell, printable
+from lit_modules.inference.extras import Extra
 from lit_modules.inference.predictor import Predictor
+from lit_modules.inference.thresholds import NO_THRESHOLDS, Thresholds, described
 
 MAX_SHEET_IMAGES = 64
 MAX_PRINTED = 10  # files whose answers are printed too
@@ -25,7 +27,14 @@ ENCODING_ERRORS = {"csv": "surrogateescape", "jsonl": "backslashreplace"}
 
 
 def predict(
-    predictor: Predictor, batches: Iterable[Any], total: int, class_names: list[str], flip: bool, output: Path
+    predictor: Predictor,
+    batches: Iterable[Any],
+    total: int,
+    class_names: list[str],
+    flip: bool,
+    output: Path,
+    extras: Sequence[Extra] = (),
+    thresholds: Thresholds = NO_THRESHOLDS,
 ) -> int:
     """Writes `predictions.csv`, `predictions.jsonl` and `contact_sheet.png` to a folder.
 
@@ -38,6 +47,8 @@ def predict(
         class_names: indexed by label.
         flip: averages the probabilities of each image and its horizontal flip.
         output: created if needed.
+        extras: write further files to it.
+        thresholds: of the columns `set`, names of classes as JSON, and `known`, true or false.
 
     Returns:
         The number of skipped files, unreadable or without finite probabilities, which are reported on stderr.
@@ -55,7 +66,10 @@ def predict(
         tqdm(total=total, unit=" images", disable=not sys.stderr.isatty()) as bar,
     ):
         writer = csv.writer(csv_file)
-        writer.writerow(["file", "predicted", "probability", *(csv_cell(f"p/{name}") for name in class_names)])
+        names = [csv_cell(f"p/{name}") for name in class_names]
+        writer.writerow(["file", "predicted", "probability", *thresholds.columns, *names])
+        for extra in extras:
+            extra.start(output, total)
         for files, inputs, problems in batches:
             for file, problem in problems:
                 _report_skipped(file, problem)
@@ -63,23 +77,31 @@ def predict(
             bar.update(len(files) + len(problems))
             if not files:
                 continue
-            probabilities = _probabilities(predictor, torch.from_numpy(inputs).to(device), flip)
+            on_device = torch.from_numpy(inputs).to(device)
+            probabilities = _probabilities(predictor, on_device, flip)
+            decisions = thresholds.decide(probabilities.detach().numpy(), class_names)  # before another forward pass
             labels = probabilities.argmax(1).tolist()
-            for file, pixels, label, row in zip(files, inputs, labels, probabilities.tolist(), strict=True):
+            kept = (~probabilities.isnan().any(1)).nonzero().flatten().tolist()
+            for extra in extras:
+                extra.add(on_device, labels, kept)
+            rows = zip(files, inputs, labels, decisions, probabilities.tolist(), strict=True)
+            for file, pixels, label, decision, row in rows:
                 if math.isnan(row[label]):
                     _report_skipped(file, "the network gives no finite probabilities")
                     num_skipped += 1
                     continue
                 name, probability = class_names[label], row[label]
-                writer.writerow([csv_cell(file), csv_cell(name), probability, *row])
+                writer.writerow([csv_cell(file), csv_cell(name), probability, *map(encode, decision.values()), *row])
                 by_class = dict(zip(class_names, row, strict=True))
-                record = {"file": file, "predicted": name, "probability": probability, "probabilities": by_class}
-                jsonl_file.write(encode(record) + "\n")
+                record = {"file": file, "predicted": name, "probability": probability, **decision}
+                jsonl_file.write(encode(record | {"probabilities": by_class}) + "\n")
                 if total <= MAX_PRINTED:
-                    tqdm.write(printable(f"{file}: {name} {probability:.3f}"))
+                    tqdm.write(printable(f"{file}: {name} {probability:.3f}{described(decision)}"))
                 if len(sheet_images) < MAX_SHEET_IMAGES:
                     sheet_images.append(pixels.copy())
                     captions.append(f"{Path(file).name}\n{name} {probability:.2f}")
+    for extra in extras:
+        extra.finish()
     for part in (csv_part, jsonl_part):
         os.replace(part, part.with_suffix(""))
     if sheet_images:

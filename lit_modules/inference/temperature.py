@@ -1,7 +1,5 @@
 """Temperature scaling: calibrates probabilities on the validation split."""
 
-import csv
-import json
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +7,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from conf.errors import UserError
-from conf.text import from_csv_cell
-from lit_modules.runs import checkpoints
+from lit_modules.inference.held_out import validation_predictions
 
 MAX_TEMPERATURE = 100.0
 
@@ -21,21 +18,8 @@ def temperature_of(folder: Path) -> float:
     Raises:
         UserError: the file is missing, malformed or of another epoch, or the samples determine no temperature.
     """
-    path = folder / "predictions.csv"
-    try:
-        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] == "val"]
-        epoch = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["best_epoch"]
-        columns = [name for name in rows[0] if name.startswith("p/")]
-        probabilities = np.array([[float(row[name]) for name in columns] for row in rows])
-        names = [from_csv_cell(name) for name in columns]
-        labels = np.array([names.index(f"p/{from_csv_cell(row['true'])}") for row in rows])
-    except (OSError, ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
-        fix = f"finish the training with run={folder}, or leave calibrate out"
-        raise UserError(f"calibrate: {path} has no readable validation samples; {fix}") from error
-    if epoch != checkpoints.best(folder)["epoch"]:
-        raise UserError(f"calibrate: {path} is older than the best epoch; finish the training with run={folder}")
-    return fit_temperature(probabilities, labels)
+    predictions = validation_predictions(folder, "calibrate")
+    return fit_temperature(predictions.probabilities, predictions.true)
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -52,7 +36,7 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     Raises:
         UserError: no finite optimum exists, for example since all samples are classified correctly.
     """
-    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).smallest_subnormal))
+    logits = np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).smallest_subnormal))
 
     def loss(log_temperature: float) -> float:
         scaled = logits / np.exp(log_temperature)

@@ -66,6 +66,38 @@ class Run:
             predictions += self._predict(source[start : start + MAX_BATCH]).tolist()
         return [dict(zip(self.class_names, row, strict=True)) for row in predictions]
 
+    def predict_set(self, source: Any, *, coverage: float = 0.95) -> list[str]:
+        """The classes that may be the true one, most probable first; see `lit_modules.inference.conformal`.
+
+        Args:
+            source: one, as for `predict`.
+            coverage: probability that the true class is among them, for samples like those of the validation split.
+
+        Raises:
+            UserError: also if there are too few validation samples.
+        """
+        from lit_modules.inference.thresholds import Thresholds, run_set_threshold
+
+        thresholds = Thresholds(set=run_set_threshold(self.folder, self._predictor, coverage))
+        names: list[str] = thresholds.decide(self._predict([source]), self.class_names)[0]["set"]
+        return names
+
+    def is_known(self, source: Any, *, unknown: float = 0.05) -> bool:
+        """Whether a sample is like those of the validation split; see `lit_modules.inference.unknown`.
+
+        Args:
+            source: one, as for `predict`.
+            unknown: false alarm rate: the fraction of samples like those of the validation split that are not known.
+
+        Raises:
+            UserError: also if there are too few validation samples.
+        """
+        from lit_modules.inference.unknown import known_inputs
+
+        with known_inputs(self.folder, self._predictor.net, unknown) as known:
+            self._predict([source])
+            return known.of_last_batch()[0]
+
     def _predict(self, sources: Sequence[Any]) -> np.ndarray:
         """Probabilities, float32 `[N, num_classes]`."""
         import torch
