@@ -1,6 +1,7 @@
 """CollectPredictions: evaluates the predictions of a split and logs figures to TensorBoard."""
 
 import math
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from lit_modules.callbacks.plot_budget import PlotBudget
 from lit_modules.classifier import LitClassifier
+from lit_modules.evaluation.activation_maps import explain
 from lit_modules.evaluation.drawing import draw
 from lit_modules.evaluation.evaluation import Evaluation
 from lit_modules.evaluation.predictions import Collector
@@ -79,7 +81,10 @@ class CollectPredictions(Callback):
             datamodule = trainer.datamodule  # type: ignore[attr-defined]
             mistakes = torch.from_numpy(predictions.index[predictions.mistakes])
             inputs = datamodule.samples(split, mistakes).cpu().numpy()
-            evaluation = Evaluation(pl_module.class_names, datamodule.files(split), predictions, inputs)
+            drawn = trainer.state.fn != TrainerFn.VALIDATING  # validating the best epoch again is for the report
+            explained = explain(pl_module, predictions, partial(datamodule.samples, split)) if drawn else ""
+            names, files = pl_module.class_names, datamodule.files(split)
+            evaluation = Evaluation(names, files, predictions, inputs, explained)
             left_out = [name for name, value in evaluation.scores.items() if math.isnan(value)]
             left_out += pl_module.metrics.names
             scores = {f"{split}/{name}": value for name, value in evaluation.scores.items() if name not in left_out}
@@ -87,7 +92,7 @@ class CollectPredictions(Callback):
                 self.evaluations[split] = evaluation
                 pl_module.log_dict(scores, logger=False, rank_zero_only=True)
             board = tensorboard_of(trainer)
-            if board and trainer.state.fn != TrainerFn.VALIDATING:  # validating the best epoch again is for the report
+            if board and drawn:
                 board.log_metrics(scores, step=trainer.current_epoch)
                 for name, image in draw(evaluation).items():
                     board.log_image(f"{split}/{name}", image, trainer.current_epoch)

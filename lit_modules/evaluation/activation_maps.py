@@ -1,7 +1,7 @@
 """Class activation maps: which positions of a sample speak for a class."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,10 +45,13 @@ class ActivationMaps:
             if isinstance(output, Tensor) and output.ndim > 2 and output[0, 0].numel() > 1:
                 calls.append((layer, output.shape))
 
-        layers = [layer for layer in net.modules() if layer is not net]
+        layers = {name: layer for name, layer in net.named_modules() if name}
         if hasattr(net, "map_layer"):
-            layers = [net.get_submodule(str(net.map_layer))]
-        self._forward(sample, layers, record)
+            if net.map_layer not in layers:
+                self.why_not = f"the network has no layer {net.map_layer}, its map_layer"
+                return
+            layers = {net.map_layer: layers[net.map_layer]}
+        self._forward(sample, layers.values(), record)
         if not calls:
             self.why_not = "no layer has an output with several positions"
             return
@@ -58,6 +61,8 @@ class ActivationMaps:
             self.why_not = f"the outputs of {type(self.layer).__name__} have other dimensions than the samples"
         elif [layer for layer, _ in calls].count(self.layer) > 1:
             self.why_not = f"{type(self.layer).__name__}, the last layer with several positions, is applied repeatedly"
+        else:
+            self.why_not = self._why_no_gradient(sample)
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Contributions of each position to logits, in float32 and eval mode; positive ones speak for the class.
@@ -69,31 +74,44 @@ class ActivationMaps:
         Returns:
             float32 `[N, K, *spatial of the layer]`
         """
-        leaves: list[Tensor] = []
-
-        def cut(_layer: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-            leaves.append(output.detach().requires_grad_())
-            return leaves[-1].clone()  # the next layer may work in place
-
-        with torch.inference_mode(False), torch.enable_grad():
-            logits = self._forward(inputs.clone(), [self.layer], cut).gather(1, labels.clone())
-            (outputs,) = leaves
+        # Autocast would compute the backward pass too in 16 bits.
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(inputs.device.type, enabled=False):
+            outputs, logits = self._cut_at_layer(inputs.clone())
             contributions = []
-            for class_logits in logits.unbind(1):
-                (gradient,) = torch.autograd.grad(class_logits.sum(), outputs, retain_graph=True)
+            for class_logits in logits.gather(1, labels.clone()).unbind(1):
+                (gradient,) = torch.autograd.grad(
+                    class_logits.sum(), outputs, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
                 contributions.append((gradient * outputs).sum(1))
         return torch.stack(contributions, 1).detach()
 
-    def _forward(self, inputs: Tensor, layers: list[nn.Module], hook: Callable[..., Tensor | None]) -> Tensor:
+    def _cut_at_layer(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs of the layer, and the logits as a function of them."""
+        outputs: list[Tensor] = []
+
+        def cut(_layer: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+            torch.set_grad_enabled(True)  # a network may run its body without
+            outputs.append(output.detach().requires_grad_())
+            return outputs[-1].clone()  # the next layer may work in place
+
+        logits = self._forward(inputs, [self.layer], cut)
+        return outputs[0], logits
+
+    def _why_no_gradient(self, sample: Tensor) -> str:
+        """Some networks of others cannot be differentiated; a training must not end for a figure."""
+        try:
+            self(sample, torch.zeros(1, 1, dtype=torch.int64, device=sample.device))
+        except RuntimeError as error:
+            return f"the logits have no gradient ({str(error).splitlines()[0]})"
+        return ""
+
+    def _forward(self, inputs: Tensor, layers: Iterable[nn.Module], hook: Callable[..., Tensor | None]) -> Tensor:
         """The logits in eval mode with a hook on some layers. No gradients of parameters; modes are restored."""
         handles = [layer.register_forward_hook(hook) for layer in layers]
         modes = {layer: layer.training for layer in self.net.modules()}
         parameters = {name: parameter.detach() for name, parameter in self.net.named_parameters()}
         try:
-            with (
-                torch.autocast(inputs.device.type, enabled=False),
-                torch.compiler.set_stance("force_eager"),  # compiled code skips hooks
-            ):
+            with torch.compiler.set_stance("force_eager"):  # compiled code skips hooks
                 logits: Tensor = functional_call(self.net.eval(), parameters, inputs)
         finally:
             for handle in handles:
@@ -113,7 +131,7 @@ def scaled(contributions: Tensor, size: torch.Size) -> Tensor:
     Returns:
         float `[N, K, *size]` in [0, 1], where 1 is the most of any of the K classes.
     """
-    evidence = contributions.clamp(min=0)
+    evidence = contributions.nan_to_num(0, 0, 0).clamp(min=0)
     evidence = F.interpolate(evidence, size=size, mode=INTERPOLATION[len(size)], align_corners=False)
     most = evidence.flatten(1).amax(1)
     return evidence / most.clamp(min=1e-12).view(-1, *[1] * (evidence.ndim - 1))
@@ -125,18 +143,16 @@ class Explained(NamedTuple):
     rows: np.ndarray
     """int64 `[N]`: rows of the predictions"""
     inputs: np.ndarray
-    """float32 `[N, C, *spatial]`, as passed to the classifier"""
+    """float32 `[N, C, *spatial]`, as passed to the classifier; of a volume, the slice with the most evidence"""
     maps: np.ndarray
     """float32 `[N, 2, *spatial]` in [0, 1]: of the predicted and of the true class"""
 
 
-def explain(
-    normalize: nn.Module, net: nn.Module, predictions: Predictions, samples: Callable[[Tensor], Tensor]
-) -> Explained | str:
+def explain(classifier: Any, predictions: Predictions, samples: Callable[[Tensor], Tensor]) -> Explained | str:
     """The maps of up to six worst mistakes and six right predictions, evenly spaced; or why there are none.
 
     Args:
-        normalize, net: of a classifier.
+        classifier: has the layers `normalize` and `net`.
         predictions: of a split.
         samples: gives the samples of some positions in the split, int64 `[N]`, as passed to the classifier.
     """
@@ -148,9 +164,12 @@ def explain(
     inputs = samples(torch.from_numpy(predictions.index[rows]))
     labels = torch.from_numpy(np.stack([predictions.predicted[rows], predictions.true[rows]], 1)).to(inputs.device)
     with torch.no_grad():
-        normalized = normalize(inputs)
-    contributions = ActivationMaps(net, normalized[:1])
+        normalized = classifier.normalize(inputs)
+    contributions = ActivationMaps(classifier.net, normalized[:1])
     if contributions.why_not:
         return contributions.why_not
     maps = scaled(contributions(normalized, labels), inputs.shape[2:])
+    if inputs.ndim == 5:  # the slice with the most evidence of each volume
+        volumes, depths = torch.arange(len(inputs)), maps.amax((1, 3, 4)).argmax(1)
+        inputs, maps = inputs[volumes, :, depths], maps[volumes, :, depths]
     return Explained(rows, inputs.float().cpu().numpy(), maps.cpu().numpy())

@@ -46,14 +46,19 @@ def calibrate(confidence: np.ndarray, correct: np.ndarray) -> Calibration:
         confidence: float `[N]` in [0, 1].
         correct: bool `[N]`.
     """
-    edges = np.linspace(0, 1, BINS + 1)
-    bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, BINS - 1)
+    bins = confidence_bins(confidence)
     counts = np.bincount(bins, minlength=BINS)
     with np.errstate(invalid="ignore"):
         means = np.bincount(bins, confidence, BINS) / counts
         accuracy = np.bincount(bins, correct, BINS) / counts
     error = np.nansum(counts * np.abs(accuracy - means)) / len(confidence)
     return Calibration(counts, means, accuracy, float(error))
+
+
+def confidence_bins(confidence: np.ndarray) -> np.ndarray:
+    """The bin of each confidence, int64 `[N]`."""
+    edges = np.linspace(0, 1, BINS + 1)
+    return np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, BINS - 1)
 
 
 def curve(probability: np.ndarray, positive: np.ndarray) -> Curve:

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
+from lit_modules.evaluation.activation_maps import Explained
 from lit_modules.evaluation.curves import Calibration, Curve, calibrate, curve, macro, thin
 from lit_modules.evaluation.predictions import Predictions
 
@@ -17,15 +18,22 @@ class Evaluation:
         files: a name per sample of the split, indexed by `Predictions.index`.
         predictions: of the whole split or a subset.
         mistaken_inputs: float32 `[M, C, *spatial]`: samples of `Predictions.mistakes`, as passed to the classifier.
+        explained: some samples with their class activation maps, or why there are none.
     """
 
     def __init__(
-        self, class_names: Sequence[str], files: Sequence[str], predictions: Predictions, mistaken_inputs: np.ndarray
+        self,
+        class_names: Sequence[str],
+        files: Sequence[str],
+        predictions: Predictions,
+        mistaken_inputs: np.ndarray,
+        explained: Explained | str = "",
     ) -> None:
         self.class_names = class_names
         self.files = files
         self.predictions = predictions
         self.mistaken_inputs = mistaken_inputs
+        self.explained = explained
 
     @cached_property
     def confusion(self) -> np.ndarray:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -15,14 +16,27 @@ CAPTION = 0.17  # height of a caption line in inches
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 MAX_LAYERS = 4
 MAX_MAPS = 8
+MAX_OPACITY = 0.7  # of an activation map, which the sample shows through
 
 
 @styled
-def grid(samples: Sequence[np.ndarray], captions: Sequence[str], title: str, columns: int = 8) -> Figure:
+def grid(
+    samples: Sequence[np.ndarray],
+    captions: Sequence[str],
+    title: str,
+    columns: int = 8,
+    maps: Sequence[np.ndarray | None] | None = None,
+) -> Figure:
     """Draws samples `[C, *spatial]` in rows with a caption below each.
 
     A series is drawn as one line per channel, a volume as its middle slice, and an image with neither 1 nor 3 channels
     as its first channel. Values outside [0, 1] are rescaled into it.
+
+    Args:
+        samples, captions: of the tiles, row by row.
+        title: above all.
+        columns: tiles of a row.
+        maps: for each sample, an activation map `[*spatial]` in [0, 1], or None; drawn over the series or grey image.
     """
     columns = min(columns, max(len(samples), 5))
     rows = max(1, -(-len(samples) // columns))
@@ -32,9 +46,9 @@ def grid(samples: Sequence[np.ndarray], captions: Sequence[str], title: str, col
     size = (columns * width + 0.2, rows * height + 0.5)
     figure = Figure(figsize=size)
     axes = figure.add_axes((0.1 / size[0], 0.05 / size[1], 1 - 0.2 / size[0], 1 - 0.5 / size[1]))
-    for i, (sample, caption) in enumerate(zip(samples, captions, strict=True)):
+    for i, (sample, caption, heat) in enumerate(zip(samples, captions, maps or [None] * len(samples), strict=True)):
         x, y = (i % columns) * width, -(i // columns) * height
-        _tile(axes, sample, x + 0.04, y, width - 0.08)
+        _tile(axes, sample, x + 0.04, y, width - 0.08, heat)
         axes.text(
             x + 0.04,
             y - width + 0.04,
@@ -49,22 +63,46 @@ def grid(samples: Sequence[np.ndarray], captions: Sequence[str], title: str, col
     return figure
 
 
-def _tile(axes: Any, sample: np.ndarray, x: float, y: float, side: float) -> None:
-    """Draws one sample in the square whose upper left corner is (x, y)."""
+def _tile(axes: Any, sample: np.ndarray, x: float, y: float, side: float, heat: np.ndarray | None) -> None:
+    """Draws one sample, and its activation map, in the square whose upper left corner is (x, y)."""
     low, high = min(0.0, float(sample.min())), max(1.0, float(sample.max()))
     sample = (sample - low) / (high - low)
     if sample.ndim == 2:  # [C, L]
         for color, channel in zip(COLORS, sample, strict=False):
             axes.plot(x + np.linspace(0, side, len(channel)), y - side + channel * side, color=color, linewidth=1)
+        if heat is not None:
+            _draw_pixels(axes, colored(heat[None]), x, y, side, side)
         return
     if sample.ndim == 4:  # [C, D, H, W] → [C, H, W]
         sample = sample[:, sample.shape[1] // 2]
     height, width = np.array(sample.shape[1:]) * side / max(sample.shape[1:])
     pixels = np.moveaxis(sample, 0, -1) if len(sample) == 3 else sample[0]
+    if heat is None:
+        _draw_pixels(axes, pixels, x, y, width, height)
+    else:
+        _draw_pixels(axes, overlay(sample, heat), x, y, width, height)
+
+
+def _draw_pixels(axes: Any, pixels: np.ndarray, x: float, y: float, width: float, height: float) -> None:
     # Not imshow, which updates the limits of the axes for every image.
     image = AxesImage(axes, cmap="gray", extent=(x, x + width, y - height, y), interpolation="nearest")
     image.set(data=pixels, clim=(0, 1))
     axes.add_image(image)
+
+
+def colored(heat: np.ndarray) -> np.ndarray:
+    """The colours of an activation map, RGBA `[*spatial, 4]`: more opaque where it is higher. Viridis, whose steps
+    look equal."""
+    colors = matplotlib.colormaps["viridis"](heat)
+    colors[..., 3] = MAX_OPACITY * heat
+    return colors
+
+
+def overlay(sample: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """An image `[C, H, W]` in [0, 1] in grey under its activation map `[H, W]`; RGB `[H, W, 3]`."""
+    grey = sample.mean(0) if len(sample) == 3 else sample[0]
+    colors = colored(heat)
+    return grey[..., None] * (1 - colors[..., 3:]) + colors[..., :3] * colors[..., 3:]
 
 
 def filter_grid(net: nn.Module) -> Figure | None:

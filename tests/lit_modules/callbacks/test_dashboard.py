@@ -25,7 +25,7 @@ from tests.samples import SHAPES, network
 
 ALWAYS = ("callbacks.dashboard.max_overhead=null", "callbacks.predictions.max_overhead=null")
 FEW = ("trainer.limit_train_batches=3", "trainer.limit_val_batches=2", "trainer.limit_test_batches=2")
-OF_A_SPLIT = ("confusion", "classes", "reliability", "roc", "precision_recall", "mistakes")
+OF_A_SPLIT = ("confusion", "classes", "reliability", "roc", "precision_recall", "mistakes", "maps")
 DRAWN_ELSEWHERE = ("grey", "colour")  # in the other tests here, and in test_hostile_names.py and test_file_names.py
 OF_THE_NETWORK = ("inputs/train", "inputs/val", "network/filters", "network/feature_maps")
 
@@ -257,4 +257,4 @@ def test_series_images_and_volumes_are_all_supported(tmp_path: Path, shape: tupl
     trainer.fit(module, OneBatch(batch))
     trainer.test(module, OneBatch(batch), verbose=False)
     tags = read(tmp_path).Tags()["images"]
-    assert set(OF_THE_NETWORK) <= set(tags) and "test/mistakes" in tags
+    assert {*OF_THE_NETWORK, "test/mistakes", "test/maps"} <= set(tags)

@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from lit_modules.evaluation.significance import (
     accuracy,
     bootstrap,
+    corrected_t,
     interval,
     macro_f1,
     mcnemar,
@@ -81,3 +82,41 @@ def test_p_of_a_symmetric_difference_is_that_of_the_normal() -> None:
 def test_interval_of_a_count_equals_scipys(correct: int, total: int) -> None:
     expected = stats.binomtest(correct, total).proportion_ci(0.95, method="wilson")
     assert wilson(correct, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("values", [[0.02, 0.01, 0.05, -0.01, 0.03], [0.1, 0.3]])
+def test_corrected_t_is_that_of_nadeau_and_bengio(values: list[float]) -> None:
+    uncorrected = stats.ttest_1samp(values, 0)
+    test = corrected_t(np.array(values), 0.0)
+    assert test.p == pytest.approx(uncorrected.pvalue)
+    assert test.interval == pytest.approx(tuple(uncorrected.confidence_interval(0.95)))
+    count = len(values)
+    statistic = uncorrected.statistic / np.sqrt(1 + count * 0.25)  # (1/J + n2/n1) instead of 1/J
+    assert corrected_t(np.array(values), 0.25).p == pytest.approx(2 * stats.t.sf(abs(statistic), count - 1))
+
+
+def test_corrected_t_of_equal_values_is_certain() -> None:
+    assert corrected_t(np.zeros(3), 0.25) == (0, (0, 0), 1) and corrected_t(np.ones(3), 0.25).p == 0
+
+
+@pytest.mark.slow
+def test_corrected_t_rejects_equal_classifiers_seldom() -> None:
+    """Two classifiers of equal quality on random splits of one sample: the usual t-test rejects far too often."""
+    generator = np.random.default_rng(0)
+    rejected = {0.0: 0, 0.25: 0}
+    for _ in range(300):
+        inputs, noise = generator.normal(size=(100, 2)), generator.normal(size=100)
+        labels = inputs.sum(1) + noise > 0
+        differences = []
+        for _ in range(15):
+            order = generator.permutation(100)
+            train, test = order[:80], order[80:]
+            accuracies = []
+            for column in range(2):
+                values = inputs[:, column]
+                threshold = (values[train][labels[train]].mean() + values[train][~labels[train]].mean()) / 2
+                accuracies.append(((values > threshold) == labels)[test].mean())
+            differences.append(accuracies[0] - accuracies[1])
+        for ratio in rejected:
+            rejected[ratio] += corrected_t(np.array(differences), ratio).p < 0.05
+    assert rejected[0.25] / 300 < 0.15 < 0.3 < rejected[0.0] / 300
