@@ -16,7 +16,6 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from conf import command_line, derived, flags, project, saved_config, schema, validation
@@ -24,7 +23,7 @@ from conf.error_messages import one_line_errors
 from conf.errors import UserError
 from conf.text import printable
 from datamodules.storage.memory import free_memory
-from lit_modules.runs import launcher, multirun, run_folder
+from lit_modules.runs import folds, launcher, multirun, run_folder
 from lit_modules.trainer import process
 
 # torch and Lightning are imported inside the tasks, so that --help, --cfg job and wrong keys are answered at once.
@@ -36,20 +35,22 @@ SETTINGS = ("datamodule", "lit_module", "trainer")  # what loggers and the repor
 def fit(cfg: DictConfig) -> float:
     """Train or resume a run, then test its best epoch once; returns the monitored score."""
     from lit_modules.networks.weights import load_network
-    from lit_modules.runs import checkpoints
-    from lit_modules.runs.report import finish, score_best
+    from lit_modules.runs import checkpoints, scoring
+    from lit_modules.runs.report import finish
 
     for part in ("callbacks.checkpoint", "logger.epoch_csv"):
         if not OmegaConf.select(cfg, part):
             raise UserError(f"{part}: training needs it; leave it in")
     process.check_count(cfg.trainer)
+    if cfg.folds:
+        return folds.cross_validate(cfg, list(HydraConfig.get().overrides.task))
     folder = Path(cfg.run_dir)
     use_pretrained_input(cfg)  # before the config is compared with that of a run to resume
     checkpoint = checkpoints.resume_from(cfg)
     if checkpoint:
         run_folder.check_epochs(folder, cfg.trainer.get("max_epochs"))
     datamodule, module, trainer = build(saved_config.without_pretrained_weights(cfg) if checkpoint else cfg)
-    check_devices(trainer)
+    multirun.check_devices(trainer.world_size)
     if checkpoint:
         checkpoints.check_fits(checkpoint, module, trainer)
     elif cfg.init_from:
@@ -66,7 +67,7 @@ def fit(cfg: DictConfig) -> float:
             logger.log_hyperparams({"seed": cfg.seed, **settings})
         with checkpoints.restoring(checkpoint):
             trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
-        results = score_best(folder, trainer, module, datamodule, cfg.test)
+        results = scoring.score_best(folder, trainer, module, datamodule, cfg.test)
         if trainer.is_global_zero:
             results |= {"name": cfg.name, "seed": cfg.seed, "monitor": cfg.monitor, "layout": datamodule.layout}
             finish(folder, trainer, results, settings, shlex.join([*command_line.PROGRAM.split(), *sys.argv[1:]]))
@@ -76,48 +77,47 @@ def fit(cfg: DictConfig) -> float:
 
 def test(cfg: DictConfig) -> None:
     """Test the best epoch of a run, on its own data or on other data of the same classes."""
-    from lit_modules.runs.report import print_scores
+    from lit_modules.runs.report import print_test
     from lit_modules.runs.restore import best_network
 
     process.check_count(cfg.trainer)
     saved_config.check_unchanged(Path(cfg.run_dir), cfg)  # another split would test on training images
     module = best_network(cfg)
-    datamodule = build_datamodule(cfg, "test", **image_shape(cfg, module.input_shape))
+    datamodule = build_datamodule(cfg, "test", **saved_config.image_shape(cfg, module.input_shape))
     datamodule.use_labels_of(module.class_names, module.input_shape)
     trainer = build_trainer(cfg, logger=False)  # the dashboard stays that of the training
     if trainer.is_global_zero:
         print(printable(f"testing {cfg.run} on {len(datamodule.files('test'))} samples"), flush=True)
     trainer.test(module, datamodule, verbose=False)
     if trainer.is_global_zero:
-        print_scores(trainer.callback_metrics, {})
+        print_test(trainer)
 
 
 def predict(cfg: DictConfig) -> None:
     """Classify images by the best epoch of a run; exit code 3 if some were skipped."""
     import torch
 
-    from datamodules.image_stream import check_parameters, find, read_in_batches
-    from datamodules.storage.decode import ImageSpec
+    from datamodules.image_stream import find, image_spec, read_in_batches
     from lit_modules.inference.device import autocast, device_of
+    from lit_modules.inference.extras import extra_outputs
     from lit_modules.inference.predict import predict
     from lit_modules.inference.predictor import best_predictor
+    from lit_modules.inference.thresholds import fit_thresholds
 
     saved_config.check_unchanged(Path(cfg.run_dir), cfg)
     (files, items), output = find(cfg.input), Path(cfg.output)
     source = Path(cfg.input).expanduser().resolve()
     if source.is_dir() and output.resolve().is_relative_to(source):
         raise UserError(f"output: {output} is in the input folder {source}; choose another")
-    if "resize" not in cfg.datamodule:
-        raise UserError(f"input: the run {cfg.run} was trained on arrays, not images; use an export of it")
-    check_parameters(cfg.datamodule)
     process.set_up(free_memory())
     predictor, class_names, input_shape = best_predictor(cfg)
     device, data = device_of(cfg.trainer), cfg.datamodule
-    channels, height, width = input_shape
-    spec = ImageSpec(channels, (height, width), data.resize, data.jpeg_draft, data.get("interpolation") or "bilinear")
+    spec = image_spec(data, input_shape)
     batches = read_in_batches(files, items, spec, data.batch_size, data.num_workers, device.type)
+    extras, thresholds = extra_outputs(cfg, predictor.to(device), input_shape), fit_thresholds(cfg, predictor)
     with torch.inference_mode(), autocast(device, cfg.trainer.precision):
-        skipped = predict(predictor.to(device), batches, len(files), class_names, cfg.tta.name == "flip", output)
+        flip = cfg.tta.name == "flip"
+        skipped = predict(predictor, batches, len(files), class_names, flip, output, extras, thresholds)
     print(printable(f"{len(files) - skipped} predictions → {output}"))
     if skipped:
         print(f"{skipped} of {len(files)} files were skipped", file=sys.stderr)
@@ -128,14 +128,16 @@ def export(cfg: DictConfig) -> None:
     """Export the best epoch of a run to a file that needs no Litmus, verified on its data or on noise."""
     from lit_modules.inference.export import export, first_samples, noise
     from lit_modules.inference.predictor import best_predictor
+    from lit_modules.inference.thresholds import fit_thresholds
 
     process.set_up(free_memory())
     saved_config.check_unchanged(Path(cfg.run_dir), cfg)
     predictor, class_names, input_shape = best_predictor(cfg)
+    sets = {"coverage": cfg.coverage, "set threshold": fit_thresholds(cfg, predictor).set}
     resize = OmegaConf.select(cfg, "datamodule.resize")
     interpolation = OmegaConf.select(cfg, "datamodule.interpolation") or "bilinear"
     try:
-        datamodule = build_datamodule(cfg, "fit", **image_shape(cfg, input_shape))
+        datamodule = build_datamodule(cfg, "fit", **saved_config.image_shape(cfg, input_shape))
         batches, checked_on = datamodule.batches("val"), "validation samples"
     except UserError as error:
         if not resize:  # noise resembles images, not any array
@@ -143,18 +145,32 @@ def export(cfg: DictConfig) -> None:
         print(printable(f"no validation samples, so the export is checked on noise: {error}"), file=sys.stderr)
         batches, checked_on = noise(predictor.normalize, input_shape), "noise"
     inputs, logits = first_samples(batches, predictor.logits, cfg.input.name == "uint8")
-    probabilities = (logits / predictor.temperature).softmax(1)
+    expected = (logits / predictor.temperature).softmax(1)
     metadata = {"class_names": class_names, "resize": resize, "interpolation": interpolation, "checked on": checked_on}
-    difference = export(predictor, inputs, probabilities, metadata, cfg.format.name, Path(cfg.output))
+    difference = export(predictor, inputs, expected, metadata | sets, cfg.format.name, Path(cfg.output))
     print(printable(f"{cfg.format.name} → {cfg.output}"))
     print(f"largest difference of a probability: {difference:.1e}, on {len(inputs)} {checked_on}")
 
 
 def inspect(cfg: DictConfig) -> None:
-    """Report counts, sizes, damaged files and duplicates of the data."""
+    """Report counts, sizes, damaged and unusual files, duplicates and shortcuts of the data."""
     from datamodules.inspection.inspect import inspect
 
     inspect(build_datamodule(cfg, "inspect", on_error="skip"), Path(cfg.output))
+
+
+def audit(cfg: DictConfig) -> None:
+    """Rank the labels of a run's samples by how probably they are wrong, and find duplicates with different labels."""
+    from datamodules.inspection.duplicate_groups import label_conflicts
+    from datamodules.inspection.named_samples import class_of_each, read_samples
+    from lit_modules.runs.audit import audit
+    from lit_modules.runs.predictions_csv import read_predictions
+
+    saved_config.check_unchanged(Path(cfg.run_dir), cfg)
+    evaluations = read_predictions(Path(cfg.run_dir) / "predictions.csv")
+    datamodule = build_datamodule(cfg, "inspect", on_error="skip")
+    read = partial(read_samples, datamodule)
+    audit(evaluations, class_of_each(datamodule), label_conflicts(datamodule), read, Path(cfg.output))
 
 
 def tune(cfg: DictConfig) -> None:
@@ -188,7 +204,7 @@ def sweep(cfg: DictConfig) -> None:
     sweep(cfg, list(HydraConfig.get().overrides.task))
 
 
-TASKS = {task.__name__: task for task in (fit, test, predict, export, inspect, tune, sweep, compare)}
+TASKS = {task.__name__: task for task in (fit, test, predict, export, inspect, audit, tune, sweep, compare)}
 
 
 def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
@@ -248,30 +264,13 @@ def build_trainer(cfg: DictConfig, logger: bool = True) -> Any:
     return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
 
 
-def image_shape(cfg: DictConfig, input_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Parameters by which images are read in the shape that a trained network takes."""
-    if "image_size" not in cfg.datamodule:
-        return {}
-    channels, *size = input_shape
-    return {"channels": channels, "image_size": size}
-
-
-def check_devices(trainer: Any) -> None:
-    """Raises UserError if Lightning would start the whole sweep again on each rank."""
-    multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if multirun and trainer.world_size > 1:
-        raise UserError("devices: a multirun uses one device per run; use devices=gpu, or start the runs one by one")
-
-
 def main(cfg: DictConfig) -> Any:
     """Check the config and run its task."""
     job = HydraConfig.get()
     with one_line_errors():
-        if job.mode == RunMode.MULTIRUN and cfg.task == "compare":
-            raise UserError("-m: task=compare makes no runs; leave it out")
+        multirun.check_task(cfg.task)
     with multirun.next_job_runs(), one_line_errors():
-        if job.mode == RunMode.MULTIRUN:
-            cfg.run_dir = str(Path(cfg.run_dir) / str(job.job.num))
+        multirun.use_own_folder(cfg)
         derived.restore(cfg, job.overrides.task)
         derived.leave_out_parameters(cfg, job.overrides.task)
         validation.check(cfg, job.overrides.task)

@@ -15,7 +15,7 @@ from conf.schema import store
 CONF = Path(__file__).parent
 
 # What a run keeps for life: sections, and parts of other sections.
-KEPT = ("seed", "monitor", "mode", "init_from", "datamodule", "lit_module")
+KEPT = ("seed", "monitor", "mode", "init_from", "folds", "datamodule", "lit_module")
 KEPT_PARTS = ("callbacks.checkpoint.every_n_epochs", "callbacks.adam_to_sgd.", "callbacks.ema.", "callbacks.whitening.")
 # What affects speed only, or where the same data are.
 FREE = ("gradient_checkpointing", "num_workers", "root", "download", "cache", "cache_dir", "gpu_cache_fraction")
@@ -142,7 +142,9 @@ def check_unchanged(folder: Path, cfg: DictConfig) -> None:
 
 
 def _is_copy(path: str | None, kept: Path) -> bool:
-    return bool(path) and all(map(Path.is_file, (Path(path), kept))) and Path(path).read_bytes() == kept.read_bytes()
+    if not path or not Path(path).is_file() or not kept.is_file():
+        return False
+    return Path(path).read_bytes() == kept.read_bytes()
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -169,3 +171,11 @@ def without_pretrained_weights(cfg: DictConfig) -> DictConfig:
     if "weights" in copy.lit_module.net:
         copy.lit_module.net.weights = ""
     return copy
+
+
+def image_shape(cfg: DictConfig, input_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Parameters by which images are read in the shape that a trained network takes."""
+    if "image_size" not in cfg.datamodule:
+        return {}
+    channels, *size = input_shape
+    return {"channels": channels, "image_size": size}

@@ -60,6 +60,10 @@ class Fit:
     run: str | None = key(None, "folder of a run to resume or to use")
     init_from: str | None = key(None, "model.pt or checkpoint whose weights a new run begins with")
     test: bool = key(True, "whether to test the best epoch")
+    folds: int | None = key(None, "cross-validation by that many runs, which test on each sample once")
+    repeats: int = key(1, "of the cross-validation, with other folds")
+    workers: int = key(1, "folds trained at the same time")
+    overrides: list[str] = key([], "of each run of a study: what was on the command line of the study")
     datamodule: dict[str, Any] = key({}, "the data")
     lit_module: dict[str, Any] = key({}, "the network, its loss, optimizer and schedule")
     trainer: dict[str, Any] = key({}, "Lightning's Trainer")
@@ -91,6 +95,10 @@ class Predict(Fit):
     input: str = key(MISSING, "an image, a folder or an archive of images, a table of files, or a glob")
     tta: Views = key(Views.none, "flip: average with the mirrored image")
     calibrate: bool = key(False, "scale the probabilities by a temperature fitted to the validation split")
+    coverage: float | None = key(None, "of the true class by a set of classes, such as 0.95; null: no sets")
+    unknown: float | None = key(None, "false alarm rate of `known`: false, such as 0.05; null: nothing is unknown")
+    explain: bool = key(False, "write an image with the class activation map of each image into maps/")
+    embeddings: bool = key(False, "write what the head of the network receives to embeddings.npy")
     output: str = key("${run_dir}/predictions/${oc.env:LITMUS_STAMP}", "folder of the predictions")
 
 
@@ -118,15 +126,25 @@ class Export(Fit):
     format: Format = key(MISSING, "onnx, safetensors or torch_export")
     input: Input = key(Input.uint8, "uint8 images, or floats in [0, 1]")
     calibrate: bool = key(False, "scale the probabilities by a temperature fitted to the validation split")
+    coverage: float | None = key(None, "of the true class by a set of classes, such as 0.95; null: no sets")
     output: str = key("${run_dir}/export", "folder of the export")
 
 
 @dataclass
 class Inspect(Fit):
-    """Report counts, sizes, damaged files and duplicates of the data, without training."""
+    """Report counts, sizes, damaged and unusual files, duplicates and shortcuts of the data, without training."""
 
     task: str = "inspect"
     output: str = key("${logs_dir}/inspect/${oc.env:LITMUS_STAMP}", "folder of the report")
+
+
+@dataclass
+class Audit(Fit):
+    """Rank labels that are probably wrong by the predictions of `run=DIR` for samples that it was not trained on."""
+
+    task: str = "audit"
+    run: str | None = key(MISSING, "folder of the run")
+    output: str = key("${run_dir}/audit/${oc.env:LITMUS_STAMP}", "folder of the report")
 
 
 @dataclass
@@ -151,7 +169,6 @@ class Sweep(Fit):
     storage: str = key(MISSING, "Optuna's database")
     sampler: dict[str, Any] | None = key(MISSING, "Optuna's")
     pruner: dict[str, Any] | None = key(MISSING, "Optuna's; null: every trial is trained to its end")
-    overrides: list[str] = key([], "of every trial: what was on the command line of the study")
 
 
 @dataclass
@@ -164,7 +181,7 @@ class Compare(Fit):
 
 
 TASKS: dict[str, type[Fit]] = {
-    schema.task: schema for schema in (Fit, Test, Predict, Export, Inspect, Tune, Sweep, Compare)
+    schema.task: schema for schema in (Fit, Test, Predict, Export, Inspect, Audit, Tune, Sweep, Compare)
 }
 # Keys of these sections need not be in a YAML file: validation compares them with the constructor's parameters.
 SECTIONS = ("datamodule", "lit_module", "trainer", "callbacks", "logger")

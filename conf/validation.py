@@ -35,6 +35,7 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
     _check_overrides(cfg, overrides)
     _check_root_keys(cfg)
     _check_run(cfg)
+    _check_folds(cfg)
     _check_sections(cfg)
     _check_lists(cfg)
     _check_callbacks(cfg)
@@ -98,6 +99,22 @@ def _check_run(cfg: DictConfig) -> None:
             raise UserError(f"{key}: a file name of more than {MAX_NAME} bytes; shorten it")
     if cfg.run and Path(cfg.run_dir) != Path(cfg.run):
         raise UserError(f"run_dir: the run {cfg.run} stays in its folder; leave run_dir out, and sweep new runs only")
+
+
+def _check_folds(cfg: DictConfig) -> None:
+    """Keys of a cross-validation, which is a study of its own."""
+    for key in ("repeats",) if cfg.task == "sweep" else ("repeats", "workers"):
+        if cfg.folds is None and cfg[key] != 1:
+            hint = ", or write datamodule.num_workers=…" if key == "workers" else ""
+            raise UserError(f"{key}: is of a cross-validation; add folds=5{hint}")
+    if cfg.folds is not None and cfg.folds < 2:
+        raise UserError(f"folds: must be at least 2, not {cfg.folds}; try folds=5")
+    if cfg.folds is not None and cfg.task in ("sweep", "tune"):
+        raise UserError(f"folds: task={cfg.task} does not cross-validate; leave it out")
+    if cfg.folds is not None and not cfg.test:
+        raise UserError("test: each fold is the test split of a run; leave it out")
+    if cfg.task != "sweep" and min(cfg.repeats, cfg.workers) < 1:
+        raise UserError("repeats, workers: must be at least 1; set them, such as repeats=2 workers=1")
 
 
 def _check_sections(cfg: DictConfig) -> None:

@@ -19,11 +19,13 @@ from conf.text import from_csv_cell
 from lit_modules.evaluation import significance
 from lit_modules.runs import run_folder
 
-SCORES = {"acc": significance.accuracy, "f1": significance.macro_f1}
+SCORES = ("acc", "f1")
 TAGS = [f"{split}/{score}" for split in ("val", "test") for score in SCORES]
 METRIC = re.compile(r"lit_module\.metrics\.(\w+)\._target_")  # the key of a metric that a config adds
-# Settings that may differ between runs of one config; metrics change no weights.
-RUN_KEYS = ("seed", "run", "run_dir", "logs_dir")
+# Settings that may differ between runs of one config: its seeds and splits; metrics change no weights.
+RUN_KEYS = (
+    "seed", "run", "run_dir", "logs_dir", "repeats", "workers", "overrides", "datamodule.fold", "datamodule.split_seed"
+)  # fmt: skip
 FREE_SECTION = "lit_module.metrics."
 # A folder that contains one of these is a run.
 INVALID = (
@@ -61,6 +63,8 @@ class Run:
 def find(runs: Any) -> list[Path]:
     """The listed folders, or the runs that match a glob; numbers are converted to names.
 
+    A cross-validation stands for its runs.
+
     Raises:
         UserError: there is no folder.
     """
@@ -69,9 +73,15 @@ def find(runs: Any) -> list[Path]:
     else:
         folders = [Path(path) for path in sorted(glob(str(runs), recursive=True))]  # noqa: PTH207 (absolute globs too)
         folders = [folder for folder in folders if any((folder / name).exists() for name in RUN_FILES)]
+    folders = [run for folder in folders for run in _folds_of(folder) or [folder]]
     if not folders:
         raise UserError(f"runs: {runs} matches no run; give a list, or a glob such as 'logs/digits/*'")
     return folders
+
+
+def _folds_of(folder: Path) -> list[Path]:
+    """The runs of a cross-validation."""
+    return sorted(path for path in (folder / "folds").glob("*") if path.is_dir())
 
 
 def read(folder: Path, name: str) -> Run:
@@ -144,7 +154,8 @@ def name_configs(runs: list[Run]) -> list[str]:
         settings = {
             key: value
             for key, value in run.settings.items()
-            if key not in RUN_KEYS and not key.startswith(FREE_SECTION)
+            # null is left out: an earlier version may lack the key.
+            if value is not None and key not in RUN_KEYS and not key.startswith(FREE_SECTION)
         }
         if settings:
             if settings not in configs:
@@ -160,7 +171,7 @@ def _letter(number: int) -> str:
 
 
 def run_records(runs: list[Run]) -> list[Record]:
-    """One record per run: scores, and bootstrap confidence intervals of accuracy and F1."""
+    """One record per run: scores, and confidence intervals of accuracy and F1."""
     records = []
     for run in runs:
         record: Record = {"run": run.name, "config": run.config, "seed": run.settings.get("seed")}
@@ -169,14 +180,21 @@ def run_records(runs: list[Run]) -> list[Record]:
             split, score = tag.split("/")
             record[tag] = run.summary.get(tag)
             if split in run.predictions and score in SCORES:
-                _, true, predicted = run.predictions[split]
-                resampled = significance.bootstrap(SCORES[score], *_encode_labels(true, predicted))
-                record[f"{tag}/low"], record[f"{tag}/high"] = significance.interval(resampled)
+                record[f"{tag}/low"], record[f"{tag}/high"] = _interval(score, run.predictions[split])
         records.append(record | {"remark": run.remark})
     return records
 
 
-def _encode_labels(*names: np.ndarray) -> list[np.ndarray]:
+def _interval(score: str, predictions: Predictions) -> significance.Interval:
+    """The interval in the report of a run, see `evaluation.intervals`."""
+    correct = predictions.true == predictions.predicted
+    if score == "acc" or correct.all():
+        return significance.wilson(int(correct.sum()), len(correct))
+    labels = encode_labels(predictions.true, predictions.predicted)
+    return significance.interval(significance.bootstrap(significance.macro_f1, *labels))
+
+
+def encode_labels(*names: np.ndarray) -> list[np.ndarray]:
     """Encodes class names as integers."""
     return list(np.unique(np.stack(names), return_inverse=True)[1].reshape(len(names), -1))
 
@@ -191,49 +209,10 @@ def config_records(runs: list[Run], differing: list[str]) -> list[Record]:
             values = [run.summary[tag] for run in members if tag in run.summary]
             record[f"{tag}/mean"] = float(np.mean(values)) if values else None
             record[f"{tag}/std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        train = [run.summary["samples/train"] for run in members if "samples/train" in run.summary]
+        record["samples/train"] = float(np.mean(train)) if train else None
         records.append(record | {key: members[0].settings.get(key) for key in differing})
     return records
-
-
-def pair_records(runs: list[Run]) -> list[Record]:
-    """One record per run with test predictions: paired tests against the first such run."""
-    tested = [run for run in runs if "test" in run.predictions]
-    return [_pair(run, tested[0]) for run in tested[1:]]
-
-
-def _pair(run: Run, reference: Run) -> Record:
-    record: Record = {"run": run.name, "reference": reference.name}
-    files, true, predicted = run.predictions["test"]
-    reference_files, reference_true, reference_predicted = reference.predictions["test"]
-    unshared = set(files) ^ set(reference_files)
-    if unshared:
-        return record | {"remark": f"different test images: {len(unshared)} occur in only one run"}
-    num_relabelled = (true != reference_true).sum()
-    if num_relabelled:
-        return record | {"remark": f"different labels: {num_relabelled} test images have another class"}
-    labels = _encode_labels(true, predicted, reference_predicted)
-    correct, reference_correct = predicted == true, reference_predicted == true
-    only_run = int((correct & ~reference_correct).sum())
-    only_reference = int((~correct & reference_correct).sum())
-    differences = significance.bootstrap(_f1_difference, *labels)
-    low, high = significance.interval(differences)
-    return record | {
-        "images": len(correct),
-        "only run right": only_run,
-        "only reference right": only_reference,
-        "acc/difference": (only_run - only_reference) / len(correct),
-        "acc/p (McNemar)": significance.mcnemar(only_run, only_reference),
-        "f1/difference": float(_f1_difference(*labels, np.ones((1, len(correct)), np.int64))[0]),
-        "f1/difference/low": low,
-        "f1/difference/high": high,
-        "f1/p (bootstrap)": significance.two_sided_p(differences),
-        "remark": "",
-    }
-
-
-def _f1_difference(*labels_and_weights: np.ndarray) -> np.ndarray:
-    true, first, second, weights = labels_and_weights
-    return significance.macro_f1(true, first, weights) - significance.macro_f1(true, second, weights)
 
 
 def compare(runs: Any, output: Path | None) -> None:
@@ -250,6 +229,7 @@ def compare(runs: Any, output: Path | None) -> None:
         UserError: after all that, a folder is no run, or its files are invalid.
     """
     from lit_modules.runs import comparison_report
+    from lit_modules.runs.comparison_tests import pair_records, split_records
 
     folders = find(runs)
     parent = os.path.commonpath([folder.absolute() for folder in folders]) if len(folders) > 1 else folders[0].parent
@@ -257,10 +237,11 @@ def compare(runs: Any, output: Path | None) -> None:
     wrong = [f"{folder}: {run.remark}" for folder, run in zip(folders, read_runs, strict=True) if run.is_wrong]
     read_runs.sort(key=lambda run: run.summary.get("val/f1", -1.0), reverse=True)
     differing = name_configs(read_runs)
-    records = run_records(read_runs), config_records(read_runs, differing), pair_records(read_runs)
-    comparison_report.show(*records, differing)
+    records = {"runs": run_records(read_runs), "configs": config_records(read_runs, differing)}
+    records |= {"pairs": pair_records(read_runs), "splits": split_records(read_runs)}
+    comparison_report.show(records, differing)
     if output:
-        comparison_report.write(output, *records, differing)
+        comparison_report.write(output, records, differing)
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise UserError(f"{wrong[0]}{more}; leave it out")

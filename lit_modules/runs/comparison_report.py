@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,20 +15,30 @@ from lit_modules.evaluation.markdown import markdown_table
 
 TAGS = ("val/f1", "test/f1", "test/acc")
 NOTES = {
-    "Runs": "Brackets: 95 % bootstrap confidence intervals (10,000 resamples of the images).",
-    "Configs": "Mean ± standard deviation over runs that differ only in the seed.",
+    "Runs": "Brackets: 95 % confidence intervals: accuracy by Wilson, F1 by the bootstrap over the images.",
+    "Configs": "Mean ± standard deviation over runs that differ only in the seed or the split.",
     "Metrics": "Those of lit_module/metrics, likewise; – if no run of a config has one.",
     "Settings": "Settings that differ between configs; – if a config lacks one.",
     "Pairs": "Paired tests of each run against the best run by val/f1, on the same test images. Between equally good "
     "networks, 5 % of tests give p < 0.05. A test compares two networks; comparing configs requires several seeds.",
+    "Splits": "Corrected resampled t-test (C. Nadeau and Y. Bengio 2003) of each config against that of the best run, "
+    "on the splits that both were tested on: the usual t-test finds too many differences, as training splits overlap.",
 }
+CURVE = "datamodule.train_fraction"
+ABOUT_CURVE = "Bars: standard deviation over runs; of a single run, its 95 % confidence interval."
 
 Record = dict[str, Any]
 Rows = list[list[str]]
 
 
-def tables(runs: list[Record], configs: list[Record], pairs: list[Record], differing: list[str]) -> dict[str, Rows]:
-    """Formatted tables by title, each a heading and its rows; empty tables are omitted."""
+def tables(records: dict[str, list[Record]], differing: list[str]) -> dict[str, Rows]:
+    """Formatted tables by title, each a heading and its rows; empty tables are omitted.
+
+    Args:
+        records: `runs`, `configs`, `pairs` and `splits`.
+        differing: settings.
+    """
+    runs, configs = records["runs"], records["configs"]
     by_title: dict[str, Rows] = {
         "Runs": [["run", "config", "seed", *TAGS, "remark"]]
         + [
@@ -48,7 +59,9 @@ def tables(runs: list[Record], configs: list[Record], pairs: list[Record], diffe
         "Settings": [["setting", *(row["config"] for row in configs)]]
         + [[key, *(_text(row[key]) for row in configs)] for key in differing],
         "Pairs": [["run", "reference", "only correct", "p (McNemar)", "F1 difference", "p (bootstrap)"]]
-        + [_pair(row) for row in pairs],
+        + [_pair(row) for row in records["pairs"]],
+        "Splits": [["config", "reference", "splits", "accuracy difference", "p", "F1 difference", "p (corrected t)"]]
+        + [_split(row) for row in records["splits"]],
     }
     return {title: rows for title, rows in by_title.items() if len(rows) > 1}
 
@@ -62,10 +75,22 @@ def _metric_tags(configs: list[Record]) -> list[str]:
 def _pair(row: Record) -> list[str]:
     if row["remark"]:
         return [row["run"], row["reference"], row["remark"], "", "", ""]
-    interval = f"{row['f1/difference']:+.4f} [{row['f1/difference/low']:+.4f}, {row['f1/difference/high']:+.4f}]"
+    interval = _difference(row, "f1")
     only_correct = f"{row['only run right']} : {row['only reference right']} of {row['images']}"
     mcnemar, bootstrap = f"{row['acc/p (McNemar)']:.2g}", f"{row['f1/p (bootstrap)']:.2g}"
     return [row["run"], row["reference"], only_correct, mcnemar, interval, bootstrap]
+
+
+def _split(row: Record) -> list[str]:
+    cells = [row["config"], row["reference"], str(row["splits"])]
+    for score in ("acc", "f1"):
+        cells += [_difference(row, score), f"{row[f'{score}/p (corrected t)']:.2g}"]
+    return cells
+
+
+def _difference(row: Record, score: str) -> str:
+    low, high = row[f"{score}/difference/low"], row[f"{score}/difference/high"]
+    return f"{row[f'{score}/difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def _with_interval(row: Record, tag: str) -> str:
@@ -84,10 +109,10 @@ def _text(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
-def show(runs: list[Record], configs: list[Record], pairs: list[Record], differing: list[str]) -> None:
+def show(records: dict[str, list[Record]], differing: list[str]) -> None:
     """Prints the tables to the console."""
     console = Console()
-    for title, (heading, *rows) in tables(runs, configs, pairs, differing).items():
+    for title, (heading, *rows) in tables(records, differing).items():
         table = Table(*heading, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
         for column in table.columns:
             column.overflow = "fold"
@@ -97,16 +122,20 @@ def show(runs: list[Record], configs: list[Record], pairs: list[Record], differi
         console.print(NOTES[title] + "\n", style="dim", highlight=False)
 
 
-def write(folder: Path, runs: list[Record], configs: list[Record], pairs: list[Record], differing: list[str]) -> None:
-    """Writes runs.csv, configs.csv, pairs.csv (full precision), report.md and scores.png."""
+def write(folder: Path, records: dict[str, list[Record]], differing: list[str]) -> None:
+    """Writes a CSV file for each kind of record (full precision), report.md, and figures."""
     make_output(folder)
-    for name, records in (("runs", runs), ("configs", configs), ("pairs", pairs)):
-        write_table(folder / f"{name}.csv", records)
+    for name, rows_of_table in records.items():
+        write_table(folder / f"{name}.csv", rows_of_table)
     sections = []
-    for title, rows in tables(runs, configs, pairs, differing).items():
+    for title, rows in tables(records, differing).items():
         sections += [f"## {title}", markdown_table(rows[0], rows[1:]), NOTES[title]]
-    write_text(folder / "report.md", "\n\n".join(["# Comparison of runs", *sections, "![scores](scores.png)"]) + "\n")
-    draw(runs, folder / "scores.png")
+    sections.append("![scores](scores.png)")
+    draw(records["runs"], folder / "scores.png")
+    if CURVE in differing:
+        sections += ["## Learning curve", "![learning curve](learning_curve.png)", ABOUT_CURVE]
+        draw_learning_curve(records, differing, folder / "learning_curve.png")
+    write_text(folder / "report.md", "\n\n".join(["# Comparison of runs", *sections]) + "\n")
     print(printable(f"comparison saved in {folder}"))
 
 
@@ -133,3 +162,42 @@ def draw(runs: list[Record], path: Path) -> None:
     axes[0].set_yticks(range(len(scored)), [f"{row['run']}  {row['config']}" for row in scored])
     with warnings.catch_warnings(action="ignore"):  # about glyphs missing from the font
         write_durably(path, lambda file: figure.savefig(file, dpi=120))
+
+
+def draw_learning_curve(records: dict[str, list[Record]], differing: list[str], path: Path) -> None:
+    """Plots test scores by the number of training samples; a line for configs that differ in nothing else."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    lines: dict[str, list[Record]] = {}
+    for row in records["configs"]:
+        if row["samples/train"] and row["test/f1/mean"] is not None:
+            others = [f"{key.rpartition('.')[2]} {_text(row[key])}" for key in differing if key != CURVE]
+            lines.setdefault(", ".join(others), []).append(row)
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axis, tag in zip(figure.subplots(1, 2), ("test/acc", "test/f1"), strict=True):
+        for name, rows in lines.items():
+            points = sorted(
+                (row["samples/train"], row[f"{tag}/mean"], *_bar(row, tag, records["runs"])) for row in rows
+            )
+            samples, means, lows, highs = map(np.array, zip(*points, strict=True))
+            axis.errorbar(samples, means, (means - lows, highs - means), marker="o", capsize=3, label=name)
+        axis.set(xscale="log", xlabel="training samples", title=tag)
+        ticks = sorted({row["samples/train"] for rows in lines.values() for row in rows})
+        axis.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+        if len(lines) > 1:
+            axis.legend(fontsize=8)
+    with warnings.catch_warnings(action="ignore"):  # about glyphs missing from the font
+        write_durably(path, lambda file: figure.savefig(file, dpi=120))
+
+
+def _bar(config: Record, tag: str, runs: list[Record]) -> tuple[Any, Any]:
+    """Ends of the error bar of a config."""
+    mean, spread = config[f"{tag}/mean"], config[f"{tag}/std"]
+    if spread is not None:
+        return mean - spread, mean + spread
+    run = next(row for row in runs if row["config"] == config["config"] and row[tag] is not None)
+    return run.get(f"{tag}/low", run[tag]), run.get(f"{tag}/high", run[tag])

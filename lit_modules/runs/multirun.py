@@ -3,9 +3,11 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import DictConfig
 
 from conf.errors import UserError
 
@@ -30,6 +32,19 @@ def next_job_runs() -> Iterator[None]:
         _failed_jobs.append(f"{job.job.num} ({' '.join(swept)})")
 
 
+def check_task(task: str) -> None:
+    """Raises UserError in a multirun of a task that makes no runs."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN and task == "compare":
+        raise UserError("-m: task=compare makes no runs; leave it out")
+
+
+def use_own_folder(cfg: DictConfig) -> None:
+    """Gives each job of a multirun a folder of its number."""
+    job = HydraConfig.get()
+    if job.mode == RunMode.MULTIRUN:
+        cfg.run_dir = str(Path(cfg.run_dir) / str(job.job.num))
+
+
 def raise_if_failed() -> None:
     """
     Raises:
@@ -39,3 +54,10 @@ def raise_if_failed() -> None:
         names = ", ".join(_failed_jobs)
         _failed_jobs.clear()
         raise UserError(f"-m: failed jobs: {names}; correct their values, and start them again")
+
+
+def check_devices(world_size: int) -> None:
+    """Raises UserError if Lightning would start the whole multirun again on each rank."""
+    in_multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if in_multirun and world_size > 1:
+        raise UserError("devices: a multirun uses one device per run; use devices=gpu, or start the runs one by one")

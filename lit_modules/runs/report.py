@@ -3,49 +3,41 @@
 import json
 import os
 import platform
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import WeightAveraging
-from rich.console import Console
-from rich.table import Table
+from pytorch_lightning import Trainer
 from torch import nn
 
 from conf.files import write_durably, write_text
 from conf.text import markdown, printable
 from lit_modules.callbacks.predictions import CollectPredictions
 from lit_modules.classifier import LitClassifier
+from lit_modules.evaluation.activation_maps import Explained
 from lit_modules.evaluation.drawing import draw
 from lit_modules.evaluation.evaluation import Evaluation
 from lit_modules.evaluation.figures import history, png
 from lit_modules.evaluation.markdown import markdown_table
-from lit_modules.evaluation.significance import CONFIDENCE, wilson
 from lit_modules.loggers.tensorboard import HPARAMS_SCORES, flatten
 from lit_modules.loggers.tracker import Tracker
 from lit_modules.runs import run_folder
 from lit_modules.runs.predictions_csv import write_confusion, write_predictions
-from lit_modules.runs.restore import load_best
+from lit_modules.runs.score_table import interval_scores, print_scores, score_table, with_interval
+from lit_modules.runs.uncertainty import set_scores, uncertainty_sections
 
-SCORES = {
-    "loss": "loss",
-    "acc": "accuracy",
-    "f1": "macro F1",
-    "likelihood": "likelihood (mean probability of the true class)",
-    "ece": "expected calibration error (ECE)",
-    "auc": "ROC AUC, macro average",
-    "ap": "average precision (AP), macro average",
-}
 CLASS_SCORES = ("precision", "recall", "f1", "likelihood", "auc", "ap")
 MAX_ROWS = 200
-FEW_SAMPLES = 1000  # of which the interval is printed
-MORE_SPLITS = "other splits tell more: datamodule.split_seed=0,1,2,3,4 -m"
 FILES = ("predictions.csv", "confusion.csv", "metrics.csv", "summary.json", "config.yaml")
 USES = {"train": "training", "val": "validation", "test": "testing"}
+MAPS = (
+    "What in a sample speaks for a class: yellow most, blue less, grey nothing. The maps of a sample have one scale "
+    "(HiResCAM, arXiv:2011.08891)."
+)
 FIGURES = {
     "mistakes": "Worst mistakes",
+    "maps": "Class activation maps",
     "classes": "Classes",
     "confusion": "Confusion matrix",
     "reliability": "Calibration",
@@ -72,12 +64,10 @@ def finish(folder: Path, trainer: Trainer, results: dict[str, Any], settings: di
     best_scores = {f"val_best/{score}": results[f"val/{score}"] for score in available}
     for logger in trainer.loggers:
         logger.log_metrics(best_scores, step=best_epoch)
-    run_folder.write_summary(folder, results | parameter_counts(module.net))
+    evaluations = evaluations_of(trainer)
+    results |= interval_scores(evaluations)
+    run_folder.write_summary(folder, results | set_scores(evaluations) | parameter_counts(module.net))
     files = {f"best model (epoch {best_epoch + 1})": folder / "model.pt", "scores": folder / "summary.json"}
-    evaluations: dict[str, Evaluation] = {}
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, CollectPredictions):
-            evaluations = callback.evaluations
     if evaluations:
         write_predictions(folder / "predictions.csv", evaluations)
         write_confusion(folder / "confusion.csv", evaluations)
@@ -90,37 +80,6 @@ def finish(folder: Path, trainer: Trainer, results: dict[str, Any], settings: di
     print_scores(results, files, len(evaluations["test"].predictions.true) if "test" in evaluations else 0)
 
 
-def score_best(folder: Path, trainer: Trainer, module: LitClassifier, datamodule: Any, test: bool) -> dict[str, Any]:
-    """Loads the best epoch's weights and scores them; all ranks must call it.
-
-    Args:
-        folder: of the run.
-        trainer: after the fit.
-        module: gets the weights.
-        datamodule: of the fit.
-        test: whether to validate (for the predictions) and test, once.
-
-    Returns:
-        The scores of the best epoch, `best_epoch`, training `seconds` and `samples/<split>`.
-    """
-    best_epoch = load_best(module, folder)
-    # WeightAveraging would load its last average before each evaluation.
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    trainer.callbacks = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]  # type: ignore[attr-defined]
-    results: dict[str, Any] = {}
-    if test and any(isinstance(callback, CollectPredictions) for callback in callbacks):
-        trainer.validate(module, datamodule, verbose=False)  # for the predictions of the validation split
-        results |= {name: float(value) for name, value in trainer.callback_metrics.items()}
-    if test:
-        trainer.test(module, datamodule, verbose=False)
-        results |= {name: float(value) for name, value in trainer.callback_metrics.items()}
-    rows = run_folder.read_metrics(folder)
-    best_row = next(row for row in rows if row["epoch"] == best_epoch)
-    results |= {name: value for name, value in best_row.items() if "/" in name}
-    results |= {f"samples/{split}": len(datamodule.files(split)) for split in ("train", "val", "test")}
-    return results | {"best_epoch": best_epoch, "seconds": sum(row["seconds"] for row in rows)}
-
-
 def parameter_counts(net: nn.Module) -> dict[str, Any]:
     """Parameter counts and shapes for summary.json."""
     parameters = dict(net.named_parameters())
@@ -130,26 +89,19 @@ def parameter_counts(net: nn.Module) -> dict[str, Any]:
     } | {f"params/shape/{name}": list(parameter.shape) for name, parameter in parameters.items()}
 
 
-def print_scores(scores: dict[str, float], files: dict[str, Path], count: int = 0) -> None:
-    """Prints the test scores, the interval of the accuracy on few samples, and the paths of the result files.
+def print_test(trainer: Trainer) -> None:
+    """Prints the scores after `trainer.test`."""
+    evaluations = evaluations_of(trainer)
+    count = len(evaluations["test"].predictions.true) if "test" in evaluations else 0
+    print_scores(trainer.callback_metrics | interval_scores(evaluations), {}, count)
 
-    Args:
-        count: of the scored samples; 0: unknown.
-    """
-    names = [name for name in _labels(scores) if f"test/{name}" in scores]
-    console = Console(soft_wrap=True, markup=False, emoji=False)
-    if names:
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        table.add_column(min_width=len("test"))
-        for name in names:
-            table.add_column(name, justify="right", min_width=max(len(name), len("0.0000")))  # nothing is cut off
-        table.add_row("test", *(f"{scores[f'test/{name}']:.4f}" for name in names))
-        console.print(table)
-    if names and 0 < count < FEW_SAMPLES:
-        interval = _interval(scores["test/acc"], count)
-        console.print(f"accuracy {interval} on {count} samples; {MORE_SPLITS}", highlight=False)
-    for label, path in files.items():
-        console.print(printable(f"{label}: {path}"), highlight=False)
+
+def evaluations_of(trainer: Trainer) -> dict[str, Evaluation]:
+    """Of the splits that were validated and tested; none if no callback keeps the predictions."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, CollectPredictions):
+            return callback.evaluations
+    return {}
 
 
 def write_report(
@@ -173,8 +125,8 @@ def write_report(
     for name, content in images.items():
         _write(folder / "report" / f"{name}.png", content)
     sections = [
-        f"# {markdown(summary['name'])}: test accuracy {summary['test/acc']:.4f}",
-        _score_table(summary, {name: len(evaluations[name].predictions.true) for name in splits}),
+        f"# {markdown(summary['name'])}: test accuracy {with_interval(summary, 'test/acc')}",
+        score_table(summary, splits),
         f"Files: {', '.join(f'[{name}]({name})' for name in FILES)}.",
         "## Run",
         f"    {printable(command)}",  # as code
@@ -182,7 +134,8 @@ def write_report(
         "## Training history",
         "![Loss and scores by epoch](report/epochs.png)",
         "# Test split",
-        *_figure_sections(test, images),
+        *figure_sections(test, images),
+        *uncertainty_sections(summary, test),
         "# Environment",
         _environment_table(summary, device),
         "<details><summary>All settings</summary>\n",
@@ -194,29 +147,6 @@ def write_report(
 
 def _write(path: Path, content: bytes) -> None:
     write_durably(path, lambda file: file.write(content))
-
-
-def _interval(accuracy: float, count: int) -> str:
-    """The interval of an accuracy on `count` samples."""
-    low, high = wilson(round(accuracy * count), count)
-    return f"{low:.3f} – {high:.3f} ({CONFIDENCE:.0%} interval)"
-
-
-def _labels(scores: Mapping[str, Any]) -> dict[str, str]:
-    """Labels of scores by name; that of a metric that the config added is its name."""
-    tags = (tag.partition("/") for tag in scores)
-    metrics = [name for split, _, name in tags if split in ("val", "test") and name not in SCORES]
-    return SCORES | {name: name for name in metrics}
-
-
-def _score_table(summary: dict[str, Any], counts: dict[str, int]) -> str:
-    """The scores of each split, and the intervals of their accuracy by the counts of scored samples."""
-    rows = []
-    for score, label in _labels(summary).items():
-        rows.append([label, *(_number(summary.get(f"{split}/{score}")) for split in counts)])
-        if score == "acc":
-            rows.append(["", *(_interval(summary[f"{split}/acc"], count) for split, count in counts.items())])
-    return markdown_table(("", *counts), rows)
 
 
 def _run_table(summary: dict[str, Any], settings: dict[str, Any], epochs: int, num_classes: int) -> str:
@@ -245,17 +175,25 @@ def _environment_table(summary: dict[str, Any], device: torch.device) -> str:
     return markdown_table(("", ""), (rows | versions).items())
 
 
-def _figure_sections(test: Evaluation, images: Container[str]) -> list[str]:
+def figure_sections(test: Evaluation, images: Container[str]) -> list[str]:
     """Headings and figures of the test split; the mistakes and the classes also as tables."""
     sections = []
     for name, title in FIGURES.items():
         if name in images:
             sections += [f"## {title}", f"![{title}](report/{name}.png)"]
+        if name == "maps":
+            sections += _about_maps(test)
         if name == "mistakes":
             sections.append(_mistake_table(test))
         if name == "classes":
             sections.append(_class_table(test))
     return sections
+
+
+def _about_maps(test: Evaluation) -> list[str]:
+    if isinstance(test.explained, Explained):
+        return [MAPS]
+    return [f"## {FIGURES['maps']}", f"None: {test.explained}."] if test.explained else []
 
 
 def _mistake_table(test: Evaluation) -> str:

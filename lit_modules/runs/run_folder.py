@@ -36,7 +36,7 @@ def claim(folder: Path, cfg: DictConfig) -> Iterator[None]:
         UserError: the folder belongs to another run, is in use, or is not writable.
     """
     config = folder / "config.yaml"
-    has_begun = any(map(any, (folder.glob(pattern) for pattern in ("checkpoints/*.ckpt", "metrics.csv", "trials"))))
+    has_begun = any(any(folder.glob(name)) for name in ("checkpoints/*.ckpt", "metrics.csv", "trials", "folds"))
     if config.exists() and has_begun and not cfg.run and not may_be_restarted():
         raise UserError(f"run_dir: {folder} already contains a run; resume it with run={folder} or choose another")
     created = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -97,8 +97,9 @@ def _owner(lock_file: Path) -> str:
 
 
 def _checkpoint_times(folder: Path) -> dict[Path, int]:
-    """Modification time in ns by checkpoint."""
-    return {path: path.lstat().st_mtime_ns for path in folder.glob("checkpoints/*.ckpt")}
+    """Modification time in ns by checkpoint, and by run of a cross-validation."""
+    paths = [*folder.glob("checkpoints/*.ckpt"), *folder.glob("folds/*/")]
+    return {path: path.lstat().st_mtime_ns for path in paths if path.suffix != ".log"}
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

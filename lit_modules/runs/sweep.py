@@ -1,7 +1,5 @@
 """task=sweep: an Optuna study whose trials are separate runs."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,19 +14,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from optuna.trial import TrialState
 
-from conf import project, saved_config, validation
+from conf import saved_config, validation
 from conf.command_line import PROGRAM
 from conf.errors import UserError
 from conf.files import file_lock, lock_inherited, make_output, write_text
 from conf.text import printable
-from lit_modules.runs import run_folder
+from lit_modules.runs import run_folder, training_process
 from lit_modules.runs.launcher import may_be_restarted
 from lit_modules.runs.search_space import check_params, distributions_of, experiment, extremes, grid, overrides
-from lit_modules.trainer.process import STOP_SIGNALS
 
 # Keys of the study, which are not passed to its trials.
 OWN = {"task", "sweep", "run", "run_dir", "logs_dir", "space", "trials", "workers", "storage", "sampler", "pruner"}
-STOPPED = [128 + number for number in STOP_SIGNALS]
 POLL_SECONDS = 0.5
 
 
@@ -83,7 +79,7 @@ class Study:
                 time.sleep(POLL_SECONDS)
         finally:
             for trial in running:
-                stop(trial.process)
+                training_process.stop(trial.process)
 
     def claim(self) -> tuple[optuna.Trial, IO[bytes]] | None:
         """An abandoned trial or a new one, with its locked log file; None if there is neither."""
@@ -109,12 +105,10 @@ class Study:
 
     def start(self, trial: optuna.Trial, log: IO[bytes]) -> Running:
         """Starts the training subprocess of a trial, which resumes from its checkpoint if there is one."""
-        run_overrides = ["task=fit", "test=false", f"run_dir='{self.path(trial.number)}'"]
-        flags = project.config_dir(sys.argv)
-        command = [sys.executable, sys.argv[0], *flags, *self.cfg.overrides, *overrides(trial.params), *run_overrides]
-        environment = os.environ | {"LITMUS_TRIAL": str(trial.number)}
+        run_overrides = ["test=false", f"run_dir='{self.path(trial.number)}'"]
         reported = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        return Running(trial, log, subprocess.Popen(command, env=environment, stdout=log, stderr=log), set(reported))
+        command_line = [*self.cfg.overrides, *overrides(trial.params), *run_overrides]
+        return Running(trial, log, training_process.start(command_line, trial.number, log), set(reported))
 
     def advance(self, running: Running) -> bool:
         """Reports newly finished epochs; True when the trial is complete, pruned or failed."""
@@ -125,15 +119,15 @@ class Study:
             trial.report(scores[epoch], epoch)
             reported.add(epoch)
             if trial.should_prune():
-                stop(process)
+                training_process.stop(process)
                 return self.tell(running, TrialState.PRUNED, f"pruned after epoch {epoch + 1}: {scores[epoch]:.4f}")
         if not ended:
             return False
-        if process.returncode in STOPPED:
+        if process.returncode in training_process.STOPPED:
             raise SystemExit(process.returncode)
         if process.returncode:
-            lines = Path(log.name).read_text(encoding="utf-8", errors="replace").splitlines()
-            return self.tell(running, TrialState.FAIL, f"failed: {lines[-1] if lines else process.returncode}")
+            line = training_process.last_line(Path(log.name), process.returncode)
+            return self.tell(running, TrialState.FAIL, f"failed: {line}")
         best = (max if self.cfg.mode == "max" else min)(scores.values())
         return self.tell(running, TrialState.COMPLETE, f"{self.cfg.monitor} {best:.4f}", best)
 
@@ -175,7 +169,7 @@ class Study:
 def sweep(cfg: DictConfig, command_line: list[str]) -> None:
     """Starts a study, or resumes or joins the study `cfg.run`."""
     folder = Path(cfg.run_dir)
-    base = [text for text in command_line if text.lstrip("+~").split("=")[0].split(".")[0] not in OWN]
+    base = training_process.without_keys(command_line, OWN)
     if cfg.run:
         changed = [text for text in base if text not in cfg.overrides]
         changed += [text for text in command_line if text.startswith("space")]
@@ -191,8 +185,7 @@ def sweep(cfg: DictConfig, command_line: list[str]) -> None:
                 raise UserError(f"run_dir: {folder} already contains a run; {fix}")
             saved_config.write(folder / "config.yaml", cfg)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    for number in STOP_SIGNALS:
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    training_process.exit_on_signals()
     print(f"{cfg.name}: saved in {folder}\nresume or join: {PROGRAM} run={folder}", flush=True)
     study = Study(cfg)
     study.run()
@@ -215,16 +208,6 @@ def check_space(cfg: DictConfig) -> None:
     for key, distribution in space.items():
         for value in extremes(distribution):
             validation.check(compose("train", [*cfg.overrides, *overrides({key: value})]))
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Terminates a run, which saves a checkpoint; kills it after 60 s."""
-    process.terminate()
-    try:
-        process.wait(timeout=60)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def draw(study: optuna.Study, folder: Path) -> None:

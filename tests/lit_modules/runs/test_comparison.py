@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from sklearn.metrics import f1_score
 
 from conf.errors import UserError
@@ -30,11 +31,13 @@ def guess(share: float, seed: int) -> np.ndarray:
     return np.where(generator.random(len(TRUE)) < share, TRUE, generator.integers(3, size=len(TRUE)))
 
 
-def write_run(folder: Path, share: float, *, lr: float = 0.1, seed: int = 0, files: str = "p/{:03d}.png") -> Path:
+def write_run(
+    folder: Path, share: float, *, lr: float = 0.1, seed: int = 0, files: str = "p/{:03d}.png", data: str = ""
+) -> Path:
     """A finished run of a classifier that knows this share of the images."""
     folder.mkdir(parents=True)
     predicted = guess(share, seed)
-    facts: dict[str, Any] = {"best_epoch": 1}
+    facts: dict[str, Any] = {"best_epoch": 1, "samples/train": 800}
     rows = []
     for split in ("val", "test"):
         facts |= {f"{split}/acc": (predicted == TRUE).mean(), f"{split}/f1": f1_score(TRUE, predicted, average="macro")}
@@ -44,6 +47,7 @@ def write_run(folder: Path, share: float, *, lr: float = 0.1, seed: int = 0, fil
         ]
     (folder / "summary.json").write_text(json.dumps(facts))
     settings = f"name: rate{lr}\nseed: {seed}\nepochs: 5\nrun_dir: {folder}\nlit_module: {{optimizer: {{lr: {lr}}}}}\n"
+    settings += f"datamodule: {{{data}}}\n"
     (folder / "config.yaml").write_text(settings)
     with open(folder / "predictions.csv", "w", newline="") as file:
         csv.writer(file).writerows([HEADER, *rows])
@@ -217,3 +221,53 @@ def test_one_long_name_takes_no_memory_for_each_image(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(predictions.files) == 2001 and peak < 10e6
+
+
+def test_cross_validations_are_compared_fold_by_fold(tmp_path: Path) -> None:
+    scores: dict[float, list[float]] = {0.1: [], 0.5: []}
+    for lr in scores:
+        for fold in range(4):
+            folder = tmp_path / f"rate{lr}" / "folds" / f"{fold:03d}"
+            place = {"files": f"{fold}/{{:03d}}.png", "data": f"folds: 4, fold: {fold}"}
+            write_run(folder, 0.9 - lr / 10 - fold / 20, lr=lr, seed=fold + round(10 * lr), **place)  # type: ignore[arg-type]
+            scores[lr].append(json.loads((folder / "summary.json").read_text())["test/f1"])
+    (tmp_path / "rate0.1" / "config.yaml").write_text("folds: 4")
+    output = tmp_path / "out"
+    found = compared([str(tmp_path / "rate0.1"), str(tmp_path / "rate0.5")], output)
+    assert (found["configs"]["A"]["runs"], found["configs"]["B"]["runs"]) == ("4", "4")
+    b, a = (scores[lr] for lr in (0.5, 0.1)) if found["configs"]["A"]["name"] == "rate0.1" else scores.values()
+    differences = np.subtract(b, a)
+    (row,) = table(output / "splits.csv").values()
+    test = significance.corrected_t(differences, 200 / 800)
+    assert (row["config"], row["reference"], row["splits"]) == ("B", "A", "4")
+    assert float(row["f1/difference"]) == pytest.approx(differences.mean())
+    assert float(row["f1/p (corrected t)"]) == pytest.approx(test.p)
+    assert "Corrected resampled t-test" in (output / "report.md").read_text()
+    pairs = found["pairs"].values()
+    assert len(pairs) == 4 and all(Path(row["run"]).name == Path(row["reference"]).name for row in pairs)
+
+
+def test_learning_curve_is_drawn_over_the_number_of_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, (fraction, share) in enumerate(((0.1, 0.5), (0.3, 0.7), ("null", 0.9))):
+        for seed in range(2):
+            run = write_run(tmp_path / "runs" / f"{number}{seed}", share, seed=seed, data=f"train_fraction: {fraction}")
+            summary = json.loads((run / "summary.json").read_text())
+            summary["samples/train"] = 800 if fraction == "null" else 800 * float(fraction)
+            (run / "summary.json").write_text(json.dumps(summary))
+    drawn: list[Any] = []
+    monkeypatch.setattr(Axes, "errorbar", lambda _axes, *values, **_: drawn.append(values))
+    found = compared(str(tmp_path / "runs" / "*"), tmp_path / "out")["configs"]
+    samples, means, (below, above) = drawn[1]
+    by_samples = sorted(found.values(), key=lambda row: float(row["samples/train"]))
+    assert samples.tolist() == [80, 240, 800]
+    assert means.tolist() == pytest.approx([float(row["test/f1/mean"]) for row in by_samples])
+    spreads = [float(row["test/f1/std"]) for row in by_samples]
+    assert below.tolist() == pytest.approx(spreads) and above.tolist() == pytest.approx(spreads)
+    assert "learning_curve.png" in (tmp_path / "out" / "report.md").read_text()
+    assert (tmp_path / "out" / "learning_curve.png").is_file()
+
+
+def test_keys_that_an_old_run_lacks_are_those_of_today(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "old", 0.9)
+    write_run(tmp_path / "runs" / "new", 0.8, data="folds: null, fold: 0, train_fraction: null, relabel: null")
+    assert list(compared(str(tmp_path / "runs" / "*"), tmp_path / "out")["configs"]) == ["A"]

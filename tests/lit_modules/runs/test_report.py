@@ -11,9 +11,12 @@ import pytest
 from sklearn import metrics
 
 import train
-from lit_modules.runs.report import print_scores
+from lit_modules.evaluation.significance import wilson
+from lit_modules.runs.report import figure_sections
+from lit_modules.runs.score_table import digits_of, print_scores, with_interval
 from tests.conftest import DRAWN, configure
 from tests.runs import rows_of
+from tests.samples import evaluation
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,7 @@ def test_every_link_leads_to_a_file(report: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("score", ["acc", "f1", "likelihood", "loss", "ece", "auc", "ap"])
 def test_scores_are_those_of_the_summary(report: str, summary: dict[str, float], score: str) -> None:
-    assert f"| {summary[f'val/{score}']:.4f} | {summary[f'test/{score}']:.4f} |" in report
+    assert f"| {with_interval(summary, f'val/{score}')} | {with_interval(summary, f'test/{score}')} |" in report
 
 
 def test_summary_agrees_with_the_predictions(folder: Path, summary: dict[str, float]) -> None:
@@ -65,6 +68,15 @@ def test_classes_stand_with_their_scores(report: str, folder: Path) -> None:
     for name, *scores, samples in zip("0123456789", *expected, strict=True):
         cells = " | ".join("–" if np.isnan(score) else f"{score:.4f}" for score in scores)
         assert f"| {name} | {samples} | {cells} |" in report
+
+
+def test_report_shows_maps_or_says_why_there_are_none(report: str) -> None:
+    assert "## Class activation maps\n\n![Class activation maps](report/maps.png)\n\nWhat in a sample" in report
+    without = evaluation(2)
+    without.explained = "no layer has an output with several positions"
+    sections = figure_sections(without, [])
+    line = sections.index("## Class activation maps") + 1
+    assert sections[line] == "None: no layer has an output with several positions."
 
 
 def test_worst_mistakes_are_named(report: str, folder: Path) -> None:
@@ -101,7 +113,7 @@ def test_score_that_does_not_exist_is_left_out(run: Callable[..., Path], images:
     summary = json.loads((folder / "summary.json").read_text())
     assert "val/auc" in summary and "test/auc" not in summary and summary["test/ece"] >= 0
     report = (folder / "report.md").read_text()
-    assert f"| {summary['val/auc']:.4f} | – |" in report and "| dark | 0 |" in report
+    assert f"| {with_interval(summary, 'val/auc')} | – |" in report and "| dark | 0 |" in report
 
 
 def test_scores_are_printed_with_where_things_lie(capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,11 +123,30 @@ def test_scores_are_printed_with_where_things_lie(capsys: pytest.CaptureFixture[
     assert third == "report: logs/x/report.md"
 
 
+def test_score_of_few_samples_has_few_digits() -> None:
+    scores = {"test/acc": 22 / 24, "test/acc/low": 0.742, "test/acc/high": 0.977, "test/loss": 0.25}
+    assert with_interval(scores, "test/acc") == "0.92 (0.74 – 0.98)" and with_interval(scores, "test/loss") == "0.25"
+    for half, digits in ((0.3, 2), (0.1, 2), (0.05, 3), (0.01, 3), (0.002, 4), (1e-6, 4), (0, 4)):
+        assert digits_of({"val/f1/low": 0.5 - half, "val/f1/high": 0.5 + half}, "val/f1") == digits
+
+
+def test_intervals_are_in_the_summary(folder: Path, summary: dict[str, float]) -> None:
+    rows = [row for row in rows_of(folder) if row["split"] == "test"]
+    correct = sum(row["true"] == row["predicted"] for row in rows)
+    assert (summary["test/acc/low"], summary["test/acc/high"]) == wilson(correct, len(rows))
+    for score in ("acc", "f1", "likelihood", "ece", "auc"):
+        for split in ("val", "test"):
+            assert summary[f"{split}/{score}/low"] < summary[f"{split}/{score}"] < summary[f"{split}/{score}/high"]
+
+
 def test_a_later_test_prints_them_too(
     run: Callable[..., Path], folder: Path, summary: dict[str, float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     run(f"run={folder}", "task=test")
     out = capsys.readouterr().out
-    assert f"{summary['test/f1']:.4f}" in out and f"{summary['test/ece']:.4f}" in out
+    value, low, high = (line.split() for line in out.splitlines()[-4:-1])
+    digits = digits_of(summary, "test/f1")
+    for cells, end in ((value, ""), (low, "/low"), (high, "/high")):
+        assert f"{summary[f'test/f1{end}']:.{digits}f}" in cells
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before, "nothing in the folder changes"
