@@ -107,6 +107,8 @@ def _check_folds(cfg: DictConfig) -> None:
         if cfg.folds is None and cfg[key] != 1:
             hint = ", or write datamodule.num_workers=…" if key == "workers" else ""
             raise UserError(f"{key}: is of a cross-validation; add folds=5{hint}")
+    if cfg.folds is None and cfg.workers != 1 and cfg.task != "sweep":
+        raise UserError("workers: trains folds at the same time; add folds=5, or write datamodule.num_workers=…")
     if cfg.folds is not None and cfg.folds < 2:
         raise UserError(f"folds: must be at least 2, not {cfg.folds}; try folds=5")
     if cfg.folds is not None and cfg.task in ("sweep", "tune"):

@@ -1,6 +1,7 @@
 """Averaged weights in checkpoints, validation and test."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,4 +69,4 @@ def test_averaged_run_can_be_tested_later(
 ) -> None:
     folder, expected = averaged
     run(f"run={folder}", "task=test")
-    assert f"test  {expected:.4f}  " in capsys.readouterr().out
+    assert re.search(rf"^test +{expected:.4f} ", capsys.readouterr().out, re.M)
