@@ -73,7 +73,7 @@ def fit_thresholds(cfg: DictConfig, predictor: Predictor) -> Thresholds:
 
 
 def run_set_threshold(folder: Path, predictor: Predictor, coverage: float) -> float:
-    """The threshold of the sets of a run's best epoch, for the temperature of its predictor; see `set_threshold`."""
+    """The `set_threshold` of a run's best epoch, from its validation probabilities at the predictor's temperature."""
     predictions = validation_predictions(folder, "coverage")
     probabilities = rescaled(predictions.probabilities, float(predictor.temperature))
     return set_threshold(probabilities, predictions.true, coverage)

@@ -68,8 +68,8 @@ def test_maps_show_the_image_and_its_predicted_class(tmp_path: Path) -> None:
     maps = scaled(ActivationMaps(predictor.net, inputs[:1])(inputs, labels), inputs.shape[2:])
     pixels = np.concatenate([part[1] for part in batches((3, 0, 4))])
     for i in (0, 6):
-        with Image.open(tmp_path / "maps" / f"{i + 1:06d}.png") as picture:
-            drawn = np.asarray(picture)
+        with Image.open(tmp_path / "maps" / f"{i + 1:06d}.png") as image:
+            drawn = np.asarray(image)
         assert min(drawn.shape[:2]) >= 224
         factor = drawn.shape[0] // 12
         small = drawn[::factor, ::factor]

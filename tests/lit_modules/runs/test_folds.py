@@ -1,4 +1,4 @@
-"""A cross-validation predicts each sample once, by a run that was not trained on it, whoever is killed meanwhile."""
+"""A cross-validation predicts each sample once, by a run not trained on it, also after a kill and a resume."""
 
 import csv
 import json
