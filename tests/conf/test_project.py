@@ -87,6 +87,9 @@ def test_places_take_own_classes_of_their_kind_alone(folder: Path) -> None:
     assert "return annotation" in error_of(target("ownlab.nets.loose"))
     assert "not defined by an allowed package" in error_of(target("ownlab.nets.nn"))
     assert "there is no Missing in ownlab.nets" in error_of(target("ownlab.nets.Missing"))
+    for name in ("ownlab.nets.loose", "lit_modules.runs.run_folder.claim"):  # functions may write files
+        augment = {"datamodule": {"augment": {"x": {"_target_": name}}}}
+        assert f"{name} is not anything that Litmus builds" in error_of(augment)
 
 
 @pytest.mark.parametrize(

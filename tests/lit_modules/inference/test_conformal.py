@@ -138,3 +138,8 @@ def test_sets_are_not_given_for_averages_of_views(run: Callable[..., Path], trai
     with pytest.raises(UserError, match=r"^tta: coverage was not fitted to averages with mirrored images; "):
         run(f"run={trained_run}", "task=predict", f"input={images}", "coverage=0.8", "tta=flip")
     assert len(read_predictions(trained_run / "predictions.csv")["val"].files) >= 9
+
+
+def test_sum_equal_to_the_threshold_reaches_it() -> None:
+    probabilities = np.array([[0.5, 0.25, 0.25], [0.75, 0.25, 0.0]], np.float32)
+    assert prediction_sets(probabilities, 0.5).tolist() == [[True, True, True], [True, False, False]]
