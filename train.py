@@ -84,7 +84,7 @@ def test(cfg: DictConfig) -> None:
     saved_config.check_unchanged(Path(cfg.run_dir), cfg)  # another split would test on training images
     module = best_network(cfg)
     datamodule = build_datamodule(cfg, "test", **saved_config.image_shape(cfg, module.input_shape))
-    datamodule.use_labels_of(module.class_names, module.input_shape)
+    datamodule.use_labels_of(module.class_names, module.input_shape, module.multi_label)
     trainer = build_trainer(cfg, logger=False)  # the dashboard stays that of the training
     if trainer.is_global_zero:
         print(printable(f"testing {cfg.run} on {len(datamodule.files('test'))} samples"), flush=True)
@@ -126,6 +126,7 @@ def predict(cfg: DictConfig) -> None:
 
 def export(cfg: DictConfig) -> None:
     """Export the best epoch of a run to a file that needs no Litmus, verified on its data or on noise."""
+    from lit_modules.evaluation.predictions import probabilities_of
     from lit_modules.inference.export import export, first_samples, noise
     from lit_modules.inference.predictor import best_predictor
     from lit_modules.inference.thresholds import fit_thresholds
@@ -145,7 +146,7 @@ def export(cfg: DictConfig) -> None:
         print(printable(f"no validation samples, so the export is checked on noise: {error}"), file=sys.stderr)
         batches, checked_on = noise(predictor.normalize, input_shape), "noise"
     inputs, logits = first_samples(batches, predictor.logits, cfg.input.name == "uint8")
-    expected = (logits / predictor.temperature).softmax(1)
+    expected = probabilities_of(logits / predictor.temperature, predictor.multi_label)
     metadata = {"class_names": class_names, "resize": resize, "interpolation": interpolation, "checked on": checked_on}
     difference = export(predictor, inputs, expected, metadata | sets, cfg.format.name, Path(cfg.output))
     print(printable(f"{cfg.format.name} → {cfg.output}"))
@@ -247,6 +248,8 @@ def build_module(cfg: DictConfig, datamodule: Any, **changes: Any) -> Any:
         input_shape=datamodule.input_shape,
         class_names=datamodule.class_names,
         class_counts=datamodule.class_counts,
+        num_samples=len(datamodule.files("train")),
+        multi_label=datamodule.is_multi_label,
         mean=mean,
         std=std,
         **changes,

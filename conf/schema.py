@@ -79,6 +79,9 @@ class Test(Fit):
     run: str | None = key(MISSING, "folder of the run")
 
 
+THRESHOLD = "of several labels: from which probability; f1: of each, the best F1 on the validation split"
+
+
 class Views(Enum):
     """Test-time augmentation: none, or averaging with the mirrored image."""
 
@@ -97,6 +100,7 @@ class Predict(Fit):
     calibrate: bool = key(False, "scale the probabilities by a temperature fitted to the validation split")
     coverage: float | None = key(None, "of the true class by a set of classes, such as 0.95; null: no sets")
     unknown: float | None = key(None, "false alarm rate of `known`: false, such as 0.05; null: nothing is unknown")
+    threshold: Any = key(0.5, THRESHOLD)
     explain: bool = key(False, "write an image with the class activation map of each image into maps/")
     embeddings: bool = key(False, "write what the head of the network receives to embeddings.npy")
     output: str = key("${run_dir}/predictions/${oc.env:LITMUS_STAMP}", "folder of the predictions")
@@ -127,6 +131,7 @@ class Export(Fit):
     input: Input = key(Input.uint8, "uint8 images, or floats in [0, 1]")
     calibrate: bool = key(False, "scale the probabilities by a temperature fitted to the validation split")
     coverage: float | None = key(None, "of the true class by a set of classes, such as 0.95; null: no sets")
+    threshold: Any = key(0.5, THRESHOLD)
     output: str = key("${run_dir}/export", "folder of the export")
 
 

@@ -57,7 +57,7 @@ class ArraysDataModule(DataModule):
     |---------------|-----------------------------------------------------------------------------------|
     | `inputs`      | `[N, C, L]`, `[N, C, H, W]` or `[N, C, D, H, W]`: uint8, scaled to [0, 1], or other   |
     |               | numbers, not scaled                                                               |
-    | `labels`      | `[N]`: integers from 0, or strings                                                |
+    | `labels`      | `[N]`: integers from 0, or strings; or 0/1 `[N, num_classes]`: several labels a sample |
     | `class_names` | optional: strings in the order of the labels; default: the sorted labels          |
     | `split`       | optional: `[N]`, train, val or test                                               |
     | `group`       | optional: `[N]`; samples of one group stay in one split                           |
@@ -82,7 +82,8 @@ class ArraysDataModule(DataModule):
         inputs = arrays["inputs"]
         _check_inputs(root, inputs)
         for key in ("labels", "split", "group"):
-            if key in arrays and arrays[key].shape != (len(inputs),):
+            num_axes = 2 if key == "labels" and arrays[key].ndim == 2 else 1
+            if key in arrays and (arrays[key].ndim != num_axes or len(arrays[key]) != len(inputs)):
                 problem = f"{key} have the shape {arrays[key].shape}, inputs {inputs.shape}"
                 raise UserError(f"{root}: {problem}; give one for each of the {len(inputs)} inputs")
         labels, class_names = _classes(root, arrays["labels"], arrays.get("class_names"))
@@ -154,6 +155,11 @@ def _classes(root: Path, labels: np.ndarray, given: np.ndarray | None) -> tuple[
     if given is not None and (given.dtype.kind != "U" or given.ndim != 1 or len(set(given.tolist())) != len(given)):
         raise UserError(f"{root}: class_names must be a list of distinct strings, one per class; correct it")
     names = None if given is None else [str(name) for name in given]
+    if labels.ndim == 2:
+        if names and len(names) != labels.shape[1]:
+            problem = f"{len(names)} class_names, but labels {list(labels.shape)}"
+            raise UserError(f"{root}: {problem}; give a name for each column")
+        return _matrix(root, labels), names or [str(label) for label in range(labels.shape[1])]
     present, positions = np.unique(labels, return_inverse=True)
     if labels.dtype.kind == "U":
         names = names or present.tolist()
@@ -172,6 +178,13 @@ def _classes(root: Path, labels: np.ndarray, given: np.ndarray | None) -> tuple[
         missing = np.flatnonzero(present != np.arange(len(present)))[0]
         raise UserError(f"{root}: labels: {missing} does not occur, but {count - 1} does; give class_names")
     return present[positions].astype(np.int64), names or [str(label) for label in range(count)]
+
+
+def _matrix(root: Path, labels: np.ndarray) -> np.ndarray:
+    """Several labels a sample, as 0/1 int64 `[N, num_classes]`."""
+    if labels.dtype.kind not in "biuf" or not np.isin(labels, (0, 1)).all():
+        raise UserError(f"{root}: labels {list(labels.shape)} are not all 0 or 1; give 1 for each label of a sample")
+    return labels.astype(np.int64)
 
 
 def _splits(root: Path, split: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from conf.errors import UserError
 from conf.text import printable
+from datamodules.labels import count_labels, occurrences
 from datamodules.splits import Samples
 from datamodules.storage.inputs import Split
 
@@ -30,6 +31,14 @@ def check_class_names(class_names: Sequence[str]) -> None:
     for name in class_names:
         if any("\ud800" <= letter <= "\udfff" for letter in name):  # Python's surrogates for undecodable bytes
             raise UserError(f"class {name!r}: its name is not UTF-8; rename it")
+
+
+def check_single_labels(splits: Mapping[str, Samples], relabel: str | None) -> None:
+    """Raises UserError if samples have several labels, which neither a balanced sampler nor `relabel` can take."""
+    if next(iter(splits.values())).labels.ndim == 2:
+        if relabel:
+            raise UserError("datamodule.relabel: gives one label a sample, these have several; correct the source")
+        raise UserError("datamodule.sampler: balanced needs one label a sample; use lit_module.class_weights=auto")
 
 
 def check_folds(folds: int | None, fold: int, in_source: bool) -> None:
@@ -70,13 +79,13 @@ def handle_unreadable(
 
 def check_training_classes(splits: dict[str, Samples], class_names: Sequence[str]) -> None:
     """Raises UserError if another split holds a class that the training split lacks."""
-    in_training = np.bincount(splits["train"].labels, minlength=len(class_names)) > 0
+    in_training = count_labels(splits["train"].labels, len(class_names)) > 0
     for name, samples in splits.items():
-        unseen = np.flatnonzero(~in_training[samples.labels])
+        positions, labels = occurrences(samples.labels)
+        unseen = np.flatnonzero(~in_training[labels])
         if len(unseen):
-            first = unseen[0]
-            label = class_names[samples.labels[first]]
-            raise UserError(f"class {label}: {samples.files[first]} is in {name}, but none in train; add some there")
+            file, label = samples.files[positions[unseen[0]]], class_names[labels[unseen[0]]]
+            raise UserError(f"class {label}: {file} is in {name}, but none in train; add some there")
 
 
 def check_class_sizes(splits: Mapping[str, Samples], class_names: Sequence[str]) -> None:
@@ -84,8 +93,9 @@ def check_class_sizes(splits: Mapping[str, Samples], class_names: Sequence[str])
     missing = [name for name in ("test", "val") if name not in splits]
     if not missing or splits["train"].groups is not None:
         return
-    counts = np.bincount(splits["train"].labels, minlength=len(class_names))
-    needed = 1 + len(missing)
+    counts = count_labels(splits["train"].labels, len(class_names))
+    # A rare label may be missing from a split: it is left out of means over labels.
+    needed = 1 if splits["train"].labels.ndim == 2 else 1 + len(missing)
     small = [f"{class_names[label]} ({counts[label]})" for label in np.flatnonzero(counts < needed).tolist()]
     if small:
         parts = " and ".join(missing)

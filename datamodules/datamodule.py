@@ -16,6 +16,7 @@ from conf.bounds import Seed
 from conf.errors import UserError, nearest
 from datamodules import checks
 from datamodules.batching import Batching
+from datamodules.labels import count_labels, occurrences
 from datamodules.relabelling import read_new_labels, relabel
 from datamodules.splits import Samples, join, keep_classes, nested_subset, take_fold, take_split
 from datamodules.storage.inputs import Inspected, Loaded, Split, channel_mean_std
@@ -116,6 +117,8 @@ class DataModule(Batching):
         if self.classes is not None:
             splits, self.class_names = keep_classes(splits, self.class_names, self.classes)
         checks.check_class_names(self.class_names)
+        if self.relabel or self.sampler == "balanced":
+            checks.check_single_labels(splits, self.relabel)
         if self.relabel:
             self._new_labels = read_new_labels(Path(self.relabel).expanduser(), splits, self.class_names)
         checks.check_splits(splits, self.class_names, test_only)
@@ -179,28 +182,37 @@ class DataModule(Batching):
         """Whether the shape of a sample does not depend on the training split."""
         return False
 
-    def use_labels_of(self, class_names: Sequence[str], input_shape: Sequence[int]) -> None:
+    def use_labels_of(self, class_names: Sequence[str], input_shape: Sequence[int], multi_label: bool) -> None:
         """Replaces the labels of the test split by the network's labels for the same class names.
 
         Args:
             class_names: those of the network: all of the split's, in any order, and possibly more.
             input_shape: of the network.
+            multi_label: whether it predicts several labels.
 
         Raises:
-            UserError: the network lacks a class of the split, or takes samples of another shape.
+            UserError: the network lacks a class of the split, takes samples of another shape, or predicts one label a
+                sample where there are several.
         """
         test = self._splits["test"]
+        if multi_label != self.is_multi_label:
+            kinds = ("one label", "several labels") if multi_label else ("several labels", "one label")
+            raise UserError(f"datamodule.root: samples of {kinds[0]}, but the run predicts {kinds[1]}; give such data")
         if tuple(test.inputs.shape) != tuple(input_shape):
             here = "×".join(map(str, test.inputs.shape))
             trained = "×".join(map(str, input_shape))
             raise UserError(f"datamodule.root: samples of {here}, but the run was trained on {trained}; reshape them")
-        for label in test.labels.unique().tolist():
+        labels = test.labels.numpy()
+        for label in np.unique(occurrences(labels)[1]).tolist():
             name = self.class_names[label]
             if name not in class_names:
                 raise UserError(f"datamodule.root: the run has no class '{name}'; {nearest(name, class_names)}")
         label_of = {name: label for label, name in enumerate(class_names)}
-        new_labels = torch.tensor([label_of.get(name, -1) for name in self.class_names])  # -1: not in the split
-        self._splits = {"test": test._replace(labels=new_labels[test.labels])}
+        new_labels = np.array([label_of.get(name, -1) for name in self.class_names])  # -1: not in the split
+        if multi_label:
+            matrix = np.zeros((len(labels), len(class_names)), np.int64)
+            matrix[:, new_labels[new_labels >= 0]] = labels[:, new_labels >= 0]
+        self._splits = {"test": test._replace(labels=torch.from_numpy(matrix if multi_label else new_labels[labels]))}
         self.class_names = list(class_names)
 
     @property
@@ -211,7 +223,13 @@ class DataModule(Batching):
     @cached_property
     def class_counts(self) -> list[int]:
         """Training samples of each class."""
-        return torch.bincount(self._splits["train"].labels, minlength=len(self.class_names)).tolist()
+        counts: list[int] = count_labels(self._splits["train"].labels.numpy(), len(self.class_names)).tolist()
+        return counts
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a sample may have several labels."""
+        return next(iter(self._splits.values())).labels.ndim == 2
 
     @cached_property
     def mean_std(self) -> tuple[list[float], list[float]]:

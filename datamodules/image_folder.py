@@ -7,6 +7,7 @@ from pathlib import Path
 from conf.errors import UserError, nearest
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.layouts.columns import NAMES
+from datamodules.layouts.listing import Separator
 from datamodules.layouts.recognition import recognise
 from datamodules.layouts.tables import TableOptions
 from datamodules.splits import Samples
@@ -34,6 +35,9 @@ class ImageFolderDataModule(ImageDataModule):
         columns: of tables, where they have other names: `path`, `label` (several: one-hot), `split`, `fold`, `group`.
         image_dir: the images of a table, relative to its folder; null: they are searched.
         fold: the test split of a table with folds too.
+        multi_label: whether an image may have several labels, or none: in one cell, in one-hot columns, or in several
+            rows.
+        label_separator: between the labels of one cell.
         label_pattern: regular expression with a group `label`, see `recognition.by_name`.
     """
 
@@ -41,16 +45,18 @@ class ImageFolderDataModule(ImageDataModule):
     columns: dict[str, str | list[str] | None] = field(default_factory=dict)
     image_dir: str | None = None
     label_pattern: str | None = None
+    multi_label: bool = False
+    label_separator: Separator = "|"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_columns(self.columns)
 
     def read(self) -> tuple[dict[str, Samples], list[str]]:
-        options = TableOptions(self.columns, self.image_dir, self.fold, skip_unlabelled=self.on_error == "skip")
+        options = TableOptions(self.columns, self.image_dir, self.fold, self.on_error == "skip", self.multi_label)
         listing = recognise(self.root, options, self.label_pattern, Path(self.cache_dir).expanduser())
         self.layout, self.has_folds = listing.describe(), listing.has_folds
-        return listing.splits()
+        return listing.multi_label_splits(self.label_separator) if self.multi_label else listing.splits()
 
 
 def _check_columns(columns: Mapping[str, str | list[str] | None]) -> None:

@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     inputs: Tensor
     """uint8 (images, before they are moved to the device) or float32 `[N, C, *spatial]`"""
     labels: Tensor
-    """int64 `[N]`"""
+    """int64 `[N]`, or 0/1 `[N, num_classes]` where a sample may have several"""
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     """int64 `[N]`: positions in the split, for file names and per-sample randomness"""
     size: int

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from conf.errors import UserError, nearest
+from datamodules.labels import count_labels, occurrences, stratify
 
 SPLIT_NAMES = ("train", "val", "test")
 # Words for them, and those that may stand beside one.
@@ -38,7 +39,7 @@ class Samples(NamedTuple):
     items: Any
     """An indexable with a length: paths, PIL images, rows of an array"""
     labels: np.ndarray
-    """int64 `[N]`"""
+    """int64 `[N]`, or 0/1 `[N, num_classes]` where a sample may have several labels"""
     files: Sequence[str]
     """A name for each, to be displayed"""
     groups: np.ndarray | None = None
@@ -70,7 +71,7 @@ def by_split(whole: Samples, names: np.ndarray) -> dict[str, Samples]:
 def keep_classes(
     splits: dict[str, Samples], class_names: Sequence[str], kept: Sequence[str]
 ) -> tuple[dict[str, Samples], list[str]]:
-    """The samples of the classes `kept`, labelled by their position in it.
+    """The samples of the classes `kept`, labelled by their position in it; of several labels all samples.
 
     Raises:
         UserError: a name is unknown or listed twice.
@@ -84,6 +85,10 @@ def keep_classes(
         new[class_names.index(name)] = position
     remaining = {}
     for split, samples in splits.items():
+        if samples.labels.ndim == 2:
+            columns = [class_names.index(name) for name in kept]
+            remaining[split] = samples._replace(labels=samples.labels[:, columns])
+            continue
         labels = new[samples.labels]
         remaining[split] = samples._replace(labels=labels).take(np.flatnonzero(labels >= 0))
     return remaining, list(kept)
@@ -92,7 +97,7 @@ def keep_classes(
 def take_split(
     labels: np.ndarray, groups: np.ndarray | None, fraction: float, seed: int, class_names: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Takes `fraction` of each class, as nearly as groups allow.
+    """Takes `fraction` of each class, as nearly as groups, or several labels of a sample, allow.
 
     Returns:
         The positions that are kept and those that are taken, both in ascending order.
@@ -102,7 +107,11 @@ def take_split(
     """
     generator = np.random.default_rng(seed)
     taken = np.zeros(len(labels), bool)
-    if groups is None:
+    if groups is None and labels.ndim == 2:
+        taken = stratify(labels, (1 - fraction, fraction), generator) == 1
+        if not taken.any():
+            raise UserError(f"datamodule: {len(labels)} samples are too few to take a split from; name the splits")
+    elif groups is None:
         counts = np.bincount(labels, minlength=len(class_names))
         of_class = np.split(np.argsort(labels, kind="stable"), counts.cumsum()[:-1])
         for name, members in zip(class_names, of_class, strict=True):
@@ -112,7 +121,7 @@ def take_split(
             taken[generator.permutation(members)[:count]] = True
     else:
         taken = _take_groups(labels, groups, fraction, generator, len(class_names))
-        missing = set(labels.tolist()) - set(labels[~taken].tolist())
+        missing = set(occurrences(labels)[1].tolist()) - set(occurrences(labels[~taken])[1].tolist())
         if missing:
             name = class_names[min(missing)]
             raise UserError(f"class {name}: all its groups would leave the training split; add groups to it")
@@ -123,7 +132,7 @@ def take_fold(
     labels: np.ndarray, groups: np.ndarray | None, folds: int, fold: int, seed: int, class_names: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Takes one of the folds of a k-fold cross-validation: those of scikit-learn's StratifiedKFold, or with groups of
-    its StratifiedGroupKFold.
+    its StratifiedGroupKFold; of several labels those of `labels.stratify`.
 
     Returns:
         The positions that are kept and those that are taken, both in ascending order.
@@ -135,6 +144,11 @@ def take_fold(
 
     if fold >= folds:
         raise UserError(f"datamodule.fold: there is no fold {fold} of {folds}; choose from 0 to {folds - 1}")
+    if labels.ndim == 2 and groups is not None:
+        raise UserError("datamodule.folds: groups of several labels are not stratified; name folds in a column fold")
+    if labels.ndim == 2:
+        subset = stratify(labels, [1 / folds] * folds, np.random.default_rng(seed))
+        return np.flatnonzero(subset != fold), np.flatnonzero(subset == fold)
     counts = np.bincount(labels, minlength=len(class_names))
     left = counts - -(-counts // folds)
     small = np.flatnonzero((counts < folds) | (left < 2))  # one of the left ones is for validation
@@ -153,8 +167,13 @@ def take_fold(
 
 
 def nested_subset(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Positions of `fraction` of each class, at least one, in ascending order; part of those of a larger fraction."""
+    """Positions of `fraction` of each class, at least one, in ascending order; part of those of a larger fraction.
+
+    Of samples with several labels, those of `fraction` of all.
+    """
     shuffled = np.random.default_rng(seed).permutation(len(labels))
+    if labels.ndim == 2:
+        return np.sort(shuffled[: max(1, round(len(labels) * fraction))])
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     counts = np.bincount(labels)
     members = np.split(by_class, counts.cumsum()[:-1])
@@ -169,10 +188,11 @@ def _take_groups(
     names, member = np.unique(groups, return_inverse=True)
     if len(names) < 2:
         raise UserError("group: there is only one, which cannot be split; name the splits instead")
-    left = np.bincount(labels, minlength=num_classes).tolist()
+    left = count_labels(labels, num_classes).tolist()
     missing = [count * fraction for count in left]
     # The classes of each group and their counts, sparse: most groups hold few of many classes.
-    pairs, counts = np.unique(member * num_classes + labels, return_counts=True)
+    positions, classes = occurrences(labels)
+    pairs, counts = np.unique(member[positions] * num_classes + classes, return_counts=True)
     held: list[list[tuple[int, int]]] = [[] for _ in names]
     for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
         held[pair // num_classes].append((pair % num_classes, count))

@@ -1,4 +1,4 @@
-"""Synthetic series and volumes whose classes no linear model can separate."""
+"""Synthetic series, volumes and images whose classes no linear model can separate."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from annotated_types import Ge
 
 from conf.errors import UserError
 from datamodules.datamodule import DataModule
+from datamodules.labels import label_sets
 from datamodules.splits import Samples
 from datamodules.storage.decode import digests
 from datamodules.storage.inputs import InMemory, Loaded
@@ -37,16 +38,21 @@ class SyntheticDataModule(DataModule):
         if self.count < 10 * len(self.CLASSES):
             raise UserError(f"datamodule.count: must be {10 * len(self.CLASSES)} or more, not {self.count}; try 4000")
 
+    def draw_labels(self, generator: np.random.Generator) -> np.ndarray:
+        """Labels of all samples, see `Samples`."""
+        return np.arange(self.count) % len(self.CLASSES)
+
     @abstractmethod
     def draw(self, labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Labels, int64 `[N]` → samples without noise `[N, *spatial]`."""
+        """Labels → samples without noise `[N, *spatial]`."""
 
     def read(self) -> tuple[dict[str, Samples], list[str]]:
         generator = np.random.default_rng(self.split_seed)
-        labels = np.arange(self.count) % len(self.CLASSES)
+        labels = self.draw_labels(generator)
         clean = self.draw(labels, generator)
         inputs = (clean + self.noise * generator.standard_normal(clean.shape)).astype(np.float32)[:, None]
-        files = [f"{self.CLASSES[label]} {i}" for i, label in enumerate(labels.tolist())]
+        classes, names = label_sets(labels, self.CLASSES)
+        files = [f"{names[label]} {i}" for i, label in enumerate(classes.tolist())]
         return {"train": Samples(inputs, labels, files)}, list(self.CLASSES)
 
     def load(self, items: Sequence[Any], files: Sequence[str], train_count: int) -> Loaded:
@@ -87,3 +93,29 @@ class VolumesDataModule(SyntheticDataModule):
         solids = [distance < 3.6, (largest < 4.6) & (middle < 1.5), largest < 2.9, (distance > 3.4) & (distance < 4.4)]
         contrast = generator.choice([-1.0, 1.0], (len(labels), 1, 1, 1))
         return np.choose(labels[:, None, None, None], solids) * contrast
+
+
+class ShapesDataModule(SyntheticDataModule):
+    """Images `[1, 32, 32]` with any of four shapes, each in two of five, lighter or darker than the background.
+
+    Positions are random, and shapes overlap where they meet.
+    """
+
+    CLASSES: ClassVar[list[str]] = ["cross", "disc", "ring", "square"]
+
+    def draw_labels(self, generator: np.random.Generator) -> np.ndarray:
+        return (generator.random((self.count, len(self.CLASSES))) < 0.4).astype(np.int64)
+
+    def draw(self, labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        drawn = np.zeros((len(labels), 32, 32))
+        for label in range(len(self.CLASSES)):
+            centre = generator.uniform(5, 26, (len(labels), 2, 1, 1)).astype(np.float32)
+            vertical, horizontal = np.abs(np.indices((32, 32), np.float32) - centre).transpose(1, 0, 2, 3)
+            distance = np.hypot(vertical, horizontal)
+            nearer, farther = np.minimum(vertical, horizontal), np.maximum(vertical, horizontal)
+            inside = [
+                (farther < 4.5) & (nearer < 1.2), distance < 3.4, (distance > 3) & (distance < 4.6), farther < 3
+            ][label]  # fmt: skip
+            contrast = generator.choice([-1.0, 1.0], (len(labels), 1, 1)) * labels[:, label, None, None]
+            drawn = np.where(inside & (contrast != 0), contrast, drawn)
+        return drawn

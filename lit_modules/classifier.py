@@ -18,13 +18,14 @@ from torchmetrics import Metric
 from conf.bounds import Seed
 from conf.errors import UserError
 from lit_modules.evaluation.metrics import Metrics
-from lit_modules.evaluation.scores import Scores
+from lit_modules.evaluation.predictions import probabilities_of
+from lit_modules.evaluation.scores import BufferedScores, MultiLabelScores, Scores
 from lit_modules.networks.gradient_checkpointing import checkpoint_blocks
 from lit_modules.networks.head import head_of
 from lit_modules.networks.normalize import Normalize
+from lit_modules.optim import losses
 from lit_modules.optim.freezing import Freezing
 from lit_modules.optim.frozen_body import FrozenBody
-from lit_modules.optim.losses import build_loss, is_weighted, loss_denominator, resolve_class_weights, takes_inputs
 from lit_modules.optim.param_groups import build_optimizer
 from lit_modules.optim.schedulers import build_scheduler, check_schedule_length
 
@@ -38,14 +39,15 @@ class LitClassifier(LightningModule):
     Args:
         input_shape: (C, *spatial) of a sample.
         class_names: in the order of the labels.
-        class_counts: training samples of each class, used by `class_weights: auto`.
+        class_counts, num_samples: training samples of each class, and in all; used by `class_weights: auto`.
+        multi_label: whether a sample may have several labels, which are then 0/1 `[N, num_classes]`.
         mean, std: of each channel of the training split, applied by the first layer, `Normalize`. Those of a
             pretrained network, `mean_std`, replace them.
         net: called with `input_shape` and `num_classes`.
         init: called with the network to initialize its weights in place; null keeps the weights it was built with.
         loss: see `build_loss`; returns a loss on logits, class indices or probabilities, and the inputs if its
             `forward` has a parameter of that name.
-        class_weights: one weight per class; auto: inversely proportional to `class_counts`; null: unweighted.
+        class_weights: one weight per class; auto: see `resolve_class_weights`; null: unweighted.
         optimizer: called with the parameter groups.
         param_groups: see `lit_modules.optim.param_groups.parameter_groups`.
         layer_decay: see `lit_modules.optim.param_groups.build_optimizer`.
@@ -84,6 +86,8 @@ class LitClassifier(LightningModule):
         monitor: str,
         metrics: dict[str, Callable[..., Metric]],
         seed: Seed,
+        multi_label: bool = False,
+        num_samples: int = 0,
     ) -> None:
         super().__init__()
         self.input_shape = input_shape
@@ -98,9 +102,10 @@ class LitClassifier(LightningModule):
         if gradient_checkpointing:
             checkpoint_blocks(self.net)
         self.freezing = Freezing(self.net, freeze, unfreeze_epoch)
-        weights = resolve_class_weights(class_weights, class_counts)
-        self.loss, self.accepted_targets = build_loss(loss, weights, class_names, input_shape)
-        self.loss_takes_inputs = takes_inputs(self.loss)
+        self.multi_label = multi_label
+        weights = losses.resolve_class_weights(class_weights, class_counts, num_samples if multi_label else None)
+        self.loss, self.accepted_targets = losses.build_loss(loss, weights, class_names, input_shape, multi_label)
+        self.loss_takes_inputs = losses.takes_inputs(self.loss)
         self.optimizer = optimizer
         self.param_groups = param_groups
         self.layer_decay = layer_decay
@@ -108,11 +113,10 @@ class LitClassifier(LightningModule):
         self.interval = interval
         self.monitor = monitor
         self.seed = seed
-        denominator = partial(loss_denominator, self.loss)
-        self.train_scores = Scores(len(class_names), denominator)
-        self.val_scores = Scores(len(class_names), denominator)
-        self.test_scores = Scores(len(class_names), denominator)
-        self.metrics = Metrics(metrics, len(class_names))
+        kind: type[BufferedScores] = MultiLabelScores if multi_label else Scores
+        new_scores = partial(kind, len(class_names), partial(losses.loss_denominator, self.loss))
+        self.train_scores, self.val_scores, self.test_scores = new_scores(), new_scores(), new_scores()
+        self.metrics = Metrics(metrics, len(class_names), multi_label)
         self.epoch_row: dict[str, float] = {}  # logged at the end of the epoch; validation and callbacks add to it
         self._saved_schedules: list[dict[str, Any]] = []
         self._optimizer_and_scheduler(total_steps=100)  # raises UserError before the run folder is created
@@ -131,9 +135,9 @@ class LitClassifier(LightningModule):
         loss, _ = self._score(batch, self.train_scores)
         if self.trainer.world_size > 1:
             # DDP averages gradients over ranks with equal weight, but the denominators of their losses may differ.
-            denominator = loss_denominator(self.loss, batch.labels if batch.targets is None else batch.targets)
+            denominator = losses.loss_denominator(self.loss, batch.labels if batch.targets is None else batch.targets)
             total = batch.size
-            if is_weighted(self.loss):
+            if losses.is_weighted(self.loss):
                 total = self.trainer.strategy.reduce(denominator.clone(), reduce_op="sum")
             loss = loss * denominator * self.trainer.world_size / total
         return loss
@@ -146,22 +150,17 @@ class LitClassifier(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Class probabilities `[N, num_classes]`"""
-        return self(batch.inputs).float().softmax(1)
+        return probabilities_of(self(batch.inputs).float(), self.multi_label)
 
-    def _evaluate(self, batch: Any, scores: Scores) -> Tensor:
+    def _evaluate(self, batch: Any, scores: BufferedScores) -> Tensor:
         logits = self._score(batch, scores)[1]
         self.metrics.add(batch, logits)
         return logits
 
-    def _score(self, batch: Any, scores: Scores) -> tuple[Tensor, Tensor]:
+    def _score(self, batch: Any, scores: BufferedScores) -> tuple[Tensor, Tensor]:
         """The mean loss and the logits of a batch, which is also added to `scores`."""
         logits = head_of(self.net)(batch.inputs) if batch.features else self(batch.inputs)
-        targets = batch.labels if batch.targets is None else batch.targets
-        if batch.targets is not None and "probs" not in self.accepted_targets:
-            name = type(self.loss).__name__
-            raise UserError(f"datamodule.mix: {name} accepts no class probabilities; use CrossEntropyLoss or no mixing")
-        if batch.targets is None and "labels" not in self.accepted_targets:
-            targets = nn.functional.one_hot(targets, len(self.class_names)).to(logits)
+        targets = losses.targets_of(batch, logits, self.loss, self.accepted_targets)
         loss = self.loss(logits, targets, batch.inputs) if self.loss_takes_inputs else self.loss(logits, targets)
         logits = logits.detach()
         if len(batch.labels):  # the shard of a small split may be empty, and its mean loss NaN
@@ -236,7 +235,7 @@ class LitClassifier(LightningModule):
         for logger in self.loggers:
             logger.log_metrics(row, step=self.current_epoch)
 
-    def _compute_scores(self, split: str, metric: Scores) -> dict[str, float]:
+    def _compute_scores(self, split: str, metric: BufferedScores) -> dict[str, float]:
         """Computes, logs and resets the scores of a split; returns them with tags such as `val/acc`."""
         scores = metric.compute()
         metric.reset()
@@ -278,8 +277,7 @@ class LitClassifier(LightningModule):
         return optimizer, self.scheduler and build_scheduler(self.scheduler, optimizer, total_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["class_names"] = list(self.class_names)
-        checkpoint["input_shape"] = list(self.input_shape)
+        checkpoint |= self._data()
         checkpoint["train_scores"] = self.train_scores.merged_state()  # of the current epoch so far
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -290,9 +288,14 @@ class LitClassifier(LightningModule):
             if self.trainer.is_global_zero:
                 self.train_scores.add_merged_state(checkpoint["train_scores"])
 
+    def _data(self) -> dict[str, Any]:
+        """What a checkpoint says about the data."""
+        data = {"class_names": list(self.class_names), "input_shape": list(self.input_shape)}
+        return data | {"multi_label": self.multi_label}
+
     def check_same_data(self, checkpoint: dict[str, Any]) -> None:
         """Raises UserError if the checkpoint was trained on other classes or another input shape."""
-        for key, expected in (("class_names", list(self.class_names)), ("input_shape", list(self.input_shape))):
-            saved = checkpoint.get(key)
+        for key, expected in self._data().items():
+            saved = checkpoint.get(key, False)  # multi_label is missing in checkpoints of earlier versions
             if saved != expected:
                 raise UserError(f"checkpoint: {key} are {saved}, those of the data {expected}; use the same data")

@@ -84,8 +84,10 @@ class Beta:
 def soft_targets(labels: Tensor, partner_labels: Tensor, lam: Tensor, num_classes: int) -> Tensor:
     """Class probabilities of mixed images.
 
-    Labels of images and of partners, int64 `[N]`, lambda `[N]` → float32 `[N, num_classes]`.
+    Labels of images and of partners, int64 `[N]` or 0/1 `[N, num_classes]`, lambda `[N]` → float32 `[N, num_classes]`.
     """
+    if labels.ndim == 2:
+        return torch.lerp(partner_labels.float(), labels.float(), lam[:, None])
     classes = torch.arange(num_classes, device=labels.device)
     one_hot = (labels[:, None] == classes).float()
     partner_one_hot = (partner_labels[:, None] == classes).float()

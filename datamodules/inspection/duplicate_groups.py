@@ -17,6 +17,7 @@ from datamodules.inspection.duplicates import (
     spectrum,
 )
 from datamodules.inspection.measurements import Measured, in_batches, measure
+from datamodules.labels import label_sets
 from datamodules.storage.image_header import content
 from datamodules.storage.inputs import Inspected
 from datamodules.storage.worker_pool import progress
@@ -91,20 +92,20 @@ def _near_groups(pairs: np.ndarray, values: np.ndarray) -> list[tuple[list[int],
 
 def describer(datamodule: DataModule, data: Inspected) -> Callable[[list[int]], Report]:
     """Returns a function that describes a group of samples, given their rows."""
-    class_names, split_names = datamodule.class_names, list(data.splits)
+    split_names = list(data.splits)
     split = np.zeros(len(data.files), np.int64)
-    label = np.zeros(len(data.files), np.int64)
+    classes = np.full(len(data.files), "", object)
     for number, samples in enumerate(data.splits.values()):
         split[samples.rows] = number
-        label[samples.rows] = samples.labels.numpy()
+        labels, names = label_sets(samples.labels.numpy(), datamodule.class_names)
+        classes[samples.rows] = [names[label] for label in labels.tolist()]
 
     def describe(rows: list[int]) -> Report:
         return {
             "across_splits": len(set(split[rows])) > 1,
-            "label_conflict": len(set(label[rows])) > 1,
+            "label_conflict": len(set(classes[rows])) > 1,
             "files": [
-                {"file": data.files[row], "split": split_names[split[row]], "class": class_names[label[row]]}
-                for row in rows
+                {"file": data.files[row], "split": split_names[split[row]], "class": classes[row]} for row in rows
             ],
         }
 

@@ -18,6 +18,7 @@ from datamodules.inspection.measurements import Light, Measured, measure
 from datamodules.inspection.report import draw_sheet, print_report
 from datamodules.inspection.shortcuts import find_shortcuts, source_folders
 from datamodules.inspection.unusual import find_unusual
+from datamodules.labels import count_labels, label_sets
 from datamodules.storage.cache import CachedImages
 from datamodules.storage.decode import ImageSpec, decode_all
 from datamodules.storage.inputs import Inspected
@@ -61,20 +62,18 @@ def _samples_report(datamodule: DataModule, data: Inspected) -> Report:
     """Counts and statistics of the decoded samples."""
     names = datamodule.class_names
     counts = {
-        split: np.bincount(samples.labels.numpy(), minlength=len(names)).tolist()
-        for split, samples in data.splits.items()
+        split: count_labels(samples.labels.numpy(), len(names)).tolist() for split, samples in data.splits.items()
     }
     train = counts["train"]
     classes: dict[str, Report] = {}
     for label, name in enumerate(names):
         classes[name] = {split: split_counts[label] for split, split_counts in counts.items()}
-        # As of lit_module.class_weights=auto.
-        classes[name]["weight"] = sum(train) / (len(names) * train[label]) if train[label] else None
+        classes[name]["weight"] = _auto_weight(datamodule, train[label]) if train[label] else None
     largest, smallest = int(np.argmax(train)), int(np.argmin(train))
     mean, std = datamodule.mean_std
     inputs = data.loaded.inputs
     return {
-        "splits": {split: sum(split_counts) for split, split_counts in counts.items()},
+        "splits": {split: len(samples.labels) for split, samples in data.splits.items()},
         "classes": classes,
         "imbalance": {
             "largest": names[largest],
@@ -88,6 +87,12 @@ def _samples_report(datamodule: DataModule, data: Inspected) -> Report:
             "cache_entry": str(inputs.folder) if isinstance(inputs, CachedImages) else None,
         },
     }
+
+
+def _auto_weight(datamodule: DataModule, count: int) -> float:
+    """That of lit_module.class_weights=auto for a class of so many training samples."""
+    num_samples = len(datamodule.split("train").labels)
+    return num_samples / count - 1 if datamodule.is_multi_label else num_samples / (len(datamodule.class_names) * count)
 
 
 def _files_report(datamodule: ImageDataModule, data: Inspected, measured: Measured) -> Report:
@@ -136,7 +141,8 @@ def _images_report(
         for kind, found in find_unusual(light, height, width).items()
     }
     train = data.splits["train"]
-    labels, of_train = train.labels.numpy(), np.searchsorted(rows, train.rows)
+    labels, names = label_sets(train.labels.numpy(), datamodule.class_names)
+    of_train = np.searchsorted(rows, train.rows)
     statistics = {
         "width": width,
         "height": height,
@@ -148,8 +154,8 @@ def _images_report(
         "camera": np.array([file.camera for file in files]),
     }
     of_samples = {name: values[of_train] for name, values in statistics.items()}
-    of_samples["source folder"] = source_folders(train.files, labels, datamodule.class_names)
-    return {"unusual": unusual, "shortcuts": find_shortcuts(of_samples, labels, datamodule.class_names)}
+    of_samples["source folder"] = source_folders(train.files, labels, names)
+    return {"unusual": unusual, "shortcuts": find_shortcuts(of_samples, labels, names)}
 
 
 def _range_of(values: Sequence[int]) -> dict[str, float]:

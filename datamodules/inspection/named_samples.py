@@ -5,16 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from datamodules.datamodule import DataModule
+from datamodules.labels import label_sets
 from datamodules.loader import to_float
 
 
 def class_of_each(datamodule: DataModule) -> dict[str, str]:
-    """The class of each sample of all splits, by its name, after `setup("inspect")`."""
-    return {
-        file: datamodule.class_names[label]
-        for samples in datamodule.inspected.splits.values()
-        for file, label in zip(samples.files, samples.labels.tolist(), strict=True)
-    }
+    """The class, or the classes, of each sample of all splits, by its name, after `setup("inspect")`."""
+    classes: dict[str, str] = {}
+    for samples in datamodule.inspected.splits.values():
+        labels, names = label_sets(samples.labels.numpy(), datamodule.class_names)
+        classes |= {file: names[label] for file, label in zip(samples.files, labels.tolist(), strict=True)}
+    return classes
 
 
 def read_samples(datamodule: DataModule, files: Sequence[str]) -> np.ndarray:

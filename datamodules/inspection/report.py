@@ -224,7 +224,7 @@ def _choose_samples(labels: np.ndarray, num_classes: int) -> dict[int, np.ndarra
     """Up to three evenly spaced positions of each class that occurs in `labels`."""
     chosen = {}
     for label in range(num_classes):
-        positions = np.flatnonzero(labels == label)
+        positions = np.flatnonzero(labels[:, label] if labels.ndim == 2 else labels == label)
         if len(positions):
             step = max(1, len(positions) // SAMPLES_PER_SPLIT)
             chosen[label] = positions[::step][:SAMPLES_PER_SPLIT]

@@ -119,7 +119,7 @@ def _clearest(role: str, usual: list[int], words: Sequence[str], first: Sequence
 
 def _unnamed_label(unused: list[int], first: Sequence[str], has_images: bool) -> list[int]:
     """Without a column of a usual name, the only other one holds the labels, or all others, if they are one-hot."""
-    if len(unused) == 1 and has_images and first[unused[0]] != NESTED:
+    if len(unused) == 1 and has_images and not first[unused[0]].startswith(NESTED):
         return unused
     cells = {first[i].strip().lower() for i in unused}
     return unused if len(unused) > 1 and cells <= HOT | NOT_HOT and cells & HOT else []

@@ -3,8 +3,10 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Literal, get_args
 
 import numpy as np
+from PIL import Image
 
 from conf.errors import UserError
 from conf.text import is_number
@@ -13,8 +15,8 @@ from datamodules.splits import SPLIT_NAMES, Samples, by_split
 
 # More classes than this, all numbers and some with decimals, are measurements.
 MAX_DECIMAL_CLASSES = 20
-# Separators between several labels in one cell.
-SEPARATORS = "|;, "
+# Between several labels in one cell.
+Separator = Literal["|", ";", ",", " "]
 # Names shown of many.
 MAX_NAMED_FILES = 3
 INTEGER = re.compile("-?[0-9]{1,18}")
@@ -40,31 +42,39 @@ class Listing:
         self._items: list[Item] = []
         self._files: list[str] = []
         self._labels: list[int] = []
-        self._label_names: dict[str, int] = {}  # by first appearance
+        self._label_sets: dict[tuple[str, ...], int] = {}  # by first appearance
         self._splits: list[str | None] = []
         self._groups: list[int] = []
         self._group_names: dict[str | None, int] = {}
 
-    def add(self, item: Item, file: str, label: str, split: str | None = None, group: str | None = None) -> None:
+    def add(
+        self,
+        item: Item,
+        file: str,
+        label: str | tuple[str, ...],
+        split: str | None = None,
+        group: str | None = None,
+    ) -> None:
         """Adds a sample.
 
         Args:
             item: what is decoded.
             file: its name to be displayed.
-            label: the name of its class.
+            label: the name of its class, or of several.
             split: train, val or test; None for all samples if the source has no splits.
             group: see `Samples.groups`; None for all samples if there are none.
         """
         self._items.append(item)
         self._files.append(file)
-        self._labels.append(self._label_names.setdefault(label, len(self._label_names)))
+        labels = (label,) if isinstance(label, str) else label
+        self._labels.append(self._label_sets.setdefault(labels, len(self._label_sets)))
         self._splits.append(split)
         self._groups.append(self._group_names.setdefault(group, len(self._group_names)))
 
     def labelled_items(self) -> Iterator[tuple[Item, str]]:
-        names = list(self._label_names)
-        for item, label in zip(self._items, self._labels, strict=True):
-            yield item, names[label]
+        label_sets = list(self._label_sets)
+        for item, position in zip(self._items, self._labels, strict=True):
+            yield item, "".join(label_sets[position])
 
     def __len__(self) -> int:
         return len(self._items)
@@ -77,15 +87,49 @@ class Listing:
         """
         names = self.class_names
         if names is None:
-            names = _in_order(list(self._label_names))
+            names = _in_order([name for (name,) in self._label_sets])
             _check_labels(names)
         position = {name: label for label, name in enumerate(names)}
-        labels = np.array([position[name] for name in self._label_names], np.int64)[self._labels]
+        labels = np.array([position[name] for (name,) in self._label_sets], np.int64)[self._labels]
+        return self._by_split(labels), names
+
+    def multi_label_splits(self, separator: Separator) -> tuple[dict[str, Samples], list[str]]:
+        """The same with a row of a 0/1 matrix as the labels of each image.
+
+        Args:
+            separator: between the labels of one cell. An image that is listed several times has the labels of all.
+
+        Raises:
+            UserError: another separator is used, or an image is listed in two splits or groups.
+        """
+        label_sets = [{part.strip() for name in names for part in name.split(separator)} for names in self._label_sets]
+        names = self.class_names
+        if names is None:
+            names = _in_order(sorted(set().union(*label_sets) - {""}))
+            _check_separator(names, separator)
+        position = {name: label for label, name in enumerate(names)}
+        rows = np.zeros((len(label_sets), len(names)), np.int64)
+        for row, label_set in zip(rows, label_sets, strict=True):
+            row[[position[name] for name in label_set if name]] = 1
+        labels = rows[self._labels]
+        first: dict[Item, int] = {}
+        for i, item in enumerate(self._items):
+            if isinstance(item, Image.Image):
+                continue
+            original = first.setdefault(item, i)
+            if (self._splits[i], self._groups[i]) != (self._splits[original], self._groups[original]):
+                raise UserError(f"{self._files[i]}: is in two splits or groups; keep it in one")
+            labels[original] |= labels[i]
+        repeated = [i for i, item in enumerate(self._items) if not isinstance(item, Image.Image) and first[item] != i]
+        kept = np.setdiff1d(np.arange(len(self._items)), repeated)
+        return self._by_split(labels, kept if repeated else None), names
+
+    def _by_split(self, labels: np.ndarray, kept: np.ndarray | None = None) -> dict[str, Samples]:
         groups = None if None in self._group_names else np.array(self._groups)
-        whole = Samples(self._items, labels, self._files, groups)
-        if None in self._splits:
-            return {"train": whole}, names
-        return by_split(whole, np.array(self._splits)), names
+        whole, splits = Samples(self._items, labels, self._files, groups), np.array(self._splits)
+        if kept is not None:
+            whole, splits = whole.take(kept), splits[kept]
+        return {"train": whole} if None in self._splits else by_split(whole, splits)
 
     def describe(self) -> str:
         """How the source was recognised, in one line."""
@@ -122,9 +166,25 @@ def _check_labels(names: list[str]) -> None:
     if len(names) > MAX_DECIMAL_CLASSES and any("." in name for name in names) and all(map(is_number, names)):
         problem = f"{len(names)} different numbers look like measurements; Litmus classifies"
         raise UserError(f"datamodule.columns.label: {problem}; give a column of classes")
+    several = _several_in_one(names)
+    if several:
+        name, separator = several
+        fix = f"write datamodule.multi_label=true datamodule.label_separator='{separator}', or leave one"
+        raise UserError(f"datamodule.columns.label: '{name}' looks like several labels, but an image has one; {fix}")
+
+
+def _check_separator(names: list[str], separator: str) -> None:
+    several = _several_in_one(names)
+    if several:
+        problem = f"'{several[0]}' looks like several labels, but they are not parted by '{separator}'"
+        raise UserError(f"datamodule.label_separator: {problem}; write datamodule.label_separator='{several[1]}'")
+
+
+def _several_in_one(names: list[str]) -> tuple[str, str] | None:
+    """A label that consists of others, and the separator between them."""
     for name in names:
-        for separator in SEPARATORS:
+        for separator in get_args(Separator):
             parts = name.split(separator)
             if len(parts) > 1 and all(part.strip() in names for part in parts):
-                problem = f"'{name}' looks like {len(parts)} labels, but an image has one"
-                raise UserError(f"datamodule.columns.label: {problem}; leave one, or make it a class of its own")
+                return name, separator
+    return None

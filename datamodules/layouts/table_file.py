@@ -21,7 +21,7 @@ FIX = "give a table with a column of paths and a column of labels"
 SAVE_AS = "save the table as CSV in UTF-8"
 
 MAX_CELL = 2**31 - 1  # letters; a cell of pixels is long
-NESTED = "\0"  # a cell that is a list or an object
+NESTED = "\0"  # a cell that is a list or an object; before each item of a list of words
 
 # The number of a row as a spreadsheet counts, and its cells.
 NumberedRow = tuple[int, list[str]]
@@ -139,6 +139,8 @@ def _json_object(line: str) -> dict[str, Any]:
 def _json_cell(value: Any) -> str:
     if isinstance(value, list) and all(isinstance(number, int | float) for number in value):
         return " ".join(map(str, value))  # pixels
+    if isinstance(value, list) and all(isinstance(word, str) and word for word in value):
+        return "".join(NESTED + word for word in value)
     if isinstance(value, list | dict):
         return NESTED
     return "" if value is None else str(value)

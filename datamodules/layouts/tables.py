@@ -44,6 +44,8 @@ class TableOptions(NamedTuple):
     fold: int
     """The test split, where a table has folds"""
     skip_unlabelled: bool
+    multi_label: bool
+    """Whether an image may have several labels, or none"""
 
 
 def read_tables(tables: Sequence[Table], options: TableOptions) -> Listing:
@@ -123,7 +125,7 @@ class _Reader:
                 file = row[columns.path or 0]
                 item = self._listed_image(where, number, file, split, finder)
             label = self._label(where, row)
-            if label:
+            if label or self.options.multi_label:
                 self.listing.add(item, file, label, split, group)
             else:
                 unlabelled.append(number)
@@ -165,16 +167,19 @@ class _Reader:
         item = finder.find(where, file, split)
         key = os.path.normpath(item) if isinstance(item, str) and ("./" in file or "//" in file) else item
         first = self.seen.setdefault(key, number)
-        if first != number:  # it could be in two splits, or have two labels
+        if first != number and not self.options.multi_label:  # it could be in two splits, or have two labels
             shown = f"row {first}" if isinstance(first, int) else first
-            raise UserError(f"{where}: {file} is listed in {shown} already; keep one of the two")
+            fix = "keep one of the two, or write datamodule.multi_label=true"
+            raise UserError(f"{where}: {file} is listed in {shown} already; {fix}")
         return item
 
-    def _label(self, where: str, row: list[str]) -> str:
-        """The label of a row; empty if there is none."""
+    def _label(self, where: str, row: list[str]) -> str | tuple[str, ...]:
+        """The label of a row, or several; empty if there is none."""
         if len(self.columns.label) == 1:
             label = row[self.columns.label[0]].strip()
-            if label == NESTED:
+            if label.startswith(NESTED):
+                if self.options.multi_label and label != NESTED:
+                    return tuple(label.split(NESTED)[1:])
                 raise UserError(f"{where}: {self.header[self.columns.label[0]]} is a list or an object; give one label")
             return label
         cells = {self.header[i]: row[i].strip().lower() for i in self.columns.label}
@@ -182,9 +187,11 @@ class _Reader:
             if cell not in HOT | NOT_HOT:
                 raise UserError(f"{where}: {name} is '{cell}', but a one-hot column is 0 or 1; choose the columns")
         hot = [name for name, cell in cells.items() if cell in HOT]
+        if self.options.multi_label:
+            return tuple(hot)
         if len(hot) > 1:
             problem = f"{len(hot)} of the {len(cells)} label columns are 1, but an image has one label"
-            raise UserError(f"{where}: {problem}; correct it, or choose the columns")
+            raise UserError(f"{where}: {problem}; choose the columns, or write datamodule.multi_label=true")
         return hot[0] if hot else ""
 
     def _image(self, where: str, row: list[str]) -> Image.Image:

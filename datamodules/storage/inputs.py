@@ -147,7 +147,7 @@ class Split(NamedTuple):
     rows: np.ndarray
     """int64 `[N]`: position of each sample in `inputs`"""
     labels: Tensor
-    """int64 `[N]`"""
+    """int64 `[N]`, or 0/1 `[N, num_classes]` where a sample may have several"""
     files: Sequence[str]
     """A name for each sample"""
 

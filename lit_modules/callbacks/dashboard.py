@@ -13,6 +13,7 @@ from conf.text import printable
 from lit_modules.callbacks.model_summary import describe
 from lit_modules.callbacks.plot_budget import PlotBudget
 from lit_modules.classifier import LitClassifier
+from lit_modules.evaluation.drawing import shown_label
 from lit_modules.evaluation.figures import png
 from lit_modules.evaluation.image_grid import feature_map_grid, filter_grid, grid
 from lit_modules.evaluation.markdown import markdown_table
@@ -106,7 +107,7 @@ class Dashboard(Callback):
         samples = self._samples[split]
         inputs = torch.cat([batch_inputs for batch_inputs, _ in samples])[:SAMPLES]
         labels = torch.cat([batch_labels for _, batch_labels in samples])[:SAMPLES]
-        captions = [module.class_names[label] for label in labels.tolist()]
+        captions = [shown_label(label, module.class_names) for label in labels.cpu().numpy()]
         self._draw(trainer, f"inputs/{split}", grid(list(inputs.float().cpu().numpy()), captions, title))
 
     def _draw(self, trainer: Trainer, tag: str, figure: Figure) -> None:

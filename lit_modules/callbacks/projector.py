@@ -8,6 +8,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from lit_modules.classifier import LitClassifier
+from lit_modules.evaluation.drawing import shown_label
 from lit_modules.evaluation.predictions import evenly_spaced
 from lit_modules.loggers.tensorboard import tensorboard_of
 
@@ -62,6 +63,6 @@ class Projector(Callback):
         features = torch.cat([sample[0] for sample in self._samples])[: self.samples].cpu()
         labels = torch.cat([sample[1] for sample in self._samples])[: self.samples].cpu()
         inputs = torch.cat([sample[2] for sample in self._samples])[: self.samples].cpu()
-        names = [pl_module.class_names[label] for label in labels.tolist()]
+        names = [shown_label(label, pl_module.class_names) for label in labels.numpy()]
         images = inputs.float().expand(-1, 3, -1, -1) if inputs.ndim == 4 and inputs.shape[1] in (1, 3) else None
         board.log_embedding("test", features.flatten(1), names, images, trainer.current_epoch)

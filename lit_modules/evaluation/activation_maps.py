@@ -148,6 +148,15 @@ class Explained(NamedTuple):
     """float32 `[N, 2, *spatial]` in [0, 1]: of the predicted and of the true class"""
 
 
+def explained_labels(predictions: Predictions, row: int) -> tuple[int, int]:
+    """The predicted and the true class of a sample; of several labels the most probable, and the least probable true
+    one."""
+    true, predicted, probabilities = (part[row] for part in predictions[1:4])
+    if true.ndim == 0:
+        return int(predicted), int(true)
+    return int(probabilities.argmax()), int(np.where(true == 1, probabilities, 1 + probabilities).argmin())
+
+
 def explain(classifier: Any, predictions: Predictions, samples: Callable[[Tensor], Tensor]) -> Explained | str:
     """The maps of up to six worst mistakes and six right predictions, evenly spaced; or why there are none.
 
@@ -156,13 +165,13 @@ def explain(classifier: Any, predictions: Predictions, samples: Callable[[Tensor
         predictions: of a split.
         samples: gives the samples of some positions in the split, int64 `[N]`, as passed to the classifier.
     """
-    right = np.flatnonzero(predictions.true == predictions.predicted)
+    right = np.flatnonzero(predictions.correct)
     right = right[np.unique(np.linspace(0, len(right) - 1, MAX_EXAMPLES).astype(int))] if len(right) else right
     rows = np.concatenate([predictions.mistakes[:MAX_EXAMPLES], right])
     if not len(rows):
         return "there are no predictions"
     inputs = samples(torch.from_numpy(predictions.index[rows]))
-    labels = torch.from_numpy(np.stack([predictions.predicted[rows], predictions.true[rows]], 1)).to(inputs.device)
+    labels = torch.tensor([explained_labels(predictions, row) for row in rows.tolist()], device=inputs.device)
     with torch.no_grad():
         normalized = classifier.normalize(inputs)
     contributions = ActivationMaps(classifier.net, normalized[:1])

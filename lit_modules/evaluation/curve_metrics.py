@@ -6,7 +6,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lit_modules.evaluation.curves import Curve, calibrate, curve, macro
+from lit_modules.evaluation.curves import calibrate, confidence_of, curves, macro
 
 
 class CurveMetric(Metric):
@@ -22,7 +22,7 @@ class CurveMetric(Metric):
         self.add_state("labels", [], dist_reduce_fx="cat")
 
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
-        """Adds class probabilities `[N, num_classes]` and labels, int64 `[N]`."""
+        """Adds class probabilities `[N, num_classes]` and labels, int64 `[N]` or 0/1 `[N, num_classes]`."""
         self.probabilities.append(probabilities)
         self.labels.append(labels)
 
@@ -42,7 +42,7 @@ class ECE(CurveMetric):
     higher_is_better = False
 
     def score(self, probabilities: np.ndarray, labels: np.ndarray) -> float:
-        return calibrate(probabilities.max(1), probabilities.argmax(1) == labels).error
+        return calibrate(*confidence_of(probabilities, probabilities.argmax(1), labels)).error
 
 
 class AUC(CurveMetric):
@@ -51,7 +51,7 @@ class AUC(CurveMetric):
     higher_is_better = True
 
     def score(self, probabilities: np.ndarray, labels: np.ndarray) -> float:
-        return macro([one_vs_rest.auc for one_vs_rest in _curves(probabilities, labels)])
+        return macro([one_vs_rest.auc for one_vs_rest in curves(probabilities, labels)], labels.ndim == 2)
 
 
 class AP(CurveMetric):
@@ -60,8 +60,4 @@ class AP(CurveMetric):
     higher_is_better = True
 
     def score(self, probabilities: np.ndarray, labels: np.ndarray) -> float:
-        return macro([one_vs_rest.ap for one_vs_rest in _curves(probabilities, labels)])
-
-
-def _curves(probabilities: np.ndarray, labels: np.ndarray) -> list[Curve]:
-    return [curve(probabilities[:, label], labels == label) for label in range(probabilities.shape[1])]
+        return macro([one_vs_rest.ap for one_vs_rest in curves(probabilities, labels)], labels.ndim == 2)

@@ -85,9 +85,32 @@ def curve(probability: np.ndarray, positive: np.ndarray) -> Curve:
     return Curve(np.append(np.inf, descending[last]), recall, fpr, precision, auc, ap)
 
 
-def macro(by_class: Sequence[float]) -> float:
+def confidence_of(probabilities: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `calibrate` compares: the probability of the predicted class, and whether it is right, both `[N]`. With
+    several labels a sample, the probability of each label, and whether it is there, both `[N · num_classes]`."""
+    if true.ndim == 2:
+        return probabilities.reshape(-1), true.reshape(-1) == 1
+    return probabilities[np.arange(len(true)), predicted], predicted == true
+
+
+def curves(probabilities: np.ndarray, true: np.ndarray) -> list[Curve]:
+    """The curve of each class against the others, or of each label.
+
+    Args:
+        probabilities: float `[N, num_classes]`.
+        true: int64 `[N]`, or 0/1 `[N, num_classes]`.
+    """
+    return [curve(probabilities[:, label], is_class(true, label)) for label in range(probabilities.shape[1])]
+
+
+def is_class(true: np.ndarray, label: int) -> np.ndarray:
+    """Whether each sample has a label, bool `[N]`; `true` as of `curves`."""
+    return true[:, label] == 1 if true.ndim == 2 else true == label
+
+
+def macro(by_class: Sequence[float], multi_label: bool = False) -> float:
     """Mean of a score over the classes where it is defined, else NaN; of two classes, the score of the second."""
-    values = np.array(by_class[1:] if len(by_class) == 2 else by_class)
+    values = np.array(by_class[1:] if len(by_class) == 2 and not multi_label else by_class)
     defined = values[np.isfinite(values)]
     return float(defined.mean()) if len(defined) else float("nan")
 

@@ -1,21 +1,28 @@
 """All figures of an evaluation as PNG files."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
 
 from lit_modules.evaluation import figures
-from lit_modules.evaluation.activation_maps import Explained
+from lit_modules.evaluation.activation_maps import Explained, explained_labels
 from lit_modules.evaluation.evaluation import Evaluation
 from lit_modules.evaluation.image_grid import grid
+from lit_modules.evaluation.predictions import Predictions, names_of
 
+MAX_CAPTION = 50
 MAP_TITLE = "Class activation maps of the worst mistakes and of right predictions: true → predicted, probability, file"
 
 
 def draw(evaluation: Evaluation) -> dict[str, bytes]:
     """PNG files by figure name."""
     names = [figures.short(name) for name in evaluation.class_names]
-    drawn = {
-        "confusion": figures.confusion(evaluation.confusion, names),
+    if evaluation.is_multi_label:
+        drawn = {"co_occurrence": figures.co_occurrence(evaluation.co_occurrence, names)}
+    else:
+        drawn = {"confusion": figures.confusion(evaluation.confusion, names)}
+    drawn |= {
         "classes": figures.classes(evaluation.classes, evaluation.lowest_first, names),
         "reliability": figures.reliability(evaluation.calibration),
         "roc": figures.roc(evaluation.curves, names),
@@ -27,20 +34,35 @@ def draw(evaluation: Evaluation) -> dict[str, bytes]:
             columns=6,
         ),
     }
-    if len(names) == 2:
+    if len(names) == 2 and not evaluation.is_multi_label:
         drawn["threshold"] = figures.threshold(evaluation.curves[1], names[1])
     if isinstance(evaluation.explained, Explained):
         drawn["maps"] = _map_grid(evaluation, evaluation.explained, names)
     return {name: figures.png(figure) for name, figure in drawn.items()}
 
 
+def shown_label(label: np.ndarray, class_names: Sequence[str]) -> str:
+    """The name of a label; of a row of a 0/1 matrix its names, such as `cat, dog`."""
+    return ", ".join(names_of(label, class_names)) or "no label"
+
+
+def worst_probability(predictions: Predictions, row: int) -> float:
+    """The probability of the predicted class; of several labels that of the most confident wrong one."""
+    predicted, probabilities = predictions.predicted[row], predictions.probabilities[row]
+    if predicted.ndim == 0:
+        return float(probabilities[predicted])
+    is_wrong = predicted != predictions.true[row]
+    return float(probabilities[np.where(is_wrong, np.abs(probabilities - 0.5), -1).argmax()])
+
+
 def _captions(evaluation: Evaluation, names: list[str], rows: np.ndarray) -> list[str]:
-    index, true, predicted, probabilities, _ = evaluation.predictions
+    index, true, predicted, _, _ = evaluation.predictions
     captions = []
     for row in rows.tolist():
         file = figures.short(evaluation.files[index[row]], 18, keep_end=True)
-        probability = probabilities[row, predicted[row]]
-        captions.append(f"{names[true[row]]} → {names[predicted[row]]}\n{probability:.3f}  {file}")
+        probability = worst_probability(evaluation.predictions, row)
+        labels = figures.short(f"{shown_label(true[row], names)} → {shown_label(predicted[row], names)}", MAX_CAPTION)
+        captions.append(f"{labels}\n{probability:.3f}  {file}")
     return captions
 
 
@@ -54,7 +76,7 @@ def _map_grid(evaluation: Evaluation, explained: Explained, names: list[str]) ->
     for row, caption, sample, (of_predicted, of_true) in zip(
         explained.rows, _captions(evaluation, names, explained.rows), explained.inputs, explained.maps, strict=True
     ):
-        predicted, true = evaluation.predictions.predicted[row], evaluation.predictions.true[row]
+        predicted, true = explained_labels(evaluation.predictions, row)
         shown = [(names[predicted], of_predicted), (names[true], of_true)][: 1 if predicted == true else 2]
         missing = -len(tiles) % (1 + len(shown))  # of a row, after an odd number of mistakes
         tiles += [blank] * missing + [sample] * (1 + len(shown))

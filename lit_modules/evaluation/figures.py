@@ -96,7 +96,6 @@ def _subplots(width: float, height: float, rows: int = 1, columns: int = 1, **op
     return figure, figure.subplots(rows, columns, **options)
 
 
-@styled
 def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
     """Confusion matrix normalized by true class.
 
@@ -107,12 +106,22 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
         names: class names.
     """
     normalized = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    title = "Confusion: true (row), predicted (column)"
+    return _fractions(normalized, names, "Confusion: true (row), predicted (column)", "confused")
+
+
+def co_occurrence(matrix: np.ndarray, names: Sequence[str]) -> Figure:
+    """Of the samples with a label, the fraction with another; `matrix` as of `Evaluation.co_occurrence`."""
+    normalized = matrix / np.maximum(matrix.diagonal()[:, None], 1)
+    return _fractions(normalized, names, "Of samples with a label (row), those with another (column)", "combined")
+
+
+@styled
+def _fractions(normalized: np.ndarray, names: Sequence[str], title: str, verb: str) -> Figure:
     shown = np.arange(len(names))
     if len(names) > MAX_MATRIX_CLASSES:
         errors = normalized - np.diag(normalized.diagonal())
         shown = np.sort(np.argsort(-errors.sum(0) - errors.sum(1), kind="stable")[:SUBSET_CLASSES])
-        title += f"\nonly the {len(shown)} of {len(names):,} classes that are confused most"
+        title += f"\nonly the {len(shown)} of {len(names):,} classes that are {verb} most"
     normalized = normalized[np.ix_(shown, shown)]
     names = [names[i] for i in shown.tolist()]
     cell = min(max(0.09, 4.6 / len(names)), 1.2)  # inches
@@ -140,16 +149,16 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
             axes.text(column, row, number, ha="center", va="center", fontsize=min(10, 28 * cell), color=color)
     else:
         position = ((labels + side + 0.3) / width, 1 - 0.6 / height)
-        figure.text(*position, _most_confused(normalized, names), va="top", fontsize=8.5, linespacing=1.5)
+        figure.text(*position, _largest(normalized, names, verb), va="top", fontsize=8.5, linespacing=1.5)
     return figure
 
 
-def _most_confused(normalized: np.ndarray, names: Sequence[str]) -> str:
+def _largest(normalized: np.ndarray, names: Sequence[str], verb: str) -> str:
     """The twelve largest off-diagonal entries as text."""
     errors = normalized - np.diag(normalized.diagonal())
     largest = [divmod(int(i), len(errors)) for i in np.argsort(-errors, axis=None, kind="stable")[:12]]
     lines = [f"{errors[i, j]:6.1%}  {names[i]} → {names[j]}" for i, j in largest if errors[i, j] > 0]
-    return "\n".join(["Most confused", "", *lines] if lines else ["No mistakes"])
+    return "\n".join([f"Most {verb}", "", *lines] if lines else [f"None are {verb}"])
 
 
 @styled

@@ -5,7 +5,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from lit_modules.evaluation.curves import BINS, calibrate, confidence_bins
+from lit_modules.evaluation.curves import BINS, calibrate, confidence_bins, confidence_of, is_class
+from lit_modules.evaluation.predictions import all_right
 from lit_modules.evaluation.significance import CONFIDENCE, Interval, bootstrap, interval, macro_f1, wilson
 
 RESAMPLES = 1_000
@@ -16,23 +17,31 @@ MIN_RESAMPLES = 100
 def score_intervals(true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> dict[str, Interval]:
     """Intervals of `acc` (Wilson), `f1`, `likelihood`, `ece` (bootstrap over the samples) and `auc` (DeLong).
 
-    An undefined one is left out: the AUC of a single class, or of classes that the probabilities separate completely.
+    An undefined one is left out: the AUC of a single class, or of classes that the probabilities separate completely;
+    so is `ece` of several labels a sample, which are not independent.
 
     Args:
-        true, predicted: int64 `[N]`.
+        true, predicted: int64 `[N]`, or 0/1 `[N, num_classes]`.
         probabilities: float `[N, num_classes]`.
     """
-    rows = np.arange(len(true))
-    correct = true == predicted
+    correct = all_right(true, predicted)
     accuracy = wilson(int(correct.sum()), len(true))
     # Without a mistake each resample has an F1 of 1, which says nothing about mistakes to come.
     f1 = accuracy if correct.all() else interval(bootstrap(macro_f1, true, predicted))
     one_bin = np.zeros(len(true), np.int64)
-    likelihood = interval(resampled_sums(probabilities[rows, true], one_bin, 1)[:, 0] / len(true))
-    ece = ece_interval(probabilities[rows, predicted], correct)
-    intervals = {"acc": accuracy, "f1": f1, "likelihood": likelihood, "ece": ece}
+    likelihood = interval(resampled_sums(_likelihoods(true, probabilities), one_bin, 1)[:, 0] / len(true))
+    intervals = {"acc": accuracy, "f1": f1, "likelihood": likelihood}
+    if true.ndim == 1:
+        intervals["ece"] = ece_interval(*confidence_of(probabilities, predicted, true))
     auc = auc_interval(true, probabilities)
     return intervals | ({"auc": auc} if auc else {})
+
+
+def _likelihoods(true: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The probability of the true class of each sample; of several labels the mean of what is true of each. `[N]`"""
+    if true.ndim == 2:
+        return np.where(true == 1, probabilities, 1 - probabilities).mean(1)
+    return probabilities[np.arange(len(true)), true]
 
 
 def resampled_sums(values: np.ndarray, bins: np.ndarray, num_bins: int, seed: int = 0) -> np.ndarray:
@@ -72,10 +81,11 @@ def auc_interval(true: np.ndarray, probabilities: np.ndarray) -> Interval | None
     operating characteristic curves", Biometrics 44 (1988).
     """
     num_classes = probabilities.shape[1]
+    labels = [1] if num_classes == 2 and true.ndim == 1 else range(num_classes)
     areas = []
     influence = np.zeros(len(true))
-    for label in range(num_classes) if num_classes > 2 else [1]:
-        positive = true == label
+    for label in labels:
+        positive = is_class(true, label)
         if positive.any() and not positive.all():
             placements = _placements(probabilities[:, label], positive)
             areas.append(placements[positive].mean())

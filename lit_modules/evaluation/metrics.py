@@ -27,15 +27,21 @@ class Metrics:
     neither the batch size nor the number of ranks, whatever it adds up, and a checkpoint needs no state of it.
 
     Args:
-        constructors: by name; called with `num_classes` if they have that parameter.
+        constructors: by name; called with `num_classes`, or with several labels a sample `num_labels`, if they have
+            that parameter.
         num_classes: of the predictions.
+        multi_label: whether a sample may have several labels.
 
     Raises:
         UserError: a metric cannot be computed from class probabilities and labels, or is not one number.
     """
 
-    def __init__(self, constructors: dict[str, Callable[..., Metric]], num_classes: int) -> None:
-        self._metrics = {name: _build(name, constructor, num_classes) for name, constructor in constructors.items()}
+    def __init__(
+        self, constructors: dict[str, Callable[..., Metric]], num_classes: int, multi_label: bool = False
+    ) -> None:
+        self._metrics = {
+            name: _build(name, constructor, num_classes, multi_label) for name, constructor in constructors.items()
+        }
         self._collector = Collector()
 
     @property
@@ -80,7 +86,7 @@ class Metrics:
 
 
 def _value(name: str, metric: Metric, probabilities: Tensor, labels: Tensor) -> Any:
-    """What a metric gives for float32 `[N, num_classes]` and int64 `[N]`."""
+    """What a metric gives for float32 `[N, num_classes]` and int64 `[N]` or `[N, num_classes]`."""
     try:
         metric.update(probabilities, labels)
         value = metric.compute()
@@ -95,23 +101,26 @@ def _value(name: str, metric: Metric, probabilities: Tensor, labels: Tensor) -> 
     return value
 
 
-def _build(name: str, constructor: Callable[..., Metric], num_classes: int) -> Metric:
+def _build(name: str, constructor: Callable[..., Metric], num_classes: int, multi_label: bool) -> Metric:
     """A metric that was tried on some samples."""
     key = f"lit_module.metrics.{name}"
     _check_name(key, name, constructor)
-    if "num_classes" in getattr(constructor, "keywords", {}):
-        raise UserError(f"{key}.num_classes: is that of the data; leave it out")
+    size = "num_labels" if multi_label else "num_classes"
+    if size in getattr(constructor, "keywords", {}):
+        raise UserError(f"{key}.{size}: is that of the data; leave it out")
     with warnings.catch_warnings(action="ignore"):  # that it keeps all samples, and of absent classes
         try:
             parameters = inspect.signature(getattr(constructor, "func", constructor)).parameters
-            metric = constructor(num_classes=num_classes) if "num_classes" in parameters else constructor()
+            metric = constructor(**{size: num_classes}) if size in parameters else constructor()
         except Exception as error:  # of code that is not ours
             raise UserError(f"{key}: {first_line(error)}{place_of(error)}; correct it, or leave it out") from error
         for part in metric.modules():
             if isinstance(part, Metric):
                 part.distributed_available_fn = _is_distributed  # rank 0 has the samples of all
         labels = torch.arange(TRIAL_SAMPLES) % num_classes
-        probabilities = (nn.functional.one_hot(labels, num_classes) + 1 / num_classes) / 2
+        one_hot = nn.functional.one_hot(labels, num_classes)
+        probabilities = (one_hot + 1 / num_classes) / 2
+        labels = one_hot if multi_label else labels
         value = _value(name, metric, probabilities, labels)
     if not (isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)):
         is_per_class = isinstance(value, Tensor) and value.shape == (num_classes,) and "average" in parameters

@@ -1,5 +1,6 @@
 """Predictions for every sample of a split, gathered from all batches and ranks."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,8 @@ from torch import Tensor
 
 # Number of the worst mistakes that are kept.
 MAX_MISTAKES = 24
+# Of several labels, those of at least this probability are predicted.
+THRESHOLD = 0.5
 
 
 class Predictions(NamedTuple):
@@ -17,13 +20,43 @@ class Predictions(NamedTuple):
     index: np.ndarray  # type: ignore[assignment]  # hides tuple.index, which is unused
     """int64 `[N]`: positions in the split"""
     true: np.ndarray
-    """int64 `[N]`"""
+    """int64 `[N]`, or 0/1 `[N, num_classes]` where a sample may have several labels"""
     predicted: np.ndarray
-    """int64 `[N]`: argmax of the logits"""
+    """The same: argmax of the logits, or whether a probability is at least `THRESHOLD`"""
     probabilities: np.ndarray
     """float32 `[N, num_classes]`"""
     mistakes: np.ndarray
     """int64 `[M]`, M ≤ 24: rows of the most confident wrong predictions, worst first"""
+
+    @property
+    def correct(self) -> np.ndarray:
+        """See `all_right`."""
+        return all_right(self.true, self.predicted)
+
+
+def all_right(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Whether the label of a sample, or each of several, is right: bool `[N]`; both as in `Predictions`."""
+    right: np.ndarray = (true == predicted).reshape(len(true), -1).all(axis=1)
+    return right
+
+
+def names_of(label: Any, class_names: Sequence[str]) -> list[str]:
+    """The name of a label, or those of a row of a 0/1 matrix."""
+    label = np.asarray(label)
+    return [class_names[position] for position in (np.flatnonzero(label).tolist() if label.ndim else [int(label)])]
+
+
+def probabilities_of(logits: Tensor, multi_label: bool) -> Tensor:
+    """Logits → probabilities, both `[N, num_classes]`: of one class, or with `multi_label` of each by itself."""
+    return logits.sigmoid() if multi_label else logits.softmax(1)
+
+
+def error_confidence(true: Tensor, predicted: Tensor, probabilities: Tensor) -> Tensor:
+    """How confident each mistake is, `[N]`; of several labels the most confident one. -1 marks correct predictions:
+    filtering them would synchronize with the device. Arguments as in `Predictions`."""
+    if true.ndim == 1:
+        return torch.where(predicted == true, -1.0, probabilities.amax(1))
+    return torch.where(predicted == true, -1.0, torch.maximum(probabilities, 1 - probabilities)).amax(1)
 
 
 class Collector:
@@ -36,12 +69,11 @@ class Collector:
     def add(self, batch: Any, logits: Tensor) -> None:
         """Adds a batch `(inputs, labels, index, …)`, possibly empty, and its logits `[N, num_classes]`."""
         logits = logits.detach().float()
-        probabilities = logits.softmax(1)
-        predicted = logits.argmax(1)
+        is_multi_label = batch.labels.ndim == 2
+        probabilities = probabilities_of(logits, is_multi_label)
+        predicted = (probabilities >= THRESHOLD).long() if is_multi_label else logits.argmax(1)
         self._rows.append((batch.index, batch.labels, predicted, probabilities))
-        # -1 marks correct predictions: filtering them here would synchronize with the device.
-        error_confidence = torch.where(predicted == batch.labels, -1.0, probabilities.amax(1))
-        worst = _highest((error_confidence, batch.index))
+        worst = _highest((error_confidence(batch.labels, predicted, probabilities), batch.index))
         if self._worst:
             worst = _highest(tuple(torch.cat(parts) for parts in zip(self._worst, worst, strict=True)))
         self._worst = worst
@@ -54,9 +86,9 @@ class Collector:
             return None
         index, true, predicted, probabilities = rows
         order = index.argsort()
-        error_confidence, mistakes = worst
-        kept = np.lexsort((mistakes, -error_confidence))  # ties: the lowest index first
-        kept = kept[error_confidence[kept] >= 0][:MAX_MISTAKES]
+        confidence, mistakes = worst
+        kept = np.lexsort((mistakes, -confidence))  # ties: the lowest index first
+        kept = kept[confidence[kept] >= 0][:MAX_MISTAKES]
         return Predictions(
             index[order],
             true[order],

@@ -42,12 +42,23 @@ def accuracy(true: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np
 
 
 def macro_f1(true: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted F1 `[R]`, averaged over classes present in labels or predictions; see `accuracy`."""
+    """Weighted F1 `[R]`, averaged over classes present in labels or predictions; see `accuracy`.
+
+    Labels are integers `[n]`, or 0/1 `[n, num_classes]` where a sample may have several.
+    """
+    if true.ndim == 2:
+        tp, occurrences = weights @ (true & predicted), weights @ (true + predicted)
+        return _mean_f1(tp, occurrences)
     classes = 1 + max(true.max(), predicted.max())
     tp = _per_class(true, weights * (true == predicted), classes)
     occurrences = _per_class(true, weights, classes) + _per_class(predicted, weights, classes)
-    f1 = np.divide(2 * tp, occurrences, out=np.zeros(tp.shape), where=occurrences > 0)  # [R, classes]
-    return f1.sum(1) / (occurrences > 0).sum(1)
+    return _mean_f1(tp, occurrences)
+
+
+def _mean_f1(tp: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
+    """True positives, and labels and predictions together, both `[R, classes]` → `[R]`."""
+    f1 = np.divide(2 * tp, occurrences, out=np.zeros(tp.shape), where=occurrences > 0)
+    return f1.sum(1) / np.maximum((occurrences > 0).sum(1), 1)
 
 
 def bootstrap(score: Score, *labels: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -60,9 +71,12 @@ def bootstrap(score: Score, *labels: np.ndarray, seed: int = 0) -> np.ndarray:
 
     Args:
         score: called with the labels of the cells, each `[cells]`, and weights `[R, cells]`.
-        labels: integers `[N]`: the true labels, then the predictions of one or more classifiers.
+        labels: integers `[N]`, or 0/1 `[N, num_classes]`: the true labels, then the predictions of one or more
+            classifiers.
     """
-    cells, counts = np.unique(np.stack(labels), axis=1, return_counts=True)
+    columns, counts = np.unique(np.concatenate([np.atleast_2d(part.T) for part in labels]), axis=1, return_counts=True)
+    parts = np.split(columns, len(labels))
+    cells = [part[0] if labels[0].ndim == 1 else part.T for part in parts]
     resamples = RESAMPLES if RESAMPLES * len(counts) <= MAX_DRAWS else FEWER_RESAMPLES
     generator = np.random.default_rng(seed)
     chunk = max(1, MAX_COUNTS // len(counts))

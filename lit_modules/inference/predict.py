@@ -2,10 +2,10 @@
 
 import csv
 import json
-import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,6 @@ def predict(
 ) -> int:
     """Writes `predictions.csv`, `predictions.jsonl` and `contact_sheet.png` to a folder.
 
-    The first two are written batch by batch, with the suffix `.part` until they are complete.
-
     Args:
         predictor: on the device to use.
         batches: `(files, inputs, problems)`: inputs uint8 `[N, C, H, W]`, problems pairs of file and reason.
@@ -48,26 +46,16 @@ def predict(
         flip: averages the probabilities of each image and its horizontal flip.
         output: created if needed.
         extras: write further files to it.
-        thresholds: of the columns `set`, names of classes as JSON, and `known`, true or false.
+        thresholds: of several labels, and of the columns `set`, names of classes as JSON, and `known`, true or false.
 
     Returns:
         The number of skipped files, unreadable or without finite probabilities, which are reported on stderr.
     """
     device = predictor.white.device
     make_output(output)
-    sheet_images: list[np.ndarray] = []
-    captions: list[str] = []
+    sheet = ContactSheet(total)
     num_skipped = 0
-    csv_part, jsonl_part = output / "predictions.csv.part", output / "predictions.jsonl.part"
-    encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would create an encoder per call
-    with (
-        open(csv_part, "w", newline="", encoding="utf-8", errors=ENCODING_ERRORS["csv"]) as csv_file,
-        open(jsonl_part, "w", newline="", encoding="utf-8", errors=ENCODING_ERRORS["jsonl"]) as jsonl_file,
-        tqdm(total=total, unit=" images", disable=not sys.stderr.isatty()) as bar,
-    ):
-        writer = csv.writer(csv_file)
-        names = [csv_cell(f"p/{name}") for name in class_names]
-        writer.writerow(["file", "predicted", "probability", *thresholds.columns, *names])
+    with Writer(output, class_names, thresholds) as writer, _progress_bar(total) as bar:
         for extra in extras:
             extra.start(output, total)
         for files, inputs, problems in batches:
@@ -78,48 +66,40 @@ def predict(
             if not files:
                 continue
             on_device = torch.from_numpy(inputs).to(device)
-            probabilities = _probabilities(predictor, on_device, flip)
-            decisions = thresholds.decide(probabilities.detach().numpy(), class_names)  # before another forward pass
-            labels = probabilities.argmax(1).tolist()
+            probabilities = _probabilities(predictor, on_device, flip).detach()
+            records = writer.records(files, probabilities.numpy())  # before another forward pass
             kept = (~probabilities.isnan().any(1)).nonzero().flatten().tolist()
             for extra in extras:
-                extra.add(on_device, labels, kept)
-            rows = zip(files, inputs, labels, decisions, probabilities.tolist(), strict=True)
-            for file, pixels, label, decision, row in rows:
-                if math.isnan(row[label]):
-                    _report_skipped(file, "the network gives no finite probabilities")
+                extra.add(on_device, probabilities.argmax(1).tolist(), kept)
+            for i, record in enumerate(records):
+                if i not in kept:
+                    _report_skipped(files[i], "the network gives no finite probabilities")
                     num_skipped += 1
                     continue
-                name, probability = class_names[label], row[label]
-                writer.writerow([csv_cell(file), csv_cell(name), probability, *map(encode, decision.values()), *row])
-                by_class = dict(zip(class_names, row, strict=True))
-                record = {"file": file, "predicted": name, "probability": probability, **decision}
-                jsonl_file.write(encode(record | {"probabilities": by_class}) + "\n")
+                writer.write(record, probabilities[i].tolist())
                 if total <= MAX_PRINTED:
-                    tqdm.write(printable(f"{file}: {name} {probability:.3f}{described(decision)}"))
-                if len(sheet_images) < MAX_SHEET_IMAGES:
-                    sheet_images.append(pixels.copy())
-                    captions.append(f"{Path(file).name}\n{name} {probability:.2f}")
+                    tqdm.write(printable(f"{files[i]}: {_answer(record, 3)}{described(record)}"))
+                sheet.add(inputs[i], f"{Path(files[i]).name}\n{_answer(record, 2)}")
     for extra in extras:
         extra.finish()
-    for part in (csv_part, jsonl_part):
-        os.replace(part, part.with_suffix(""))
-    if sheet_images:
-        _write_contact_sheet(output / "contact_sheet.png", sheet_images, captions, total)
+    writer.finish()
+    sheet.write(output / "contact_sheet.png")
     return num_skipped
+
+
+def _progress_bar(total: int) -> Any:
+    return tqdm(total=total, unit=" images", disable=not sys.stderr.isatty())
 
 
 def _report_skipped(file: str, problem: str) -> None:
     tqdm.write(printable(f"skipped {file}: {problem}"), file=sys.stderr)
 
 
-def _write_contact_sheet(path: Path, images: list[np.ndarray], captions: list[str], total: int) -> None:
-    from lit_modules.evaluation.figures import png
-    from lit_modules.evaluation.image_grid import grid
-
-    samples = [pixels.astype(np.float32) / 255 for pixels in images]
-    figure = grid(samples, captions, f"First {len(images)} of {total} images: file, predicted class, probability")
-    path.write_bytes(png(figure))
+def _answer(record: dict[str, Any], digits: int) -> str:
+    """The predicted class, or several labels, and the highest probability."""
+    names = record["predicted"]
+    name = names if isinstance(names, str) else ", ".join(names) or "no label"
+    return f"{name} {record['probability']:.{digits}f}"
 
 
 def _probabilities(predictor: Predictor, inputs: Tensor, flip: bool) -> Tensor:
@@ -128,3 +108,77 @@ def _probabilities(predictor: Predictor, inputs: Tensor, flip: bool) -> Tensor:
     if flip:
         probabilities = (probabilities + predictor(inputs.flip(-1))) / 2
     return probabilities.cpu()
+
+
+class Writer(ExitStack):
+    """Writes predictions.csv and predictions.jsonl batch by batch, with the suffix `.part` until they are complete.
+
+    Args:
+        output: their folder.
+        class_names: indexed by label.
+        thresholds: see `predict`.
+    """
+
+    def __init__(self, output: Path, class_names: Sequence[str], thresholds: Thresholds) -> None:
+        super().__init__()
+        self._class_names, self._thresholds = class_names, thresholds
+        self._parts = {kind: output / f"predictions.{kind}.part" for kind in ENCODING_ERRORS}
+        csv_file, self._jsonl_file = (
+            self.enter_context(
+                open(part, "w", newline="", encoding="utf-8", errors=ENCODING_ERRORS[kind])  # noqa: SIM115
+            )
+            for kind, part in self._parts.items()
+        )
+        self._csv = csv.writer(csv_file)
+        self._encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would create an encoder per call
+        names = [csv_cell(f"p/{name}") for name in class_names]
+        self._csv.writerow(["file", "predicted", "probability", *thresholds.columns, *names])
+
+    def records(self, files: Sequence[str], probabilities: np.ndarray) -> list[dict[str, Any]]:
+        """What is predicted for each sample of the last forward pass, with probabilities `[N, num_classes]`."""
+        predicted = self._thresholds.predicted(probabilities, self._class_names)
+        decisions = self._thresholds.decide(probabilities, self._class_names)
+        highest = probabilities.max(1).tolist()
+        return [
+            {"file": file, "predicted": names, "probability": probability, **decision}
+            for file, names, probability, decision in zip(files, predicted, highest, decisions, strict=True)
+        ]
+
+    def write(self, record: dict[str, Any], probabilities: list[float]) -> None:
+        """Writes one of `records` with its probabilities by class."""
+        names = record["predicted"]
+        cells = [csv_cell(record["file"]), csv_cell(names if isinstance(names, str) else self._encode(names))]
+        decisions = [self._encode(record[column]) for column in self._thresholds.columns]
+        self._csv.writerow([*cells, record["probability"], *decisions, *probabilities])
+        by_class = dict(zip(self._class_names, probabilities, strict=True))
+        self._jsonl_file.write(self._encode(record | {"probabilities": by_class}) + "\n")
+
+    def finish(self) -> None:
+        """After it was closed: gives the files their names."""
+        for part in self._parts.values():
+            os.replace(part, part.with_suffix(""))
+
+
+class ContactSheet:
+    """The first 64 of `total` images with their predictions."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._images: list[np.ndarray] = []
+        self._captions: list[str] = []
+
+    def add(self, pixels: np.ndarray, caption: str) -> None:
+        """Adds an image, uint8 `[C, H, W]`, unless the sheet is full."""
+        if len(self._images) < MAX_SHEET_IMAGES:
+            self._images.append(pixels.copy())
+            self._captions.append(caption)
+
+    def write(self, path: Path) -> None:
+        """Draws the sheet, unless it is empty."""
+        from lit_modules.evaluation.figures import png
+        from lit_modules.evaluation.image_grid import grid
+
+        if self._images:
+            samples = [pixels.astype(np.float32) / 255 for pixels in self._images]
+            title = f"First {len(samples)} of {self._total} images: file, predicted class, probability"
+            path.write_bytes(png(grid(samples, self._captions, title)))

@@ -1,5 +1,6 @@
 """Temperature scaling: calibrates probabilities on the validation split."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,25 @@ from lit_modules.inference.held_out import validation_predictions
 MAX_TEMPERATURE = 100.0
 
 
-def temperature_of(folder: Path) -> float:
+def temperature_of(folder: Path) -> float | np.ndarray:
     """Fits the temperature of a run's best epoch to the validation samples in its predictions.csv.
+
+    With several labels a sample, float64 `[num_classes]`: that of each label, or where its samples determine none, as
+    if all are classified correctly, that of all labels together.
 
     Raises:
         UserError: the file is missing, malformed or of another epoch, or the samples determine no temperature.
     """
     predictions = validation_predictions(folder, "calibrate")
-    return fit_temperature(predictions.probabilities, predictions.true)
+    if predictions.true.ndim == 1:
+        return fit_temperature(predictions.probabilities, predictions.true)
+    pairs = np.stack([1 - predictions.probabilities, predictions.probabilities], 2)  # [N, num_classes, 2]
+    of_all = fit_temperature(pairs.reshape(-1, 2), predictions.true.reshape(-1))
+    temperatures = np.full(pairs.shape[1], of_all)
+    for label in range(len(temperatures)):
+        with suppress(UserError):
+            temperatures[label] = fit_temperature(pairs[:, label], predictions.true[:, label])
+    return temperatures
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Thresholds of a prediction, fitted to the validation split: for its set of classes, and for unknown inputs."""
+"""Thresholds of a prediction, fitted to the validation split: of sets of classes, unknown inputs, several labels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +8,10 @@ import numpy as np
 from omegaconf import DictConfig
 
 from conf.errors import UserError
+from lit_modules.evaluation.predictions import names_of
 from lit_modules.inference.conformal import prediction_sets, set_threshold
 from lit_modules.inference.held_out import validation_predictions
+from lit_modules.inference.label_thresholds import label_thresholds
 from lit_modules.inference.predictor import Predictor
 from lit_modules.inference.unknown import KnownInputs, known_inputs
 
@@ -19,11 +21,23 @@ class Thresholds(NamedTuple):
 
     set: float | None = None
     known: KnownInputs | None = None
+    labels: np.ndarray | float | None = None
+    """See `label_thresholds`; None: one label a sample"""
 
     @property
     def columns(self) -> list[str]:
         """The names of what `decide` returns for each sample."""
-        return [name for name, threshold in self._asdict().items() if threshold is not None]
+        return [name for name in ("set", "known") if getattr(self, name) is not None]
+
+    def predicted(self, probabilities: np.ndarray, class_names: Sequence[str]) -> list[Any]:
+        """The name of the predicted class of each sample, or with several labels the list of their names.
+
+        Args:
+            probabilities: float `[N, num_classes]`.
+        """
+        if self.labels is None:
+            return [class_names[label] for label in probabilities.argmax(1).tolist()]
+        return [names_of(row, class_names) for row in probabilities >= self.labels]
 
     def decide(self, probabilities: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
         """For each sample `set`, the names of its classes, most probable first, and `known`, whether it is.
@@ -57,19 +71,23 @@ def fit_thresholds(cfg: DictConfig, predictor: Predictor) -> Thresholds:
     """The thresholds of a run's best epoch that the config asks for.
 
     Args:
-        cfg: its keys `coverage` and `unknown` ask for them.
+        cfg: its keys `coverage`, `unknown` and `threshold` ask for them.
         predictor: of the run, calibrated or not.
 
     Raises:
         UserError: the run has no or too few validation samples, or predictions are averaged over mirrored images.
     """
+    labels = label_thresholds(Path(cfg.run_dir), predictor, cfg.threshold)
+    if labels is not None and cfg.get("coverage") is not None:
+        raise UserError("coverage: a set holds one true class, and the run predicts several labels; use threshold=f1")
     asked = [key for key in ("coverage", "unknown") if cfg.get(key) is not None]
     if asked and cfg.task == "predict" and cfg.tta.name != "none":
         raise UserError(f"tta: {asked[0]} was not fitted to averages with mirrored images; leave one of them out")
     folder, coverage = Path(cfg.run_dir), None
     if "coverage" in asked:
         coverage = run_set_threshold(folder, predictor, cfg.coverage)
-    return Thresholds(coverage, known_inputs(folder, predictor.net, cfg.unknown) if "unknown" in asked else None)
+    known = known_inputs(folder, predictor.net, cfg.unknown) if "unknown" in asked else None
+    return Thresholds(coverage, known, labels)
 
 
 def run_set_threshold(folder: Path, predictor: Predictor, coverage: float) -> float:

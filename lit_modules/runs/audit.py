@@ -81,6 +81,8 @@ def audit(
 def _judged(evaluations: Mapping[str, Evaluation], classes: Mapping[str, str]) -> Judged:
     """The predicted samples that the data still have, with their present labels."""
     name_of = {from_csv_cell(str(csv_cell(file))): file for file in classes}  # as it is read from a cell
+    if any(evaluation.is_multi_label for evaluation in evaluations.values()):
+        raise UserError("task: audit judges one label a sample, and these have several; look at the worst mistakes")
     predicted: dict[str, np.ndarray] = {}
     names: Sequence[str] = ()
     for evaluation in evaluations.values():

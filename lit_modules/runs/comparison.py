@@ -17,7 +17,9 @@ from conf import received_config, saved_config
 from conf.errors import UserError
 from conf.text import from_csv_cell
 from lit_modules.evaluation import significance
+from lit_modules.evaluation.predictions import all_right
 from lit_modules.runs import run_folder
+from lit_modules.runs.predictions_csv import read_predictions
 
 SCORES = ("acc", "f1")
 TAGS = [f"{split}/{score}" for split in ("val", "test") for score in SCORES]
@@ -38,10 +40,11 @@ Record = dict[str, Any]
 
 
 class Predictions(NamedTuple):
-    """Class names of a split's samples, sorted by file."""
+    """A split's samples, sorted by file."""
 
     files: np.ndarray
     true: np.ndarray
+    """Names of classes, or 0/1 `[N, num_classes]` where a sample may have several labels"""
     predicted: np.ndarray
 
 
@@ -123,6 +126,9 @@ def _unfinished(folder: Path, settings: Record) -> str:
 
 
 def _read_predictions(path: Path) -> dict[str, Predictions]:
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as table:
+        if "true_labels" in next(csv.reader(table), []):
+            return _read_label_sets(path)
     rows: dict[str, list[list[str]]] = {}
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as table:
         reader = csv.DictReader(table)
@@ -138,12 +144,21 @@ def _read_predictions(path: Path) -> dict[str, Predictions]:
     return {split: Predictions(*np.array(sorted(records), object).T) for split, records in rows.items()}
 
 
+def _read_label_sets(path: Path) -> dict[str, Predictions]:
+    splits = {}
+    for split, evaluation in read_predictions(path).items():
+        order = np.argsort(np.array(evaluation.files, object), kind="stable")
+        _, true, predicted, *_ = evaluation.predictions
+        splits[split] = Predictions(np.array(evaluation.files, object)[order], true[order], predicted[order])
+    return splits
+
+
 def _check_predictions(run: Run) -> None:
     """Detects duplicates, and a predictions.csv that belongs to another epoch than summary.json."""
     for split, (files, true, predicted) in run.predictions.items():
         if len(np.unique(files)) < len(files):
             raise ValueError("predictions.csv lists an image twice")
-        if not np.isclose((true == predicted).mean(), run.summary[f"{split}/acc"], atol=1e-6):
+        if not np.isclose(all_right(true, predicted).mean(), run.summary[f"{split}/acc"], atol=1e-6):
             raise ValueError(f"{split}/acc of predictions.csv and summary.json differ")
 
 
@@ -187,7 +202,7 @@ def run_records(runs: list[Run]) -> list[Record]:
 
 def _interval(score: str, predictions: Predictions) -> significance.Interval:
     """The interval in the report of a run, see `evaluation.intervals`."""
-    correct = predictions.true == predictions.predicted
+    correct = all_right(predictions.true, predictions.predicted)
     if score == "acc" or correct.all():
         return significance.wilson(int(correct.sum()), len(correct))
     labels = encode_labels(predictions.true, predictions.predicted)
@@ -195,7 +210,9 @@ def _interval(score: str, predictions: Predictions) -> significance.Interval:
 
 
 def encode_labels(*names: np.ndarray) -> list[np.ndarray]:
-    """Encodes class names as integers."""
+    """Encodes class names as integers; rows of 0/1 matrices stay."""
+    if names[0].ndim == 2:
+        return list(names)
     return list(np.unique(np.stack(names), return_inverse=True)[1].reshape(len(names), -1))
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from lit_modules.evaluation import significance
+from lit_modules.evaluation.predictions import all_right
 from lit_modules.runs.comparison import SCORES, Record, Run, encode_labels
 
 
@@ -42,11 +43,13 @@ def _pair(run: Run, reference: Run) -> Record:
     unshared = set(files) ^ set(reference_files)
     if unshared:
         return record | {"remark": f"different test images: {len(unshared)} occur in only one run"}
-    num_relabelled = (true != reference_true).sum()
+    if true.shape[1:] != reference_true.shape[1:]:
+        return record | {"remark": "different classes"}
+    num_relabelled = (~all_right(true, reference_true)).sum()
     if num_relabelled:
         return record | {"remark": f"different labels: {num_relabelled} test images have another class"}
     labels = encode_labels(true, predicted, reference_predicted)
-    correct, reference_correct = predicted == true, reference_predicted == true
+    correct, reference_correct = all_right(true, predicted), all_right(true, reference_predicted)
     only_run = int((correct & ~reference_correct).sum())
     only_reference = int((~correct & reference_correct).sum())
     differences = significance.bootstrap(_f1_difference, *labels)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -13,7 +14,7 @@ from lit_modules.evaluation.drawing import draw
 from lit_modules.evaluation.evaluation import Evaluation
 from lit_modules.evaluation.figures import png, styled
 from lit_modules.evaluation.markdown import markdown_table
-from lit_modules.evaluation.predictions import MAX_MISTAKES, Predictions
+from lit_modules.evaluation.predictions import MAX_MISTAKES, Predictions, error_confidence
 from lit_modules.evaluation.significance import CONFIDENCE, Interval, corrected_t
 from lit_modules.runs import run_folder
 from lit_modules.runs.folds import Folds
@@ -56,7 +57,8 @@ def write_fold_report(study: Folds) -> float:
     if (study.path(0) / "predictions.csv").exists():
         pooled = pool([study.path(number) for number in range(cfg.folds)])
         write_predictions(folder / "predictions.csv", {"test": pooled})
-        write_confusion(folder / "confusion.csv", {"test": pooled})
+        if not pooled.is_multi_label:
+            write_confusion(folder / "confusion.csv", {"test": pooled})
         files["predictions"] = folder / "predictions.csv"
         sections += ["# All samples", ABOUT_PREDICTIONS, *_figures(folder, pooled)]
     write_text(folder / "report.md", "\n\n".join(sections) + "\n")
@@ -92,7 +94,7 @@ def pool(folders: list[Path]) -> Evaluation:
         np.concatenate([getattr(part.predictions, field) for part in parts])
         for field in ("true", "predicted", "probabilities")
     )
-    confidence = np.where(true == predicted, -1.0, probabilities.max(1))
+    confidence = error_confidence(*map(torch.from_numpy, (true, predicted, probabilities))).numpy()
     mistakes = np.argsort(-confidence, kind="stable")[: min(MAX_MISTAKES, int((confidence >= 0).sum()))]
     predictions = Predictions(np.arange(len(true)), true, predicted, probabilities, mistakes)
     return Evaluation(parts[0].class_names, files, predictions, np.zeros((0, 0), np.float32))

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,42 +13,50 @@ from conf.errors import UserError
 from conf.files import write_durably
 from conf.text import csv_cell, from_csv_cell
 from lit_modules.evaluation.evaluation import Evaluation
-from lit_modules.evaluation.predictions import Predictions
+from lit_modules.evaluation.predictions import Predictions, names_of
+
+COLUMNS = ("true", "predicted")
+MULTI_LABEL_COLUMNS = ("true_labels", "predicted_labels")
 
 
 def write_predictions(path: Path, evaluations: dict[str, Evaluation]) -> None:
     """One row per sample: `split,file,true,predicted`, then `p/<class>` per class.
 
-    Probabilities have nine significant digits, which determine the float32 value. Names are escaped by `csv_cell`.
+    With several labels a sample the columns are `true_labels` and `predicted_labels`, lists in JSON. Probabilities have
+    nine significant digits, which determine the float32 value. Names are escaped by `csv_cell`.
     """
 
     def rows() -> Iterator[Sequence[Any]]:
-        yield ["split", "file", "true", "predicted", *(csv_cell(f"p/{name}") for name in _class_names(evaluations))]
+        first = next(iter(evaluations.values()))
+        columns = MULTI_LABEL_COLUMNS if first.is_multi_label else COLUMNS
+        yield ["split", "file", *columns, *(csv_cell(f"p/{name}") for name in first.class_names)]
         for split, evaluation in evaluations.items():
             names = evaluation.class_names
             index, true, predicted, probabilities, *_ = evaluation.predictions
             for i, position in enumerate(index.tolist()):
                 values = map("{:.9g}".format, probabilities[i].tolist())
-                cells = evaluation.files[position], names[true[i]], names[predicted[i]]
+                cells = evaluation.files[position], label_cell(true[i], names), label_cell(predicted[i], names)
                 yield [split, *map(csv_cell, cells), *values]
 
     write_durably(path, _csv(rows))
+
+
+def label_cell(label: np.ndarray, class_names: Sequence[str]) -> str:
+    """The name of a label; of a row of a 0/1 matrix the list of its names in JSON."""
+    names = names_of(label, class_names)
+    return json.dumps(names, ensure_ascii=False) if label.ndim else names[0]
 
 
 def write_confusion(path: Path, evaluations: dict[str, Evaluation]) -> None:
     """One row per true class: `split,true`, then the number of samples per predicted class."""
 
     def rows() -> Iterator[Sequence[Any]]:
-        yield ["split", "true", *map(csv_cell, _class_names(evaluations))]
+        yield ["split", "true", *map(csv_cell, next(iter(evaluations.values())).class_names)]
         for split, evaluation in evaluations.items():
             for name, counts in zip(evaluation.class_names, evaluation.confusion.tolist(), strict=True):
                 yield [split, csv_cell(name), *counts]
 
     write_durably(path, _csv(rows))
-
-
-def _class_names(evaluations: dict[str, Evaluation]) -> Sequence[str]:
-    return next(iter(evaluations.values())).class_names
 
 
 def _csv(rows: Callable[[], Iterator[Sequence[Any]]]) -> Callable[[BinaryIO], None]:
@@ -81,10 +90,20 @@ def read_predictions(path: Path) -> dict[str, Evaluation]:
         raise UserError(f"{path}: is missing or malformed; finish the training with run={path.parent}") from error
 
 
+def _matrix(cells: Sequence[str], label: dict[str, int]) -> np.ndarray:
+    """Cells of `label_cell` → 0/1 `[N, num_classes]`."""
+    matrix = np.zeros((len(cells), len(label)), np.int64)
+    for row, cell in zip(matrix, cells, strict=True):
+        row[[label[name] for name in json.loads(from_csv_cell(cell))]] = 1
+    return matrix
+
+
 def _evaluation(rows: Sequence[dict[str, str]], columns: Sequence[str], class_names: Sequence[str]) -> Evaluation:
     label = {name: position for position, name in enumerate(class_names)}
-    true = np.array([label[from_csv_cell(row["true"])] for row in rows])
-    predicted = np.array([label[from_csv_cell(row["predicted"])] for row in rows])
+    if MULTI_LABEL_COLUMNS[0] in rows[0]:
+        true, predicted = (_matrix([row[column] for row in rows], label) for column in MULTI_LABEL_COLUMNS)
+    else:
+        true, predicted = (np.array([label[from_csv_cell(row[column])] for row in rows]) for column in COLUMNS)
     probabilities = np.array([[float(row[name]) for name in columns] for row in rows], np.float32)
     no_mistakes = np.zeros(0, np.int64)  # whose inputs are not in the file
     predictions = Predictions(np.arange(len(rows)), true, predicted, probabilities, no_mistakes)

@@ -16,7 +16,7 @@ from conf.text import markdown, printable
 from lit_modules.callbacks.predictions import CollectPredictions
 from lit_modules.classifier import LitClassifier
 from lit_modules.evaluation.activation_maps import Explained
-from lit_modules.evaluation.drawing import draw
+from lit_modules.evaluation.drawing import draw, shown_label, worst_probability
 from lit_modules.evaluation.evaluation import Evaluation
 from lit_modules.evaluation.figures import history, png
 from lit_modules.evaluation.markdown import markdown_table
@@ -25,7 +25,7 @@ from lit_modules.loggers.tracker import Tracker
 from lit_modules.runs import run_folder
 from lit_modules.runs.predictions_csv import write_confusion, write_predictions
 from lit_modules.runs.score_table import interval_scores, print_scores, score_table, with_interval
-from lit_modules.runs.uncertainty import set_scores, uncertainty_sections
+from lit_modules.runs.uncertainty import set_scores, threshold_scores, uncertainty_sections
 
 CLASS_SCORES = ("precision", "recall", "f1", "likelihood", "auc", "ap")
 MAX_ROWS = 200
@@ -40,6 +40,7 @@ FIGURES = {
     "maps": "Class activation maps",
     "classes": "Classes",
     "confusion": "Confusion matrix",
+    "co_occurrence": "Labels that occur together",
     "reliability": "Calibration",
     "threshold": "Decision threshold",
     "roc": "ROC curves",
@@ -66,11 +67,14 @@ def finish(folder: Path, trainer: Trainer, results: dict[str, Any], settings: di
         logger.log_metrics(best_scores, step=best_epoch)
     evaluations = evaluations_of(trainer)
     results |= interval_scores(evaluations)
-    run_folder.write_summary(folder, results | set_scores(evaluations) | parameter_counts(module.net))
+    run_folder.write_summary(
+        folder, results | set_scores(evaluations) | threshold_scores(evaluations) | parameter_counts(module.net)
+    )
     files = {f"best model (epoch {best_epoch + 1})": folder / "model.pt", "scores": folder / "summary.json"}
     if evaluations:
         write_predictions(folder / "predictions.csv", evaluations)
-        write_confusion(folder / "confusion.csv", evaluations)
+        if not module.multi_label:
+            write_confusion(folder / "confusion.csv", evaluations)
         write_report(folder, evaluations, settings, command, trainer.strategy.root_device)
         files |= {"predictions": folder / "predictions.csv", "report": folder / "report.md"}
     artifacts = [folder / "model.pt", folder / "report.md", *sorted(folder.glob("report/*.png"))]
@@ -127,7 +131,7 @@ def write_report(
     sections = [
         f"# {markdown(summary['name'])}: test accuracy {with_interval(summary, 'test/acc')}",
         score_table(summary, splits),
-        f"Files: {', '.join(f'[{name}]({name})' for name in FILES)}.",
+        f"Files: {', '.join(f'[{name}]({name})' for name in FILES if (folder / name).exists())}.",
         "## Run",
         f"    {printable(command)}",  # as code
         _run_table(summary, flat_settings, len(epochs), len(test.class_names)),
@@ -197,13 +201,13 @@ def _about_maps(test: Evaluation) -> list[str]:
 
 
 def _mistake_table(test: Evaluation) -> str:
-    index, true, predicted, probabilities, mistakes = test.predictions
+    index, true, predicted, _, mistakes = test.predictions
     if not len(mistakes):
         return "None."
     rows = []
     for i in mistakes:
-        labels = test.class_names[true[i]], test.class_names[predicted[i]]
-        rows.append((test.files[index[i]], *labels, _number(probabilities[i, predicted[i]])))
+        labels = shown_label(true[i], test.class_names), shown_label(predicted[i], test.class_names)
+        rows.append((test.files[index[i]], *labels, _number(worst_probability(test.predictions, i))))
     return markdown_table(("file", "true", "predicted", "probability"), rows)
 
 

@@ -22,6 +22,7 @@ def best_network(cfg: DictConfig) -> Any:
         input_shape=tuple(checkpoint["input_shape"]),
         class_names=names,
         class_counts=[1] * len(names),
+        multi_label=checkpoint.get("multi_label", False) is True,
         mean=[0.0] * channels,  # replaced by those in the checkpoint
         std=[1.0] * channels,
         init=None,

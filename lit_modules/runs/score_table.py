@@ -23,6 +23,8 @@ SCORES = {
     "auc": "ROC AUC, macro average",
     "ap": "average precision (AP), macro average",
 }
+SUBSET_ACCURACY = "subset accuracy (all labels of a sample right)"
+MULTI_LABEL_SCORES = {"f1_micro": "micro F1", "hamming": "Hamming loss (fraction of wrong labels)"}
 FEW_SAMPLES = 1000  # on which other splits would give other scores
 MORE_SPLITS = "folds=5 tests on all"
 ABOUT_INTERVALS = (
@@ -36,18 +38,19 @@ def interval_scores(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
     """Ends of the intervals for summary.json, such as `test/f1/low` and `test/f1/high`."""
     ends: dict[str, float] = {}
     for split, evaluation in evaluations.items():
-        predictions = evaluation.predictions
-        intervals = score_intervals(predictions.true, predictions.predicted, predictions.probabilities)
-        for name, (low, high) in intervals.items():
+        for name, (low, high) in score_intervals(*evaluation.predictions[1:4]).items():
             ends |= {f"{split}/{name}/low": low, f"{split}/{name}/high": high}
     return ends
 
 
 def labels_of(scores: Mapping[str, Any]) -> dict[str, str]:
     """Labels of scores by name; that of a metric that the config added is its name."""
+    labels = dict(SCORES)
+    if any(tag.endswith("/hamming") for tag in scores):
+        labels |= {"acc": SUBSET_ACCURACY, **MULTI_LABEL_SCORES}
     tags = (tag.split("/") for tag in scores)
-    metrics = [tag[1] for tag in tags if len(tag) == 2 and tag[0] in ("val", "test") and tag[1] not in SCORES]
-    return SCORES | {name: name for name in metrics}
+    metrics = [tag[1] for tag in tags if len(tag) == 2 and tag[0] in ("val", "test") and tag[1] not in labels]
+    return labels | {name: name for name in metrics}
 
 
 def digits_of(scores: Mapping[str, Any], tag: str) -> int:

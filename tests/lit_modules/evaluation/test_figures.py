@@ -56,7 +56,7 @@ def test_many_classes_have_a_list_of_the_most_confused() -> None:
     matrix[3, 5] = 2
     figure = figures.confusion(matrix, [f"c{i}" for i in range(30)])
     assert "25.0%  c3 → c5" in texts(figure) and "c5 → c3" not in texts(figure)
-    assert "No mistakes" in texts(figures.confusion(np.diag(np.full(30, 6)), ["c"] * 30))
+    assert "None are confused" in texts(figures.confusion(np.diag(np.full(30, 6)), ["c"] * 30))
 
 
 def test_class_without_samples_leaves_an_empty_row() -> None:
