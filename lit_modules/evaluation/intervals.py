@@ -6,8 +6,7 @@ from statistics import NormalDist
 import numpy as np
 
 from lit_modules.evaluation.curves import BINS, calibrate, confidence_bins, confidence_of, is_class
-from lit_modules.evaluation.predictions import all_right
-from lit_modules.evaluation.significance import CONFIDENCE, Interval, bootstrap, interval, macro_f1, wilson
+from lit_modules.evaluation.significance import CONFIDENCE, Interval, all_right, bootstrap, interval, macro_f1, wilson
 
 RESAMPLES = 1_000
 MAX_DRAWS = 50_000_000  # of samples; with more samples there are fewer resamples,

@@ -108,9 +108,11 @@ def _build(name: str, constructor: Callable[..., Metric], num_classes: int, mult
     size = "num_labels" if multi_label else "num_classes"
     if size in getattr(constructor, "keywords", {}):
         raise UserError(f"{key}.{size}: is that of the data; leave it out")
+    parameters = inspect.signature(getattr(constructor, "func", constructor)).parameters
+    if multi_label and size not in parameters and "num_classes" in parameters:
+        raise UserError(f"{key}: is of one label a sample, these have several; choose a Multilabel… metric")
     with warnings.catch_warnings(action="ignore"):  # that it keeps all samples, and of absent classes
         try:
-            parameters = inspect.signature(getattr(constructor, "func", constructor)).parameters
             metric = constructor(**{size: num_classes}) if size in parameters else constructor()
         except Exception as error:  # of code that is not ours
             raise UserError(f"{key}: {first_line(error)}{place_of(error)}; correct it, or leave it out") from error

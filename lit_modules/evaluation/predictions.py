@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lit_modules.evaluation.significance import all_right
+
 # Number of the worst mistakes that are kept.
 MAX_MISTAKES = 24
 # Of several labels, those of at least this probability are predicted.
@@ -32,12 +34,6 @@ class Predictions(NamedTuple):
     def correct(self) -> np.ndarray:
         """See `all_right`."""
         return all_right(self.true, self.predicted)
-
-
-def all_right(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Whether the label of a sample, or each of several, is right: bool `[N]`; both as in `Predictions`."""
-    right: np.ndarray = (true == predicted).reshape(len(true), -1).all(axis=1)
-    return right
 
 
 def names_of(label: Any, class_names: Sequence[str]) -> list[str]:

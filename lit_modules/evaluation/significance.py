@@ -36,6 +36,12 @@ def wilson(correct: int, total: int) -> Interval:
     return Interval(max(0.0, centre - margin), min(1.0, centre + margin))
 
 
+def all_right(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Whether the label of a sample `[n]`, or each of several `[n, num_classes]`, is predicted: bool `[n]`."""
+    right: np.ndarray = (true == predicted).reshape(len(true), -1).all(axis=1)
+    return right
+
+
 def accuracy(true: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Weighted accuracy `[R]` of integer labels `[n]` with weights `[R, n]`."""
     return weights @ (true == predicted) / weights.sum(1)

@@ -17,9 +17,7 @@ from conf import received_config, saved_config
 from conf.errors import UserError
 from conf.text import from_csv_cell
 from lit_modules.evaluation import significance
-from lit_modules.evaluation.predictions import all_right
 from lit_modules.runs import run_folder
-from lit_modules.runs.predictions_csv import read_predictions
 
 SCORES = ("acc", "f1")
 TAGS = [f"{split}/{score}" for split in ("val", "test") for score in SCORES]
@@ -126,31 +124,31 @@ def _unfinished(folder: Path, settings: Record) -> str:
 
 
 def _read_predictions(path: Path) -> dict[str, Predictions]:
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as table:
-        if "true_labels" in next(csv.reader(table), []):
-            return _read_label_sets(path)
     rows: dict[str, list[list[str]]] = {}
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as table:
         reader = csv.DictReader(table)
-        columns = set(map(from_csv_cell, reader.fieldnames or ()))
+        columns = list(map(from_csv_cell, reader.fieldnames or ()))
+        suffix = "_labels" if "true_labels" in columns else ""
+        classes = [column.removeprefix("p/") for column in columns if column.startswith("p/")]
         for row in reader:
             if None in row.values():
                 raise ValueError("predictions.csv has an incomplete row")
-            names = [from_csv_cell(row[column]) for column in ("file", "true", "predicted")]
-            unknown = {f"p/{name}" for name in names[1:]} - columns
-            if unknown:  # as many classes as samples would take hours
-                raise ValueError(f"predictions.csv has no column {min(unknown)}")
-            rows.setdefault(row["split"], []).append(names)
-    return {split: Predictions(*np.array(sorted(records), object).T) for split, records in rows.items()}
+            file, *cells = [from_csv_cell(row[column]) for column in ("file", f"true{suffix}", f"predicted{suffix}")]
+            names = [name for cell in cells for name in (json.loads(cell) if suffix else [cell])]
+            if not set(names) <= set(classes):  # as many classes as samples would take hours
+                raise ValueError(f"predictions.csv has no column p/{min(set(names) - set(classes))}")
+            rows.setdefault(row["split"], []).append([file, *cells])
+    splits = {split: Predictions(*np.array(sorted(records), object).T) for split, records in rows.items()}
+    return {split: _matrices(predictions, classes) if suffix else predictions for split, predictions in splits.items()}
 
 
-def _read_label_sets(path: Path) -> dict[str, Predictions]:
-    splits = {}
-    for split, evaluation in read_predictions(path).items():
-        order = np.argsort(np.array(evaluation.files, object), kind="stable")
-        _, true, predicted, *_ = evaluation.predictions
-        splits[split] = Predictions(np.array(evaluation.files, object)[order], true[order], predicted[order])
-    return splits
+def _matrices(predictions: Predictions, classes: list[str]) -> Predictions:
+    """Lists of labels in JSON → 0/1 `[N, num_classes]`."""
+    matrices = []
+    for cells in predictions[1:]:
+        labels = [json.loads(cell) for cell in cells]
+        matrices.append(np.array([[name in names for name in classes] for names in labels], np.int64))
+    return Predictions(predictions.files, *matrices)
 
 
 def _check_predictions(run: Run) -> None:
@@ -158,7 +156,7 @@ def _check_predictions(run: Run) -> None:
     for split, (files, true, predicted) in run.predictions.items():
         if len(np.unique(files)) < len(files):
             raise ValueError("predictions.csv lists an image twice")
-        if not np.isclose(all_right(true, predicted).mean(), run.summary[f"{split}/acc"], atol=1e-6):
+        if not np.isclose(significance.all_right(true, predicted).mean(), run.summary[f"{split}/acc"], atol=1e-6):
             raise ValueError(f"{split}/acc of predictions.csv and summary.json differ")
 
 
@@ -202,7 +200,7 @@ def run_records(runs: list[Run]) -> list[Record]:
 
 def _interval(score: str, predictions: Predictions) -> significance.Interval:
     """The interval in the report of a run, see `evaluation.intervals`."""
-    correct = all_right(predictions.true, predictions.predicted)
+    correct = significance.all_right(predictions.true, predictions.predicted)
     if score == "acc" or correct.all():
         return significance.wilson(int(correct.sum()), len(correct))
     labels = encode_labels(predictions.true, predictions.predicted)

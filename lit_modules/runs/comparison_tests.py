@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 
 from lit_modules.evaluation import significance
-from lit_modules.evaluation.predictions import all_right
 from lit_modules.runs.comparison import SCORES, Record, Run, encode_labels
 
 
@@ -45,11 +44,11 @@ def _pair(run: Run, reference: Run) -> Record:
         return record | {"remark": f"different test images: {len(unshared)} occur in only one run"}
     if true.shape[1:] != reference_true.shape[1:]:
         return record | {"remark": "different classes"}
-    num_relabelled = (~all_right(true, reference_true)).sum()
+    num_relabelled = (~significance.all_right(true, reference_true)).sum()
     if num_relabelled:
         return record | {"remark": f"different labels: {num_relabelled} test images have another class"}
     labels = encode_labels(true, predicted, reference_predicted)
-    correct, reference_correct = all_right(true, predicted), all_right(true, reference_predicted)
+    correct, reference_correct = (significance.all_right(true, part) for part in (predicted, reference_predicted))
     only_run = int((correct & ~reference_correct).sum())
     only_reference = int((~correct & reference_correct).sum())
     differences = significance.bootstrap(_f1_difference, *labels)

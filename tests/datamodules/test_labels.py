@@ -154,7 +154,9 @@ def by_the_paper(labels: np.ndarray, fractions: list[float], seed: int) -> list[
         label = min(present, key=lambda label: (present[label], label)) if present else None
         for i in [i for i in left if label is None or labels[i, label]]:
             ties = generator.random(len(fractions))
-            keys = [(wanted[j] if label is None else wanted_of[j][label], wanted[j], ties[j]) for j in range(len(wanted))]
+            keys = [
+                (wanted[j] if label is None else wanted_of[j][label], wanted[j], ties[j]) for j in range(len(wanted))
+            ]
             subset[i] = max(range(len(wanted)), key=lambda j: keys[j])
             for other in np.flatnonzero(labels[i]).tolist():
                 wanted_of[subset[i]][other] -= 1

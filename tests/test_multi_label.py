@@ -1,0 +1,317 @@
+"""Several labels a sample, from data to predictions."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scipy.special import expit, logit
+from sklearn import metrics
+from torch import nn
+from torchmetrics.classification import MulticlassAccuracy, MultilabelRankingAveragePrecision
+from torchvision.ops import sigmoid_focal_loss
+
+from conf.errors import UserError
+from conf.files import read_rows
+from lit_modules.evaluation.evaluation import Evaluation
+from lit_modules.evaluation.metrics import Metrics
+from lit_modules.evaluation.predictions import Collector, Predictions
+from lit_modules.evaluation.scores import MultiLabelScores
+from lit_modules.evaluation.significance import bootstrap, macro_f1
+from lit_modules.inference.label_thresholds import best_thresholds
+from lit_modules.inference.temperature import fit_temperature, temperature_of
+from lit_modules.optim.asymmetric_loss import AsymmetricLoss
+from lit_modules.optim.distillation import Distillation
+from lit_modules.optim.losses import build_loss, resolve_class_weights
+from lit_modules.runs.predictions_csv import read_predictions
+from litmus import load_run
+from tests.conftest import DRAWN
+from tests.fits import classifier
+from tests.runs import EPOCHS, assert_same_runs, cut_off_after, rows_of
+
+NAMES = ["ant", "bee", "cat", "dog"]
+SHAPES = (*DRAWN, "+experiment=shapes", "datamodule.count=300", "datamodule.noise=0.0")
+
+
+def samples(count: int = 211, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels, both `[N, 4]`."""
+    generator = np.random.default_rng(seed)
+    labels = (generator.random((count, 4)) < [0.5, 0.3, 0.1, 0.6]).astype(np.int64)
+    logits = generator.normal(size=(count, 4)) + 1.5 * (2 * labels - 1)
+    return logits.astype(np.float32), labels
+
+
+def evaluation_of(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
+    probabilities = expit(logits)
+    predicted = (probabilities >= 0.5).astype(np.int64)
+    predictions = Predictions(np.arange(len(labels)), labels, predicted, probabilities, np.zeros(0, np.int64))
+    return Evaluation(NAMES, [f"{i}.png" for i in range(len(labels))], predictions, np.zeros((0, 0), np.float32))
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_scores_equal_those_of_scikit_learn(absent: bool) -> None:
+    logits, labels = samples()
+    if absent:  # a label that neither occurs nor is predicted
+        logits[:, 1], labels[:, 1] = -5, 0
+    p, predicted = expit(logits.astype(np.float64)), (logits >= 0).astype(int)
+    scores = MultiLabelScores(4, lambda targets: torch.tensor(float(len(targets))))
+    for x, y in zip(torch.tensor(logits).split(100), torch.tensor(labels).split(100), strict=True):
+        loss = F.binary_cross_entropy_with_logits(x, y.float())
+        scores.update(x, y, loss[None], torch.tensor([float(len(y))]))
+
+    values = {name: value.numpy() for name, value in scores.compute().items()}
+
+    assert values["acc"] == pytest.approx(metrics.accuracy_score(labels, predicted), abs=1e-6)
+    f1 = metrics.f1_score(labels, predicted, average="macro", zero_division=np.nan)
+    assert values["f1"] == pytest.approx(f1, abs=1e-6)
+    log_losses = [metrics.log_loss(labels[:, i], p[:, i], labels=[0, 1]) for i in range(4)]
+    assert values["loss"] == pytest.approx(np.mean(log_losses), abs=1e-6)
+    likelihood = np.where(labels == 1, p, 1 - p).mean(0)
+    np.testing.assert_allclose(values["likelihood_per_class"], likelihood, atol=1e-6)
+    assert values["likelihood"] == pytest.approx(likelihood.mean(), abs=1e-6)
+
+
+def test_an_evaluation_equals_scikit_learn() -> None:
+    logits, labels = samples()
+    evaluation = evaluation_of(logits, labels)
+    p, predicted = expit(logits), (logits >= 0).astype(int)
+
+    for name, value in {
+        "precision": metrics.precision_score(labels, predicted, average=None),
+        "recall": metrics.recall_score(labels, predicted, average=None),
+        "f1": metrics.f1_score(labels, predicted, average=None),
+        "auc": metrics.roc_auc_score(labels, p, average=None),
+        "ap": metrics.average_precision_score(labels, p, average=None),
+        "samples": labels.sum(0),
+    }.items():
+        np.testing.assert_allclose(evaluation.classes[name], value, atol=1e-6)
+    assert evaluation.scores["ap"] == pytest.approx(metrics.average_precision_score(labels, p, average="macro"))
+    assert evaluation.scores["auc"] == pytest.approx(metrics.roc_auc_score(labels, p, average="macro"))
+    assert evaluation.scores["f1_micro"] == pytest.approx(metrics.f1_score(labels, predicted, average="micro"))
+    assert evaluation.scores["hamming"] == pytest.approx(metrics.hamming_loss(labels, predicted))
+    together = [[(labels[:, i] & labels[:, j]).sum() for j in range(4)] for i in range(4)]
+    assert evaluation.co_occurrence.tolist() == together
+
+
+def test_the_f1_of_a_resample_is_that_of_scikit_learn() -> None:
+    _, labels = samples(40)
+    predicted = samples(40, seed=1)[1]
+    drawn = np.random.default_rng(0).integers(40, size=40)
+    weights = np.bincount(drawn, minlength=40)[None]
+    expected = metrics.f1_score(labels[drawn], predicted[drawn], average="macro", zero_division=np.nan)
+    assert macro_f1(labels, predicted, weights)[0] == pytest.approx(expected)
+    resampled = bootstrap(macro_f1, labels, predicted)
+    assert resampled.std() > 0.01
+    assert resampled.mean() == pytest.approx(metrics.f1_score(labels, predicted, average="macro"), abs=0.02)
+
+
+def test_the_most_confident_wrong_label_makes_the_worst_mistake() -> None:
+    labels = torch.tensor([[1, 0], [1, 0], [0, 0], [1, 1]])
+    logits = torch.tensor([[2.0, -1.0], [-3.0, -1.0], [-1.0, 4.0], [0.5, -0.5]])
+    collector = Collector()
+    collector.add(SimpleNamespace(index=torch.arange(4), labels=labels), logits)
+    predictions = collector.gather()
+    assert predictions is not None
+    assert predictions.mistakes.tolist() == [2, 1, 3]
+    assert predictions.correct.tolist() == [True, False, False, False]
+
+
+def test_temperatures_and_thresholds_are_those_of_each_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, labels = samples(400)
+    labels[:, 3] = logits[:, 3] > 0  # which determines no temperature
+    sharpened = logits * np.array([2.0, 0.5, 1.0, 1.0])
+    predictions = evaluation_of(sharpened, labels).predictions
+    monkeypatch.setattr("lit_modules.inference.temperature.validation_predictions", lambda *_: predictions)
+
+    temperatures = temperature_of(Path())
+
+    def loss(temperature: float, label: int) -> float:
+        return metrics.log_loss(labels[:, label], expit(sharpened[:, label] / temperature))
+
+    assert isinstance(temperatures, np.ndarray)
+    for label in range(3):
+        at = loss(temperatures[label], label)
+        assert at < min(loss(temperatures[label] * 1.02, label), loss(temperatures[label] / 1.02, label))
+    pairs = np.stack([1 - predictions.probabilities, predictions.probabilities], 2).reshape(-1, 2)
+    assert temperatures[3] == pytest.approx(fit_temperature(pairs, labels.reshape(-1)))
+
+    p = predictions.probabilities
+    for label, threshold in enumerate(best_thresholds(p, labels)):
+        scores = [metrics.f1_score(labels[:, label], p[:, label] >= at) for at in np.unique(p[:, label])]
+        assert metrics.f1_score(labels[:, label], p[:, label] >= threshold) == pytest.approx(max(scores))
+    assert best_thresholds(p, np.zeros_like(labels)).tolist() == [0.5] * 4
+
+
+def test_losses_equal_second_implementations() -> None:
+    logits, labels = map(torch.tensor, samples())
+    y, x = labels.float(), logits
+    plain = AsymmetricLoss(gamma_negative=0, gamma_positive=0, margin=0)
+    torch.testing.assert_close(plain(x, y), F.binary_cross_entropy_with_logits(x, y))
+    focal = AsymmetricLoss(gamma_negative=2, gamma_positive=2, margin=0)
+    torch.testing.assert_close(focal(x, y), sigmoid_focal_loss(x, y, alpha=-1, gamma=2, reduction="mean"))
+    asymmetric = AsymmetricLoss(gamma_negative=4, gamma_positive=1, margin=0.05)
+    p = x.double().sigmoid()
+    q = (p - 0.05).clamp(min=0)
+    terms = torch.where(y == 1, -(1 - p) * p.log(), -(q**4) * (1 - q).log())
+    torch.testing.assert_close(asymmetric(x, y).double(), terms.mean())
+    extreme = torch.tensor([[200.0, -200.0]], requires_grad=True)
+    asymmetric(extreme, torch.tensor([[0.0, 1.0]])).backward()
+    assert extreme.grad is not None and extreme.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss, nn.MultiMarginLoss, Distillation])
+def test_a_loss_of_one_label_is_refused(loss: Any) -> None:
+    options = {"teacher": None, "teacher_weight": 0.5, "temperature": 2.0} if loss is Distillation else {}
+
+    def build(**given: Any) -> nn.Module:
+        return loss(**given, **options)
+
+    if loss is Distillation:
+        build = lambda class_names, input_shape: loss(class_names, input_shape, **options)  # noqa: E731
+    with pytest.raises(UserError, match=r"is of one label a sample, these have several; use lit_module/loss=bce"):
+        build_loss(build, None, NAMES, (1, 8, 8), multi_label=True)
+
+
+def test_auto_weights_balance_each_label_with_its_absence() -> None:
+    weights = resolve_class_weights("auto", [10, 50, 80], num_samples=100)
+    assert weights is not None
+    torch.testing.assert_close(weights, torch.tensor([9.0, 1.0, 0.25]))
+    loss, _ = build_loss(nn.BCEWithLogitsLoss, weights, ["a", "b", "c"], (1, 8, 8), multi_label=True)
+    assert loss.pos_weight is weights
+
+
+def test_metrics_of_labels_are_added_and_others_refused() -> None:
+    logits, labels = samples()
+    added = Metrics({"lrap": MultilabelRankingAveragePrecision}, 4, multi_label=True)
+    added.add(SimpleNamespace(index=torch.arange(len(labels)), labels=torch.tensor(labels)), torch.tensor(logits))
+    expected = metrics.label_ranking_average_precision_score(labels, expit(logits))
+    assert added.compute()["lrap"] == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(UserError, match=r"lit_module\.metrics\.top1: is of one label a sample"):
+        Metrics({"top1": MulticlassAccuracy}, 4, multi_label=True)
+
+
+def test_a_checkpoint_of_one_label_is_not_that_of_several() -> None:
+    single = classifier(loss=nn.BCEWithLogitsLoss)
+    several = classifier(loss=nn.BCEWithLogitsLoss, multi_label=True, num_samples=60)
+    with pytest.raises(UserError, match="multi_label are False, those of the data True"):
+        several.check_same_data({"class_names": single.class_names, "input_shape": list(single.input_shape)})
+
+
+@pytest.fixture(scope="module")
+def photographs(shared_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on images that are red, blue, both or neither, from a table."""
+    root = tmp_path_factory.mktemp("photographs")
+    (root / "images").mkdir()
+    generator, rows = np.random.default_rng(0), ["file,label"]
+    for i in range(60):
+        red, blue = bool(i % 2), i % 3 == 0
+        pixels = generator.integers(60, 120, (8, 8, 3), np.uint8)
+        pixels[:, :, 0] += 90 * red
+        pixels[:, :, 2] += 90 * blue
+        Image.fromarray(pixels).save(root / "images" / f"{i}.png")
+        rows.append(f"{i}.png,{'|'.join(['red'] * red + ['blue'] * blue)}")
+    (root / "table.csv").write_text("\n".join(rows))
+    data = ("datamodule=image_folder", f"datamodule.root={root / 'table.csv'}", "datamodule.multi_label=true")
+    splits = ("datamodule.val_fraction=0.3", "datamodule.batch_size=8", "lit_module/loss=bce", "trainer.max_epochs=4")
+    return shared_run(*DRAWN[:-1], *data, *splits, f"run_dir={root / 'run'}")
+
+
+@pytest.fixture(scope="module")
+def shapes(shared_run: Callable[..., Path]) -> Path:
+    return shared_run(*SHAPES)
+
+
+def test_the_files_of_a_run_agree_with_scikit_learn(shapes: Path) -> None:
+    summary = json.loads((shapes / "summary.json").read_text())
+    for split, evaluation in read_predictions(shapes / "predictions.csv").items():
+        true, predicted, p = evaluation.predictions[1:4]
+        assert evaluation.is_multi_label and true.shape[1] == 4
+        assert summary[f"{split}/acc"] == pytest.approx(metrics.accuracy_score(true, predicted), abs=1e-6)
+        f1 = metrics.f1_score(true, predicted, average="macro", zero_division=np.nan)
+        assert summary[f"{split}/f1"] == pytest.approx(f1, abs=1e-6)
+        assert summary[f"{split}/hamming"] == pytest.approx(metrics.hamming_loss(true, predicted), abs=1e-6)
+        assert summary[f"{split}/ap"] == pytest.approx(metrics.average_precision_score(true, p), abs=1e-5)
+        assert summary[f"{split}/acc/low"] <= summary[f"{split}/acc"] <= summary[f"{split}/acc/high"]
+    report = (shapes / "report.md").read_text(encoding="utf-8")
+    for part in ("subset accuracy", "Hamming loss", "## Labels that occur together", "## Decision thresholds"):
+        assert part in report
+    assert not (shapes / "confusion.csv").exists() and "confusion" not in report
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        (("task=predict", "coverage=0.9"), "coverage: a set holds one true class"),
+        (("task=predict", "threshold=2"), "threshold: 2 is neither between 0 and 1 nor f1"),
+        (("task=audit",), "task: audit judges one label a sample"),
+    ],
+)
+def test_what_needs_one_label_is_refused(
+    photographs: Path, run: Callable[..., Path], choices: tuple[str, ...], message: str
+) -> None:
+    inputs = (f"input={photographs.parent}",) if "task=predict" in choices else ()
+    with pytest.raises(UserError) as error:
+        run(f"run={photographs}", *choices, *inputs, f"output={photographs.parent.parent / 'out'}")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("threshold", ["0.5", "f1"])
+def test_predictions_follow_the_thresholds(
+    photographs: Path, run: Callable[..., Path], tmp_path: Path, threshold: str
+) -> None:
+    output = tmp_path / "out"
+    choices = ("calibrate=true", "unknown=0.2", f"threshold={threshold}", f"output={output}")
+    run(f"run={photographs}", "task=predict", f"input={photographs.parent / 'images'}", *choices)
+
+    val = read_predictions(photographs / "predictions.csv")["val"].predictions
+    temperatures = temperature_of(photographs)
+    calibrated = expit(logit(val.probabilities.astype(np.float64)) / temperatures)
+    thresholds = best_thresholds(calibrated, val.true) if threshold == "f1" else np.full(2, 0.5)
+    records = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
+    assert len(records) == 60
+    for record, row in zip(records, rows_of(output), strict=True):
+        probabilities = record["probabilities"]
+        expected = [name for name, at in zip(("blue", "red"), thresholds, strict=True) if probabilities[name] >= at]
+        assert record["predicted"] == expected == json.loads(row["predicted"])
+        assert record["probability"] == max(probabilities.values())
+
+
+def test_an_export_holds_the_sigmoid(photographs: Path, run: Callable[..., Path], tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    run(f"run={photographs}", "task=export", "format=onnx", "input=float", f"output={tmp_path}", "threshold=f1")
+
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    contract = json.loads(session.get_modelmeta().custom_metadata_map["contract"])
+    val = read_predictions(photographs / "predictions.csv")["val"].predictions
+    assert contract["thresholds"] == best_thresholds(val.probabilities, val.true).tolist()
+    network = load_run(photographs)
+    inputs = np.random.default_rng(0).random((3, *network.input_shape), np.float32)
+    answers = [list(answer.values()) for answer in network.predict(list(inputs))]
+    np.testing.assert_allclose(session.run(None, {"inputs": inputs})[0], answers, atol=1e-6)
+    assert not np.allclose(np.sum(answers, 1), 1)
+
+
+def test_runs_with_several_labels_are_compared(shapes: Path, run: Callable[..., Path], tmp_path: Path) -> None:
+    other = run(*SHAPES, "seed=1", f"run_dir={tmp_path / 'other'}")
+    run("task=compare", f"runs=[{shapes},{other}]", f"output={tmp_path / 'comparison'}")
+    (pair,) = read_rows(tmp_path / "comparison" / "pairs.csv")
+    runs = [read_predictions(folder / "predictions.csv")["test"].predictions for folder in (shapes, other)]
+    f1 = [metrics.f1_score(part.true, part.predicted, average="macro", zero_division=np.nan) for part in runs]
+    assert abs(float(pair["f1/difference"])) == pytest.approx(abs(f1[0] - f1[1]), abs=1e-9)
+    assert float(pair["images"]) == len(runs[0].true)
+
+
+def test_a_resumed_run_has_the_same_bits(run: Callable[..., Path], tmp_path: Path) -> None:
+    choices = (*SHAPES, "++callbacks.predictions=null", "++callbacks.dashboard=null", f"epochs={EPOCHS}")
+    mixed = (*choices, "datamodule/mix=cutmix", "lit_module/loss=asymmetric")
+    whole = run(*mixed, f"run_dir={tmp_path / 'whole'}", f"trainer.max_epochs={EPOCHS}")
+    stopped = run(*mixed, f"run_dir={tmp_path / 'stopped'}", f"trainer.max_epochs={EPOCHS}")
+    cut_off_after(stopped, 1)
+    run(f"run={stopped}")
+    assert_same_runs(stopped, whole)
