@@ -46,7 +46,7 @@ class ImageFolderDataModule(ImageDataModule):
     image_dir: str | None = None
     label_pattern: str | None = None
     multi_label: bool = False
-    label_separator: Separator = "|"
+    label_separator: Separator = "pipe"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -34,7 +34,9 @@ def label_sets(labels: np.ndarray, class_names: Sequence[str]) -> tuple[np.ndarr
     return positions.reshape(-1), names
 
 
-def stratify(labels: np.ndarray, fractions: Sequence[float], generator: np.random.Generator) -> np.ndarray:
+def stratify(
+    labels: np.ndarray, groups: np.ndarray | None, fractions: Sequence[float], generator: np.random.Generator
+) -> np.ndarray:
     """Distributes samples with several labels over subsets, each label as nearly by their fractions as possible.
 
     The rarest label that is left is distributed first, each of its samples to the subset that lacks most of it.
@@ -43,11 +45,17 @@ def stratify(labels: np.ndarray, fractions: Sequence[float], generator: np.rando
 
     Args:
         labels: 0/1 `[N, num_classes]`.
+        groups: `[N]`; samples of one group stay together.
         fractions: of each subset; their sum is 1.
 
     Returns:
         The subset of each sample, int64 `[N]`.
     """
+    if groups is not None:
+        members = np.unique(groups, return_inverse=True)[1]
+        counts = np.zeros((members.max() + 1, labels.shape[1] + 1), np.int64)
+        np.add.at(counts, members, np.column_stack([labels, np.ones_like(members)]))  # the last one is its size
+        return stratify(counts, None, fractions, generator)[members]
     wanted = np.outer(fractions, labels.sum(0))  # [subsets, num_classes]: samples that a subset still lacks
     wanted_size = np.array(fractions) * len(labels)
     subset = np.full(len(labels), -1)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from conf.errors import UserError, nearest
-from datamodules.labels import count_labels, occurrences, stratify
+from datamodules.labels import stratify
 
 SPLIT_NAMES = ("train", "val", "test")
 # Words for them, and those that may stand beside one.
@@ -107,10 +107,11 @@ def take_split(
     """
     generator = np.random.default_rng(seed)
     taken = np.zeros(len(labels), bool)
-    if groups is None and labels.ndim == 2:
-        taken = stratify(labels, (1 - fraction, fraction), generator) == 1
-        if not taken.any():
-            raise UserError(f"datamodule: {len(labels)} samples are too few to take a split from; name the splits")
+    if labels.ndim == 2:
+        taken = stratify(labels, groups, (1 - fraction, fraction), generator) == 1
+        if taken.all() or not taken.any():
+            kind = "samples" if groups is None else "groups"
+            raise UserError(f"datamodule: there are too few {kind} to take a split from; name the splits")
     elif groups is None:
         counts = np.bincount(labels, minlength=len(class_names))
         of_class = np.split(np.argsort(labels, kind="stable"), counts.cumsum()[:-1])
@@ -121,7 +122,7 @@ def take_split(
             taken[generator.permutation(members)[:count]] = True
     else:
         taken = _take_groups(labels, groups, fraction, generator, len(class_names))
-        missing = set(occurrences(labels)[1].tolist()) - set(occurrences(labels[~taken])[1].tolist())
+        missing = set(labels.tolist()) - set(labels[~taken].tolist())
         if missing:
             name = class_names[min(missing)]
             raise UserError(f"class {name}: all its groups would leave the training split; add groups to it")
@@ -144,10 +145,8 @@ def take_fold(
 
     if fold >= folds:
         raise UserError(f"datamodule.fold: there is no fold {fold} of {folds}; choose from 0 to {folds - 1}")
-    if labels.ndim == 2 and groups is not None:
-        raise UserError("datamodule.folds: groups of several labels are not stratified; name folds in a column fold")
     if labels.ndim == 2:
-        subset = stratify(labels, [1 / folds] * folds, np.random.default_rng(seed))
+        subset = stratify(labels, groups, [1 / folds] * folds, np.random.default_rng(seed))
         return np.flatnonzero(subset != fold), np.flatnonzero(subset == fold)
     counts = np.bincount(labels, minlength=len(class_names))
     left = counts - -(-counts // folds)
@@ -188,11 +187,10 @@ def _take_groups(
     names, member = np.unique(groups, return_inverse=True)
     if len(names) < 2:
         raise UserError("group: there is only one, which cannot be split; name the splits instead")
-    left = count_labels(labels, num_classes).tolist()
+    left = np.bincount(labels, minlength=num_classes).tolist()
     missing = [count * fraction for count in left]
     # The classes of each group and their counts, sparse: most groups hold few of many classes.
-    positions, classes = occurrences(labels)
-    pairs, counts = np.unique(member[positions] * num_classes + classes, return_counts=True)
+    pairs, counts = np.unique(member * num_classes + labels, return_counts=True)
     held: list[list[tuple[int, int]]] = [[] for _ in names]
     for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
         held[pair // num_classes].append((pair % num_classes, count))

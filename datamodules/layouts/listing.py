@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,8 @@ from datamodules.splits import SPLIT_NAMES, Samples, by_split
 # More classes than this, all numbers and some with decimals, are measurements.
 MAX_DECIMAL_CLASSES = 20
 # Between several labels in one cell.
-Separator = Literal["|", ";", ",", " "]
+Separator = Literal["pipe", "semicolon", "comma", "blank"]
+SEPARATORS: dict[Separator, str] = {"pipe": "|", "semicolon": ";", "comma": ",", "blank": " "}
 # Names shown of many.
 MAX_NAMED_FILES = 3
 INTEGER = re.compile("-?[0-9]{1,18}")
@@ -102,7 +103,8 @@ class Listing:
         Raises:
             UserError: another separator is used, or an image is listed in two splits or groups.
         """
-        label_sets = [{part.strip() for name in names for part in name.split(separator)} for names in self._label_sets]
+        letter = SEPARATORS[separator]
+        label_sets = [{part.strip() for name in given for part in name.split(letter)} for given in self._label_sets]
         names = self.class_names
         if names is None:
             names = _in_order(sorted(set().union(*label_sets) - {""}))
@@ -169,22 +171,22 @@ def _check_labels(names: list[str]) -> None:
     several = _several_in_one(names)
     if several:
         name, separator = several
-        fix = f"write datamodule.multi_label=true datamodule.label_separator='{separator}', or leave one"
+        fix = f"write datamodule.multi_label=true datamodule.label_separator={separator}, or leave one"
         raise UserError(f"datamodule.columns.label: '{name}' looks like several labels, but an image has one; {fix}")
 
 
-def _check_separator(names: list[str], separator: str) -> None:
+def _check_separator(names: list[str], separator: Separator) -> None:
     several = _several_in_one(names)
     if several:
-        problem = f"'{several[0]}' looks like several labels, but they are not parted by '{separator}'"
-        raise UserError(f"datamodule.label_separator: {problem}; write datamodule.label_separator='{several[1]}'")
+        problem = f"'{several[0]}' looks like several labels, but the separator is {separator}"
+        raise UserError(f"datamodule.label_separator: {problem}; write datamodule.label_separator={several[1]}")
 
 
-def _several_in_one(names: list[str]) -> tuple[str, str] | None:
+def _several_in_one(names: list[str]) -> tuple[str, Separator] | None:
     """A label that consists of others, and the separator between them."""
     for name in names:
-        for separator in get_args(Separator):
-            parts = name.split(separator)
+        for separator, letter in SEPARATORS.items():
+            parts = name.split(letter)
             if len(parts) > 1 and all(part.strip() in names for part in parts):
                 return name, separator
     return None

@@ -56,9 +56,9 @@ def json_lists() -> str:
 
 TABLES = {
     "|": ("table.csv", cells("|"), {}),
-    ";": ("table.csv", cells("; "), {"label_separator": ";"}),
-    ",": ("table.csv", cells(", "), {"label_separator": ","}),
-    "blank": ("table.csv", cells(" "), {"label_separator": " "}),
+    ";": ("table.csv", cells("; "), {"label_separator": "semicolon"}),
+    ",": ("table.csv", cells(", "), {"label_separator": "comma"}),
+    "blank": ("table.csv", cells(" "), {"label_separator": "blank"}),
     "one-hot": ("table.csv", one_hot(), {}),
     "rows": ("table.csv", several_rows(), {}),
     "lists": ("table.jsonl", json_lists(), {}),
@@ -84,10 +84,10 @@ def test_each_form_of_a_table_gives_the_same_labels(images: Path, case: str) -> 
 @pytest.mark.parametrize(
     ("content", "choices", "message"),
     [
-        (cells("|"), {"multi_label": False}, "write datamodule.multi_label=true datamodule.label_separator='|'"),
+        (cells("|"), {"multi_label": False}, "write datamodule.multi_label=true datamodule.label_separator=pipe"),
         (one_hot(), {"multi_label": False}, "write datamodule.multi_label=true"),
         (several_rows(), {"multi_label": False}, "write datamodule.multi_label=true"),
-        (cells(";"), {}, "write datamodule.label_separator=';'"),
+        (cells(";"), {}, "write datamodule.label_separator=semicolon"),
         (cells("|"), {"sampler": "balanced"}, "use lit_module.class_weights=auto"),
         (cells("|"), {"relabel": "labels.csv"}, "datamodule.relabel: gives one label a sample"),
     ],
@@ -168,16 +168,20 @@ def by_the_paper(labels: np.ndarray, fractions: list[float], seed: int) -> list[
 @pytest.mark.parametrize("fractions", [[0.8, 0.2], [0.2] * 5])
 def test_stratification_is_that_of_the_paper(fractions: list[float]) -> None:
     labels = (np.random.default_rng(3).random((300, 6)) < 0.2).astype(np.int64)
-    assert stratify(labels, fractions, np.random.default_rng(7)).tolist() == by_the_paper(labels, fractions, 7)
+    assert stratify(labels, None, fractions, np.random.default_rng(7)).tolist() == by_the_paper(labels, fractions, 7)
 
 
 def test_groups_of_samples_with_several_labels_stay_together() -> None:
     generator = np.random.default_rng(2)
     labels = (generator.random((400, 3)) < 0.3).astype(np.int64)
     groups = generator.integers(80, size=400)
-    kept, taken = take_split(labels, groups, 0.25, 0, list("abc"))
-    assert not set(groups[kept]) & set(groups[taken])
-    np.testing.assert_allclose(labels[taken].sum(0), 0.25 * labels.sum(0), atol=8)
+    splits = [take_split(labels, groups, 0.2, 0, list("abc"))]
+    splits += [take_fold(labels, groups, 5, fold, 0, list("abc")) for fold in range(5)]
+    for kept, taken in splits:
+        assert not set(groups[kept]) & set(groups[taken])
+        np.testing.assert_allclose(labels[taken].sum(0), 0.2 * labels.sum(0), atol=5)
+        assert abs(len(taken) - 80) <= 12
+    assert sorted(np.concatenate([taken for _, taken in splits[1:]])) == list(range(400))
 
 
 def test_labels_are_counted_and_named() -> None:

@@ -66,7 +66,7 @@ MISTAKES: dict[str, tuple[str, dict[str, str | bytes], dict[str, Any], str]] = {
         "x",
         {"t.csv": "id,label\nx/0,cat dog\nx/1,dog\nx/2,cat\n"},
         {"root": "t.csv"},
-        "datamodule.columns.label: 'cat dog' looks like 2 labels, but",
+        "datamodule.columns.label: 'cat dog' looks like several labels, but",
     ),
     "unlabelled rows": (
         "x",

@@ -74,10 +74,12 @@ class Run:
             coverage: probability that the true class is among them, for samples like those of the validation split.
 
         Raises:
-            UserError: also if there are too few validation samples.
+            UserError: also if there are too few validation samples, or a sample may have several labels.
         """
         from lit_modules.inference.thresholds import Thresholds, run_set_threshold
 
+        if self._predictor.multi_label:
+            raise UserError("predict_set: a set holds one true class, and the run predicts several labels; use predict")
         thresholds = Thresholds(set=run_set_threshold(self.folder, self._predictor, coverage))
         names: list[str] = thresholds.decide(self._predict([source]), self.class_names)[0]["set"]
         return names
