@@ -185,8 +185,17 @@ class Compare(Fit):
     output: str | None = key("${logs_dir}/compare/${oc.env:LITMUS_STAMP}", "folder of the report")
 
 
+@dataclass
+class Report(Fit):
+    """Write the report of the run or study `run=DIR` as one HTML file, to read anywhere."""
+
+    task: str = "report"
+    run: str | None = key(MISSING, "folder of the run")
+    output: str = key("${run_dir}/report.html", "the file")
+
+
 TASKS: dict[str, type[Fit]] = {
-    schema.task: schema for schema in (Fit, Test, Predict, Export, Inspect, Audit, Tune, Sweep, Compare)
+    schema.task: schema for schema in (Fit, Test, Predict, Export, Inspect, Audit, Tune, Sweep, Compare, Report)
 }
 # Keys of these sections need not be in a YAML file: validation compares them with the constructor's parameters.
 SECTIONS = ("datamodule", "lit_module", "trainer", "callbacks", "logger")
