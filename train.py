@@ -72,8 +72,7 @@ def fit(cfg: DictConfig) -> float:
         if trainer.is_global_zero:
             results |= {"name": cfg.name, "seed": cfg.seed, "monitor": cfg.monitor, "layout": datamodule.layout}
             finish(folder, trainer, results, settings, shlex.join([*command_line.PROGRAM.split(), *sys.argv[1:]]))
-    score: float = results[cfg.monitor]
-    return score
+    return float(results[cfg.monitor])
 
 
 def test(cfg: DictConfig) -> None:
@@ -129,13 +128,14 @@ def export(cfg: DictConfig) -> None:
     """Export the best epoch of a run to a file that needs no Litmus, verified on its data or on noise."""
     from lit_modules.evaluation.predictions import probabilities_of
     from lit_modules.inference.export import export, first_samples, noise
+    from lit_modules.inference.hub import hub_metadata
     from lit_modules.inference.predictor import best_predictor
     from lit_modules.inference.thresholds import fit_thresholds
 
     process.set_up(free_memory())
     saved_config.check_unchanged(Path(cfg.run_dir), cfg)
     predictor, class_names, input_shape = best_predictor(cfg)
-    sets = {"coverage": cfg.coverage, "set threshold": fit_thresholds(cfg, predictor).set}
+    sets = {"coverage": cfg.coverage, "set threshold": fit_thresholds(cfg, predictor).set} | hub_metadata(cfg)
     resize = OmegaConf.select(cfg, "datamodule.resize")
     interpolation = OmegaConf.select(cfg, "datamodule.interpolation") or "bilinear"
     try:
