@@ -23,15 +23,20 @@ def hub_metadata(cfg: DictConfig) -> dict[str, Any]:
     """The network and the run in an export of the format hub; nothing in other formats.
 
     Raises:
-        UserError: the network has no library that others load it by, timm is not installed, or the run is unfinished.
+        UserError: the network is of no library that others have, the data are no images, timm is not installed, the
+            run is unfinished, or a use is given to a format without a card.
     """
     if cfg.format.name != "hub":
+        if cfg.intended_use:
+            raise UserError("intended_use: is for the model card of format=hub; leave it out")
         return {}
     net = cfg.lit_module.net
     function = str(net._target_).rpartition(".")[2]
     library = LIBRARIES.get(function)
     if library is None:
         raise UserError(f"format: hub needs a network of timm or torchvision, not {function}; write format=onnx")
+    if not cfg.datamodule.get("resize"):
+        raise UserError("format: hub says how images are read, and this run reads arrays; write format=safetensors")
     if library == "timm" and find_spec("timm") is None:
         raise UserError('format: hub needs timm for this network; pip install -e ".[timm]"')
     name = f"tf_efficientnet_{net.name}" if function == "efficientnet_lite" else net.name.partition(".")[0]
@@ -41,7 +46,7 @@ def hub_metadata(cfg: DictConfig) -> dict[str, Any]:
         "library": library,
         "architecture": name,
         "weights": net.get("weights"),
-        "source": Path(source).name,
+        "source": Path(source).resolve().name,
         "draft": bool(cfg.datamodule.get("jpeg_draft")),
         "run": cfg.run_dir,
         "intended_use": cfg.intended_use,

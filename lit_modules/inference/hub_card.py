@@ -87,40 +87,42 @@ def model_card(metadata: dict[str, Any]) -> str:
     Args:
         metadata: the contract of the export, with `lit_modules.inference.hub.hub_metadata`.
     """
-    library, class_names = metadata["library"], metadata["class_names"]
-    summary = read_summary(Path(metadata["run"]))
-    name, source = printable(str(summary.get("name"))), printable(metadata["source"])
-    header: dict[str, Any] = {
-        "library_name": library,
-        "pipeline_tag": "image-classification",
-        "tags": ["image-classification", library],
-    }
-    scores = [{"type": metric, "value": summary[tag]} for metric, tag in METRICS.items() if tag in summary]
-    if scores:
-        task, dataset = {"type": "image-classification"}, {"name": source, "type": "test split"}
-        header["metrics"] = list(METRICS)
-        result = {"task": task, "dataset": dataset, "metrics": scores}
-        header["model-index"] = [{"name": name, "results": [result]}]
+    folder, class_names = Path(metadata["run"]), metadata["class_names"]
+    summary = read_summary(folder)
+    name = printable(str(summary.get("name")))
     shown = ", ".join(map(markdown, class_names[:MAX_ROWS])) + ", …" * (len(class_names) > MAX_ROWS)
     start = STARTS.get(metadata["weights"]) or markdown(Path(metadata["weights"]).name)
+    header = yaml.safe_dump(_header(name, metadata, summary), sort_keys=False, allow_unicode=True)
     sections = [
+        f"---\n{header}---",
         f"# {markdown(name)}",
         f"Classifies images into {len(class_names):,} classes: {shown}.",
-        f"Network: {metadata['architecture']} of {library}. Its training began with {start}.",
+        f"Network: {metadata['architecture']} of {metadata['library']}. Its training began with {start}.",
         "## Intended use",
         metadata["intended_use"] or NO_USE,
         "## Data",
         _data(metadata, summary),
         "## Test scores",
-        *_scores(Path(metadata["run"]), summary),
+        *_scores(folder, summary),
         "## Limits",
         *_limits(metadata),
         "## How to load it",
         "In this folder:",
         _recipe(metadata),
     ]
-    front = yaml.safe_dump(header, sort_keys=False, allow_unicode=True)
-    return f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n"
+    return "\n\n".join(sections) + "\n"
+
+
+def _header(name: str, metadata: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
+    """Metadata as the Hugging Face Hub reads them."""
+    task, library = "image-classification", metadata["library"]
+    header: dict[str, Any] = {"library_name": library, "pipeline_tag": task, "tags": [task, library]}
+    scores = [{"type": metric, "value": summary[tag]} for metric, tag in METRICS.items() if tag in summary]
+    if scores:
+        dataset = {"name": printable(metadata["source"]), "type": "test split"}
+        result = {"task": {"type": task}, "dataset": dataset, "metrics": scores}
+        header |= {"metrics": list(METRICS), "model-index": [{"name": name, "results": [result]}]}
+    return header
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -142,7 +144,7 @@ def _data(metadata: dict[str, Any], summary: dict[str, Any]) -> str:
     layout = f" ({markdown(str(summary['layout']))})" if summary.get("layout") else ""
     numbers = {use: summary.get(f"samples/{split}", 0) for split, use in USES.items()}
     counts = [f"{number:,.0f} for {use}" for use, number in numbers.items()]
-    return f"{markdown(metadata['source'])}{layout}: {', '.join(counts)}."
+    return f"From {markdown(metadata['source'])}{layout}: {', '.join(counts)}."
 
 
 def _scores(folder: Path, summary: dict[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -13,7 +14,7 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from conf.command_line import quoted
 from conf.errors import UserError
@@ -83,33 +84,35 @@ def metadata_of(name: str, run: Path) -> dict[str, Any]:
         f"run_dir={run}",
         "datamodule=image_folder",
         "datamodule.root=/home/me/animals",
-        "intended_use=Counting animals, at night; it's no toy: don't {rely} on it",
+        "intended_use=**Counting** animals, at night; it's no toy: don't {rely} on it",
     ]
     metadata = {"class_names": ["cat", "dog", "올빼미"], "resize": "stretch", "interpolation": "bicubic"}
     return metadata | {"coverage": None, "set threshold": None} | hub.hub_metadata(configure(*quoted(choices)))
 
 
-def export_hub(predictor: Predictor, name: str, run: Path, output: Path, **changes: Any) -> Tensor:
-    """Exports a network; returns the samples that it was verified on."""
+def export_hub(predictor: Predictor, name: str, run: Path, output: Path, **changes: Any) -> None:
     inputs = torch.from_numpy(noise(6, NETS[name][1], SIZE, SIZE))
     with torch.inference_mode():
         expected = predictor_of(name)(inputs)
     export(predictor, inputs, expected, metadata_of(name, run) | changes, "hub", output)
-    return inputs
 
 
 @pytest.mark.parametrize("name", ["lite0", "test_resnet.r160_in1k", *SLOW])
 def test_timm_reads_the_folder_with_the_same_logits(name: str, folder: Path, tmp_path: Path) -> None:
     predictor = predictor_of(name)
-    inputs = export_hub(predictor, name, folder, tmp_path / "hub")
+    export_hub(predictor, name, folder, tmp_path / "hub")
     assert {path.name for path in (tmp_path / "hub").iterdir()} == {"README.md", "config.json", "model.safetensors"}
     net = timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval()
-    spec = net.pretrained_cfg
-    assert spec["label_names"] == ["cat", "dog", "올빼미"] and spec["architecture"] == NETS[name][2]
+    assert net.pretrained_cfg["label_names"] == ["cat", "dog", "올빼미"]
+    assert net.pretrained_cfg["architecture"] == NETS[name][2]
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(net))
-    images = [Image.fromarray(image.permute(1, 2, 0).squeeze().numpy()) for image in inputs]
+    channels = NETS[name][1]
+    images = [Image.fromarray(pixels.squeeze()) for pixels in noise(6, 70, 120, channels)]
+    spec = ImageSpec(channels, (SIZE, SIZE), "stretch", False, "bicubic")
+    inputs = np.stack([to_array(image, spec) for image in images])
     with torch.inference_mode():
-        logits, expected = net(torch.stack([transform(image) for image in images])), predictor.logits(inputs)
+        logits = net(torch.stack([transform(image) for image in images]))
+        expected = predictor.logits(torch.from_numpy(inputs))
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
     assert expected.std(0).min() > 0.05
 
@@ -160,8 +163,8 @@ def test_card_says_what_the_run_knows(card: Callable[..., str]) -> None:
     for part in (
         "# mine\n",
         "Classifies images into 3 classes: cat, dog, 올빼미.",
-        "## Intended use\n\nCounting animals, at night; it's no toy: don't {rely} on it\n",
-        "animals (class folders): 4,000 for training, 50 for validation, 400 for testing.",
+        "## Intended use\n\n**Counting** animals, at night; it's no toy: don't {rely} on it\n",
+        "From animals (class folders): 4,000 for training, 50 for validation, 400 for testing.",
         "shufflenet_v2_x0_5 of torchvision. Its training began with random weights.",
     ):
         assert part in text
@@ -202,15 +205,17 @@ def test_names_have_no_effect_in_a_card(card: Callable[..., str], folder: Path) 
     ("choices", "line"),
     [
         ((), "format: hub needs a network of timm or torchvision, not CNN; write format=onnx"),
+        (("format=onnx", "intended_use=fun"), "intended_use: is for the model card of format=hub; leave it out"),
+        (("lit_module/net=timm", "lit_module.net.name=resnet18", "datamodule=arrays"), "format: hub .* reads arrays; "),
         (("lit_module/net=timm", "lit_module.net.name=resnet18"), "format: hub needs timm .*pip install.*timm"),
     ],
 )
-def test_network_that_nobody_else_builds_is_one_line(
+def test_run_that_nobody_else_could_load_is_one_line(
     choices: tuple[str, ...], line: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=f"^{line}"):
-        hub.hub_metadata(configure(*choices, "task=export", "format=hub", f"run_dir={folder}"))
+        hub.hub_metadata(configure("task=export", "format=hub", f"run_dir={folder}", *choices))
 
 
 def test_grey_images_of_torchvision_are_one_line() -> None:

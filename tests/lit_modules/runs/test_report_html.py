@@ -22,6 +22,7 @@ HOSTILE = [
     "<img src=x onerror=alert(1)>",
     "</details><iframe src=x></iframe>",
     "[x](javascript:alert(1))",
+    "[x](http://evil)",
     "</title></style><script>",
     '" onload="alert(1)',
     "a|b\\|c",
