@@ -101,7 +101,9 @@ def write_html(folder: Path, output: Path) -> None:
         figures = {f"report/{file.name}": file.read_bytes() for file in sorted(folder.glob("report/*.png"))}
     except (OSError, UnicodeDecodeError) as error:
         problem = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"{source}: cannot be read ({problem}); finish the run by run={folder}") from error
+        raise UserError(
+            f"{source}: cannot be read ({problem}); choose a finished run with callbacks.predictions"
+        ) from error
     make_output(output.parent)
     write_text(output, to_html(text, figures))
     print(printable(f"report → {output}"))
