@@ -65,7 +65,7 @@ def write_hub(predictor: Predictor, inputs: Tensor, contract: str) -> tuple[dict
     """
     from safetensors.torch import load, save
 
-    metadata = json.loads(contract)
+    metadata = json.loads(contract) | {"multi_label": predictor.multi_label}
     library, architecture, class_names = (metadata[key] for key in ("library", "architecture", "class_names"))
     channels, height, width = inputs.shape[1:]
     if library == "torchvision" and channels != 3:
@@ -88,6 +88,7 @@ def write_hub(predictor: Predictor, inputs: Tensor, contract: str) -> tuple[dict
         "architecture": architecture,
         "num_classes": len(class_names),
         "label_names": class_names,
+        "problem_type": f"{'multi' if predictor.multi_label else 'single'}_label_classification",  # for transformers
         "pretrained_cfg": input_config | {key: known[key] for key in KEPT if key in known},
     }
     files = {
@@ -97,7 +98,8 @@ def write_hub(predictor: Predictor, inputs: Tensor, contract: str) -> tuple[dict
     }
     net.load_state_dict(load(weights))
     read = json.loads(files["config.json"])["pretrained_cfg"]
-    return files, Predictor(Normalize(read["mean"], read["std"], 2), net, metadata["temperature"])
+    normalize = Normalize(read["mean"], read["std"], 2)
+    return files, Predictor(normalize, net, metadata["temperature"], predictor.multi_label)
 
 
 def _build(library: str, architecture: str, num_classes: int, channels: int) -> nn.Module:

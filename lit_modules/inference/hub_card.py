@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from conf.errors import UserError
 from conf.text import markdown, printable
-from lit_modules.evaluation.evaluation import Evaluation
+from lit_modules.evaluation.evaluation import Evaluation, label_counts
 from lit_modules.evaluation.markdown import markdown_table
 from lit_modules.evaluation.significance import CONFIDENCE, wilson
 from lit_modules.inference.export_example import FIT, SET
@@ -25,10 +26,8 @@ BY_CLASS = (
     f"Precision and recall of each class with {CONFIDENCE:.0%} intervals (Wilson), lowest F1 first{{cut}}. They hold "
     "for images drawn as those of the test split were, not for another camera, place or time."
 )
-OTHER_IMAGES = (
-    "An image of anything else gets one of these classes too, and a high probability does not mean that it resembles "
-    "the training images."
-)
+OTHER_IMAGES = "The network knows no other classes: an image of anything else may get a high probability of one."
+SEVERAL = " An image may be of several."
 DRAFT = (
     "Large JPEG files were decoded at reduced resolution in training; decoded in full, as below, they give slightly "
     "other probabilities."
@@ -76,7 +75,7 @@ image = {fit}{grey}
 inputs = normalize(to_tensor(image), spec["mean"], spec["std"])[None]
 with torch.inference_mode():
     logits = net(inputs)[0]
-probabilities = {logits}.softmax(0).tolist()
+probabilities = {logits}.{activation}.tolist()
 print(dict(zip(class_names, probabilities, strict=True)))
 {sets}```"""
 
@@ -96,7 +95,7 @@ def model_card(metadata: dict[str, Any]) -> str:
     sections = [
         f"---\n{header}---",
         f"# {markdown(name)}",
-        f"Classifies images into {len(class_names):,} classes: {shown}.",
+        f"Classifies images into {len(class_names):,} classes: {shown}.{SEVERAL * metadata['multi_label']}",
         f"Network: {metadata['architecture']} of {metadata['library']}. Its training began with {start}.",
         "## Intended use",
         metadata["intended_use"] or NO_USE,
@@ -157,8 +156,11 @@ def _scores(folder: Path, summary: dict[str, Any]) -> list[str]:
 
 
 def _class_table(test: Evaluation) -> str:
-    correct = test.confusion.diagonal().tolist()
-    true, predicted = test.confusion.sum(1).tolist(), test.confusion.sum(0).tolist()
+    if test.is_multi_label:
+        correct, true, predicted = label_counts(test.predictions.true, test.predictions.predicted).tolist()
+    else:
+        counts = test.confusion.diagonal(), test.confusion.sum(1), test.confusion.sum(0)
+        correct, true, predicted = np.stack(counts).tolist()
     rows = []
     for label in test.lowest_first[:MAX_ROWS].tolist():
         fractions = [_fraction(correct[label], total) for total in (predicted[label], true[label])]
@@ -187,12 +189,13 @@ def _limits(metadata: dict[str, Any]) -> list[str]:
 def _recipe(metadata: dict[str, Any]) -> str:
     channels, height, width = metadata["inputs"]["shape"][1:]
     threshold = metadata["set threshold"]
-    temperature = metadata["temperature"]
+    temperature = metadata["temperature"]  # of all classes, or of each
     return RECIPE.format(
         imports=IMPORTS[metadata["library"]],
         load=LOAD[metadata["library"]],
         fit=FIT[metadata["resize"]].format(height=height, width=width, filter=metadata["interpolation"].upper()),
         grey='.convert("L")' if channels == 1 else "",
-        logits="logits" if temperature == 1 else f"(logits / {temperature})",
+        logits="logits" if temperature == 1 else f"(logits / torch.tensor({temperature}))",
+        activation="sigmoid()" if metadata["multi_label"] else "softmax(0)",
         sets="" if threshold is None else SET.format(threshold=threshold),
     )

@@ -14,12 +14,15 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from PIL import Image
+from sklearn.metrics import precision_score, recall_score
 from torch import nn
 
 from conf.command_line import quoted
 from conf.errors import UserError
 from conf.text import printable
 from datamodules.storage.decode import ImageSpec, to_array
+from lit_modules.evaluation.evaluation import Evaluation
+from lit_modules.evaluation.predictions import Predictions
 from lit_modules.inference import hub
 from lit_modules.inference.export import export
 from lit_modules.inference.hub_card import model_card
@@ -45,7 +48,7 @@ NETS: dict[str, tuple[Callable[..., nn.Module], int, str]] = {
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("lite1", "lite2")]
 
 
-def predictor_of(name: str) -> Predictor:
+def predictor_of(name: str, multi_label: bool = False) -> Predictor:
     """With BatchNorm statistics of noise, and logits that depend on the input."""
     function, channels, _ = NETS[name]
     torch.manual_seed(0)
@@ -58,7 +61,7 @@ def predictor_of(name: str) -> Predictor:
             net(torch.randn(8, channels, SIZE, SIZE))
         for parameter in list(net.parameters())[-2:]:
             parameter.normal_(std=0.03)
-    return Predictor(Normalize(*MEANS[channels], 2), net, TEMPERATURE)
+    return Predictor(Normalize(*MEANS[channels], 2), net, TEMPERATURE, multi_label)
 
 
 @pytest.fixture
@@ -93,7 +96,7 @@ def metadata_of(name: str, run: Path) -> dict[str, Any]:
 def export_hub(predictor: Predictor, name: str, run: Path, output: Path, **changes: Any) -> None:
     inputs = torch.from_numpy(noise(6, NETS[name][1], SIZE, SIZE))
     with torch.inference_mode():
-        expected = predictor_of(name)(inputs)
+        expected = predictor_of(name, predictor.multi_label)(inputs)
     export(predictor, inputs, expected, metadata_of(name, run) | changes, "hub", output)
 
 
@@ -118,13 +121,25 @@ def test_timm_reads_the_folder_with_the_same_logits(name: str, folder: Path, tmp
 
 
 @pytest.mark.parametrize(
-    ("name", "resize"), [("lite0", "stretch"), ("test_resnet.r160_in1k", "pad"), ("shufflenet_v2_x0_5", "crop")]
+    ("name", "resize", "multi_label"),
+    [
+        ("lite0", "stretch", False),
+        ("test_resnet.r160_in1k", "pad", False),
+        ("shufflenet_v2_x0_5", "crop", False),
+        ("shufflenet_v2_x0_5", "stretch", True),
+    ],
 )
 def test_recipe_of_the_card_gives_the_probabilities(
-    name: str, resize: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    name: str,
+    resize: str,
+    multi_label: bool,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
 ) -> None:
     output, channels = tmp_path / "hub", NETS[name][1]
-    predictor = predictor_of(name)
+    predictor = predictor_of(name, multi_label)
     export_hub(predictor, name, folder, output, **{"resize": resize, "coverage": 0.9, "set threshold": 0.0})
     image = Image.fromarray(noise(1, 70, 120, 3)[0])
     rotated = image.getexif()
@@ -152,7 +167,7 @@ def test_other_preprocessing_than_verified_is_not_written(folder: Path, tmp_path
 @pytest.fixture
 def card(folder: Path) -> Callable[..., str]:
     def card(**changes: Any) -> str:
-        added = {"inputs": {"shape": ["batch", 3, SIZE, SIZE]}, "temperature": 1.0}
+        added = {"inputs": {"shape": ["batch", 3, SIZE, SIZE]}, "temperature": 1.0, "multi_label": False}
         return model_card(metadata_of("shufflenet_v2_x0_5", folder) | added | changes)
 
     return card
@@ -169,6 +184,7 @@ def test_card_says_what_the_run_knows(card: Callable[..., str]) -> None:
     ):
         assert part in text
     assert "/home/me" not in text
+    assert "An image may be of several." not in text and "An image may be of several." in card(multi_label=True)
     test = evaluation(3)
     for label, name in enumerate(["class 0", "class 1", "class 2"]):
         true, correct = test.confusion[label].sum(), test.confusion[label, label]
@@ -188,6 +204,20 @@ def test_card_says_what_is_not_known(card: Callable[..., str], folder: Path) -> 
     (folder / "summary.json").unlink()
     with pytest.raises(UserError, match=r"summary.json: is missing or malformed; finish the training with run="):
         card()
+
+
+def test_classes_of_several_labels_have_their_scores(card: Callable[..., str], folder: Path) -> None:
+    none = np.zeros(0, np.int64)
+    true, predicted = noise(40, 3, seed=1) % 2, noise(40, 3, seed=2) % 2
+    predictions = Predictions(np.arange(40), true, predicted, predicted.astype(np.float32), none)
+    files = [f"{i}.png" for i in range(40)]
+    test = Evaluation(["cat", "dog", "올빼미"], files, predictions, np.zeros((0, 1, 2, 2)))
+    write_predictions(folder / "predictions.csv", {"test": test})
+    text = card(multi_label=True)
+    for label, name in enumerate(test.class_names):
+        precision, recall = (score(true[:, label], predicted[:, label]) for score in (precision_score, recall_score))
+        row = rf"\| {name} \| {true[:, label].sum()} \| {precision:.3f} \(.*\) \| {recall:.3f} \(.*\) \|"
+        assert re.search(row, text)
 
 
 def test_names_have_no_effect_in_a_card(card: Callable[..., str], folder: Path) -> None:

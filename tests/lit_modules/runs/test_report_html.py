@@ -71,10 +71,8 @@ def test_report_of_a_run_is_one_file(
     (folder / "report.md").unlink()
     result = command(f"run={folder}", "task=report")
     line = error_line(result.returncode, result.stderr)
-    assert (
-        line
-        == f"{folder}/report.md: cannot be read (No such file or directory); choose a finished run with callbacks.predictions"
-    )
+    problem, fix = "cannot be read (No such file or directory)", "choose a finished run with callbacks.predictions"
+    assert line == f"{folder}/report.md: {problem}; {fix}"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
