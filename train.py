@@ -16,6 +16,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from conf import command_line, derived, flags, project, saved_config, schema, validation
@@ -71,8 +72,7 @@ def fit(cfg: DictConfig) -> float:
         if trainer.is_global_zero:
             results |= {"name": cfg.name, "seed": cfg.seed, "monitor": cfg.monitor, "layout": datamodule.layout}
             finish(folder, trainer, results, settings, shlex.join([*command_line.PROGRAM.split(), *sys.argv[1:]]))
-    score: float = results[cfg.monitor]
-    return score
+    return float(results[cfg.monitor])
 
 
 def test(cfg: DictConfig) -> None:
@@ -128,13 +128,14 @@ def export(cfg: DictConfig) -> None:
     """Export the best epoch of a run to a file that needs no Litmus, verified on its data or on noise."""
     from lit_modules.evaluation.predictions import probabilities_of
     from lit_modules.inference.export import export, first_samples, noise
+    from lit_modules.inference.hub import hub_metadata
     from lit_modules.inference.predictor import best_predictor
     from lit_modules.inference.thresholds import fit_thresholds
 
     process.set_up(free_memory())
     saved_config.check_unchanged(Path(cfg.run_dir), cfg)
     predictor, class_names, input_shape = best_predictor(cfg)
-    sets = {"coverage": cfg.coverage, "set threshold": fit_thresholds(cfg, predictor).set}
+    sets = {"coverage": cfg.coverage, "set threshold": fit_thresholds(cfg, predictor).set} | hub_metadata(cfg)
     resize = OmegaConf.select(cfg, "datamodule.resize")
     interpolation = OmegaConf.select(cfg, "datamodule.interpolation") or "bilinear"
     try:
@@ -176,8 +177,6 @@ def audit(cfg: DictConfig) -> None:
 
 def tune(cfg: DictConfig) -> None:
     """Suggest a learning rate and a batch size, on one device."""
-    from hydra.utils import instantiate
-
     from lit_modules.runs.tuning import tune
 
     datamodule = build_datamodule(cfg, "fit")
@@ -193,6 +192,13 @@ def compare(cfg: DictConfig) -> None:
     compare(cfg.runs, Path(cfg.output) if cfg.output else None)
 
 
+def report(cfg: DictConfig) -> None:
+    """Write the report of a run as one HTML file."""
+    from lit_modules.runs.report_html import write_html
+
+    write_html(Path(cfg.run_dir), Path(cfg.output))
+
+
 def sweep(cfg: DictConfig) -> None:
     """Search the best values of `cfg.space` by trials that never see the test split."""
     try:
@@ -205,7 +211,7 @@ def sweep(cfg: DictConfig) -> None:
     sweep(cfg, list(HydraConfig.get().overrides.task))
 
 
-TASKS = {task.__name__: task for task in (fit, test, predict, export, inspect, audit, tune, sweep, compare)}
+TASKS = {task.__name__: task for task in (fit, test, predict, export, inspect, audit, tune, sweep, compare, report)}
 
 
 def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
@@ -226,7 +232,6 @@ def use_pretrained_input(cfg: DictConfig) -> None:
 
 def build_datamodule(cfg: DictConfig, stage: str, **changes: Any) -> Any:
     """The data module, with the data of a stage read."""
-    from hydra.utils import instantiate
     from pytorch_lightning import seed_everything
 
     process.set_up(free_memory())
@@ -240,8 +245,6 @@ def build_datamodule(cfg: DictConfig, stage: str, **changes: Any) -> Any:
 
 def build_module(cfg: DictConfig, datamodule: Any, **changes: Any) -> Any:
     """The LightningModule for the shape and the classes of the data."""
-    from hydra.utils import instantiate
-
     mean, std = datamodule.mean_std
     return instantiate(
         saved_config.resolved(cfg.lit_module),
@@ -259,8 +262,6 @@ def build_module(cfg: DictConfig, datamodule: Any, **changes: Any) -> Any:
 
 def build_trainer(cfg: DictConfig, logger: bool = True) -> Any:
     """The Trainer with its callbacks and loggers."""
-    from hydra.utils import instantiate
-
     cfg = saved_config.resolved(cfg)
     callbacks = [instantiate(node, _convert_="all") for node in cfg.callbacks.values() if node]
     loggers = [instantiate(node, _convert_="all") for node in cfg.logger.values() if node and logger]
@@ -290,9 +291,8 @@ def start() -> None:
         flags.check(sys.argv[1:])
         os.environ.setdefault("LITMUS_STAMP", launcher.stamp())
         sys.argv[1:] = [*project.config_dir(sys.argv), *command_line.quoted(sys.argv[1:])]
-        base = saved_config.base_config(sys.argv[1:])
         # Not a decorator, because the base depends on run=…; Hydra's shell completion looks for "@hydra.main".
-        hydra.main(config_path="conf", config_name=base, **schema.VERSION_BASE)(main)()
+        hydra.main("conf", config_name=saved_config.base_config(sys.argv[1:]), **schema.VERSION_BASE)(main)()
         multirun.raise_if_failed()
         sys.stdout.flush()  # while a closed pipe is still answered
 

@@ -9,14 +9,22 @@ from hydra.errors import HydraException
 PROGRAM = os.environ.get("LITMUS_PROGRAM", "python train.py")  # as the user started it
 # A value without the characters that have a meaning for Hydra, but with an equals sign: runs/lr=0.01.
 WITH_EQUALS_SIGN = re.compile(r"""([\w./@+~-]+)=([^'"\[\]{}(),$\\]*=[^'"\[\]{}(),$\\]*)""")
+SENTENCE = re.compile(r"""(intended_use)=([^'"].*)""", re.DOTALL)  # its commas and brackets have no meaning
 
 
 def quoted(arguments: list[str]) -> list[str]:
-    """A command line whose values with an equals sign are quoted, as Hydra asks for.
+    """A command line whose sentences and values with an equals sign are quoted, as Hydra asks for.
 
     Our own files have such names: `init_from=logs/a/checkpoints/epoch=002.ckpt`.
     """
-    return [WITH_EQUALS_SIGN.sub(r"\1='\2'", text) if WITH_EQUALS_SIGN.fullmatch(text) else text for text in arguments]
+    return [_quoted(text) for text in arguments]
+
+
+def _quoted(text: str) -> str:
+    if match := SENTENCE.fullmatch(text):
+        sentence = match[2].replace("'", "\\'")
+        return f"{match[1]}='{sentence}'"
+    return WITH_EQUALS_SIGN.sub(r"\1='\2'", text) if WITH_EQUALS_SIGN.fullmatch(text) else text
 
 
 def value_of(override: str) -> str | None:

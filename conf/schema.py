@@ -112,6 +112,7 @@ class Format(Enum):
     torch_export = "torch_export"
     onnx = "onnx"
     safetensors = "safetensors"
+    hub = "hub"
 
 
 class Input(Enum):
@@ -127,11 +128,12 @@ class Export(Fit):
 
     task: str = "export"
     run: str | None = key(MISSING, "folder of the run")
-    format: Format = key(MISSING, "onnx, safetensors or torch_export")
+    format: Format = key(MISSING, "onnx, safetensors, torch_export, or hub: a folder for timm")
     input: Input = key(Input.uint8, "uint8 images, or floats in [0, 1]")
     calibrate: bool = key(False, "scale the probabilities by a temperature fitted to the validation split")
     coverage: float | None = key(None, "of the true class by a set of classes, such as 0.95; null: no sets")
     threshold: Any = key(0.5, THRESHOLD)
+    intended_use: str | None = key(None, "what the model is for, in the model card of format=hub")
     output: str = key("${run_dir}/export", "folder of the export")
 
 
@@ -185,8 +187,17 @@ class Compare(Fit):
     output: str | None = key("${logs_dir}/compare/${oc.env:LITMUS_STAMP}", "folder of the report")
 
 
+@dataclass
+class Report(Fit):
+    """Write the report of the run or study `run=DIR` as one HTML file, to read anywhere."""
+
+    task: str = "report"
+    run: str | None = key(MISSING, "folder of the run")
+    output: str = key("${run_dir}/report.html", "the file")
+
+
 TASKS: dict[str, type[Fit]] = {
-    schema.task: schema for schema in (Fit, Test, Predict, Export, Inspect, Audit, Tune, Sweep, Compare)
+    schema.task: schema for schema in (Fit, Test, Predict, Export, Inspect, Audit, Tune, Sweep, Compare, Report)
 }
 # Keys of these sections need not be in a YAML file: validation compares them with the constructor's parameters.
 SECTIONS = ("datamodule", "lit_module", "trainer", "callbacks", "logger")

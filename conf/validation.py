@@ -40,9 +40,9 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
     _check_lists(cfg)
     _check_callbacks(cfg)
     _check_freeze(cfg)
-    if cfg.task not in ("compare", "predict"):  # they monitor nothing
+    if cfg.task not in ("compare", "report", "predict"):  # they monitor nothing
         monitors.check(cfg)
-    if cfg.task != "compare":  # it builds nothing, and answers without importing torch
+    if cfg.task not in ("compare", "report"):  # they build nothing, and answer without importing torch
         check_nodes(_built(cfg, overrides))
         _check_trainer(cfg)  # whose values have their types now
 

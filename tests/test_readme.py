@@ -89,6 +89,7 @@ def test_command_runs(run: Callable[..., Path], trained: Trained, tmp_path: Path
     outputs = {
         "task=predict": "predictions/now/contact_sheet.png",
         "task=export": "export/model.onnx",
+        "task=report": "report.html",
         "task=inspect": "output/inspection.json",
         "task=tune": "output/tuning.png",
     }

@@ -18,6 +18,7 @@ TASKS = {
     "predict": ["task=predict", "input={folder}/mine"],
     "export": ["task=export", "format=safetensors"],
     "inspect": ["task=inspect"],
+    "report": ["task=report"],
     "tune": ["task=tune"],
     "sweep": ["task=sweep", "+space={{seed:[0]}}"],
 }

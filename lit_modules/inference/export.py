@@ -15,13 +15,19 @@ from torch import Tensor
 from conf.errors import UserError
 from conf.files import make_output, write_durably, write_text
 from lit_modules.inference.export_example import example
+from lit_modules.inference.hub import write_hub
 from lit_modules.inference.predictor import Predictor
 from lit_modules.networks.normalize import Normalize
 
 ARRAYS = {"uint8": "as trained on", "float32": "as trained on, uint8 divided by 255"}
 NUM_SAMPLES = 1000  # for verification
 TOLERANCE = 1e-5  # absolute, of float32 probabilities
-REQUIRED_PACKAGES = {"torch_export": [], "onnx": ["onnx", "onnxscript", "onnxruntime"], "safetensors": ["safetensors"]}
+REQUIRED_PACKAGES = {
+    "torch_export": [],
+    "onnx": ["onnx", "onnxscript", "onnxruntime"],
+    "safetensors": ["safetensors"],
+    "hub": ["safetensors"],  # and timm, for its networks
+}
 
 MAX_ONNX_BYTES = 2**31 - 2**20  # of weights: an ONNX file is one protobuf message, which 2 GiB limit
 
@@ -40,8 +46,8 @@ def export(
         expected: probabilities computed by the LitClassifier, float32 `[N, num_classes]`.
         metadata: saved in the file as JSON, with the input and output specification; needs `class_names` and `resize`
             (None unless the inputs are images).
-        file_format: torch_export, onnx, or safetensors. safetensors contains only the weights; the graph is in
-            model.pt2 next to it.
+        file_format: torch_export, onnx, safetensors, or hub. safetensors contains only the weights; the graph is in
+            model.pt2 next to it. hub needs `hub_metadata`.
         output: created if needed.
 
     Raises:
@@ -74,7 +80,8 @@ def export(
     make_output(output)
     for name, content in files.items():
         write_durably(output / name, methodcaller("write", content))
-    write_text(output / f"example_{file_format}.py", example(file_format, contract))
+    if file_format != "hub":  # its README.md holds one
+        write_text(output / f"example_{file_format}.py", example(file_format, contract))
     return difference
 
 
@@ -156,4 +163,9 @@ def _safetensors(predictor: Predictor, inputs: Tensor, contract: str) -> Exporte
     return files | {"model.safetensors": content}, module
 
 
-WRITERS = {"torch_export": _torch_export, "onnx": _onnx, "safetensors": _safetensors}
+WRITERS: dict[str, Callable[[Predictor, Tensor, str], Exported]] = {
+    "torch_export": _torch_export,
+    "onnx": _onnx,
+    "safetensors": _safetensors,
+    "hub": write_hub,
+}

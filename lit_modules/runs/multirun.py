@@ -34,8 +34,8 @@ def next_job_runs() -> Iterator[None]:
 
 def check_task(task: str) -> None:
     """Raises UserError in a multirun of a task that makes no runs."""
-    if HydraConfig.get().mode == RunMode.MULTIRUN and task == "compare":
-        raise UserError("-m: task=compare makes no runs; leave it out")
+    if HydraConfig.get().mode == RunMode.MULTIRUN and task in ("compare", "report"):
+        raise UserError(f"-m: task={task} makes no runs; leave it out")
 
 
 def use_own_folder(cfg: DictConfig) -> None:

@@ -31,6 +31,13 @@ def test_own_file_names_with_an_equals_sign_need_no_quotes(word: str, value: obj
         assert OverridesParser.create().parse_override(quoted).value() == value
 
 
+def test_a_sentence_needs_no_quotes() -> None:
+    sentence = "Sorting, at night; it's for {food} = [1], (2) and 'x'"
+    (quoted,) = command_line.quoted([f"intended_use={sentence}"])
+    assert OverridesParser.create().parse_override(quoted).value() == sentence
+    assert command_line.quoted(["intended_use='a,b'"]) == ["intended_use='a,b'"]
+
+
 @pytest.mark.parametrize("word", ["seed=3", "x={a:b}", "-m", "+x=[1,2]", "--multirun", "x='a=b'", "x=${a}", "~x", "x="])
 def test_other_words_stay_as_they_are(word: str) -> None:
     assert command_line.quoted([word]) == [word]

@@ -61,6 +61,7 @@ COMMANDS = [
     ("task=predict run=/not/there input=x", "run: ", "give the folder of a run"),
     ("task=export", "run: ", "add run=…"),
     ("task=compare", "runs: ", "add runs=…"),
+    ("task=report", "run: ", "add run=…"),
     ("name=???", "name: ", "add name=…"),
     ("seed=${oc.env:NOT_SET_ANYWHERE}", "seed: ", "export NOT_SET_ANYWHERE=…"),
     ("lit_module.monitor=${nothing}", "lit_module.monitor: ", "name a key that exists"),
