@@ -11,7 +11,7 @@ from lit_modules.evaluation.evaluation import Evaluation
 from lit_modules.evaluation.image_grid import grid
 from lit_modules.evaluation.predictions import Predictions, names_of
 
-MAX_CAPTION = 50
+MAX_LETTERS = 26  # in a line of a caption
 MAP_TITLE = "Class activation maps of the worst mistakes and of right predictions: true → predicted, probability, file"
 
 
@@ -46,23 +46,31 @@ def shown_label(label: np.ndarray, class_names: Sequence[str]) -> str:
     return ", ".join(names_of(label, class_names)) or "no label"
 
 
-def worst_probability(predictions: Predictions, row: int) -> float:
-    """The probability of the predicted class; of several labels that of the most confident wrong one."""
+def decisive_label(predictions: Predictions, row: int) -> int:
+    """The predicted class; of several labels the most confident wrong one, or if all are right the most probable."""
     predicted, probabilities = predictions.predicted[row], predictions.probabilities[row]
     if predicted.ndim == 0:
-        return float(probabilities[predicted])
+        return int(predicted)
     is_wrong = predicted != predictions.true[row]
-    return float(probabilities[np.where(is_wrong, np.abs(probabilities - 0.5), -1).argmax()])
+    return int(
+        np.where(is_wrong, np.abs(probabilities - 0.5), -1).argmax() if is_wrong.any() else probabilities.argmax()
+    )
 
 
 def _captions(evaluation: Evaluation, names: list[str], rows: np.ndarray) -> list[str]:
-    index, true, predicted, _, _ = evaluation.predictions
+    index, true, predicted, probabilities, _ = evaluation.predictions
     captions = []
     for row in rows.tolist():
         file = figures.short(evaluation.files[index[row]], 18, keep_end=True)
-        probability = worst_probability(evaluation.predictions, row)
-        labels = figures.short(f"{shown_label(true[row], names)} → {shown_label(predicted[row], names)}", MAX_CAPTION)
-        captions.append(f"{labels}\n{probability:.3f}  {file}")
+        decisive = decisive_label(evaluation.predictions, row)
+        label, prediction = shown_label(true[row], names), shown_label(predicted[row], names)
+        answer = f"{probabilities[row, decisive]:.3f}  {file}"
+        lines = [f"{label} → {prediction}", answer]
+        if evaluation.is_multi_label:
+            lines = [
+                figures.short(line, MAX_LETTERS) for line in (label, f"→ {prediction}", f"{names[decisive]} {answer}")
+            ]
+        captions.append("\n".join(lines))
     return captions
 
 

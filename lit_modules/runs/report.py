@@ -16,7 +16,7 @@ from conf.text import markdown, printable
 from lit_modules.callbacks.predictions import CollectPredictions
 from lit_modules.classifier import LitClassifier
 from lit_modules.evaluation.activation_maps import Explained
-from lit_modules.evaluation.drawing import draw, shown_label, worst_probability
+from lit_modules.evaluation.drawing import decisive_label, draw, shown_label
 from lit_modules.evaluation.evaluation import Evaluation
 from lit_modules.evaluation.figures import history, png
 from lit_modules.evaluation.markdown import markdown_table
@@ -125,11 +125,12 @@ def write_report(
     flat_settings = flatten(settings)
     test = evaluations["test"]
     splits = [split for split in ("val", "test") if split in evaluations]
+    score, tag = ("macro F1", "test/f1") if test.is_multi_label else ("accuracy", "test/acc")
     images = {"epochs": png(history(epochs, summary["best_epoch"])), **draw(test)}
     for name, content in images.items():
         _write(folder / "report" / f"{name}.png", content)
     sections = [
-        f"# {markdown(summary['name'])}: test accuracy {with_interval(summary, 'test/acc')}",
+        f"# {markdown(summary['name'])}: test {score} {with_interval(summary, tag)}",
         score_table(summary, splits),
         f"Files: {', '.join(f'[{name}]({name})' for name in FILES if (folder / name).exists())}.",
         "## Run",
@@ -201,13 +202,15 @@ def _about_maps(test: Evaluation) -> list[str]:
 
 
 def _mistake_table(test: Evaluation) -> str:
-    index, true, predicted, _, mistakes = test.predictions
+    index, true, predicted, probabilities, mistakes = test.predictions
     if not len(mistakes):
         return "None."
     rows = []
     for i in mistakes:
         labels = shown_label(true[i], test.class_names), shown_label(predicted[i], test.class_names)
-        rows.append((test.files[index[i]], *labels, _number(worst_probability(test.predictions, i))))
+        label = decisive_label(test.predictions, i)
+        name = f"{test.class_names[label]} " if test.is_multi_label else ""
+        rows.append((test.files[index[i]], *labels, f"{name}{_number(probabilities[i, label])}"))
     return markdown_table(("file", "true", "predicted", "probability"), rows)
 
 

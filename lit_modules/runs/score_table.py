@@ -23,8 +23,12 @@ SCORES = {
     "auc": "ROC AUC, macro average",
     "ap": "average precision (AP), macro average",
 }
-SUBSET_ACCURACY = "subset accuracy (all labels of a sample right)"
-MULTI_LABEL_SCORES = {"f1_micro": "micro F1", "hamming": "Hamming loss (fraction of wrong labels)"}
+MULTI_LABEL_SCORES = {
+    "acc": "subset accuracy (all labels of a sample right)",
+    "likelihood": "likelihood (mean probability of what is true of a label)",
+    "f1_micro": "micro F1",
+    "hamming": "Hamming loss (fraction of wrong labels)",
+}
 FEW_SAMPLES = 1000  # on which other splits would give other scores
 MORE_SPLITS = "folds=5 tests on all"
 ABOUT_INTERVALS = (
@@ -47,7 +51,7 @@ def labels_of(scores: Mapping[str, Any]) -> dict[str, str]:
     """Labels of scores by name; that of a metric that the config added is its name."""
     labels = dict(SCORES)
     if any(tag.endswith("/hamming") for tag in scores):
-        labels |= {"acc": SUBSET_ACCURACY, **MULTI_LABEL_SCORES}
+        labels |= MULTI_LABEL_SCORES
     tags = (tag.split("/") for tag in scores)
     metrics = [tag[1] for tag in tags if len(tag) == 2 and tag[0] in ("val", "test") and tag[1] not in labels]
     return labels | {name: name for name in metrics}
