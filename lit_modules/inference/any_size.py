@@ -11,6 +11,9 @@ PRECISION = 2.0**22  # Pillow rounds weights of pixels to multiples of 1 / PRECI
 class AnySize(nn.Module):
     """Resizes images to the size of a Predictor, and predicts. Bit for bit Pillow's resize, as two matrix products.
 
+    But Pillow 13 begins with the columns where the height shrinks by twice as many pixels as the width, as in images
+    twice as tall as wide. Some of their pixels differ by 1 in 255.
+
     Source: Pillow, src/libImaging/Resample.c: each pixel is a weighted mean, first along the rows and then along the
     columns, both rounded to 8 bits.
 

@@ -5,6 +5,8 @@ It must equal `datamodules/storage/decode.py`; each export is checked on files f
 
 from typing import Any
 
+import PIL
+
 ANY_SIZE = ["batch", "height", "width", 3]
 FILTERS = {"bilinear": "BILINEAR", "bicubic": "BICUBIC"}
 FIT = {
@@ -68,6 +70,7 @@ def preprocessing(contract: dict[str, Any]) -> list[str]:
     draft = "the least of 1/8, 1/4, 1/2 and 1 of its resolution (libjpeg's scaling) at which both sides have at least"
     in_graph = "in the model: " if contract["inputs"]["shape"] == ANY_SIZE else ""
     resizing = RESIZING[contract["resize"]].format(height=height, width=width)
+    pillow = f"{contract['interpolation']} filter of Pillow {PIL.__version__}, which antialiases; 8 bits"
     grey = "grey: (19595 R + 38470 G + 7471 B) / 65536, rounded"
     return [
         f"a JPEG is decoded at {draft} {side} pixels" if contract["jpeg_draft"] else "decoded at full resolution",
@@ -76,7 +79,7 @@ def preprocessing(contract: dict[str, Any]) -> list[str]:
         "16 bits of grey: value * 255 / 65535, rounded; 32 bits are refused",
         "transparency: composited over white",
         "any other mode: RGB as Pillow converts it (a palette to its colours; colour profiles are ignored)",
-        f"{in_graph}resized {resizing}; Pillow's {contract['interpolation']} filter, which antialiases; 8 bits",
+        f"{in_graph}resized {resizing}; {pillow}",
         in_graph + (grey if contract["channels"] == 1 else "channels R, G, B"),
         "in the model: values / 255" if contract["inputs"]["dtype"] == "uint8" else "values / 255",
         "in the model: normalization, network, temperature, probabilities",

@@ -62,7 +62,7 @@ def quantize(content: bytes, calibration: Tensor) -> bytes:
     Args:
         calibration: inputs `[N, …]` of the file, of the training split, whose ranges determine the scales.
     """
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):
@@ -82,6 +82,9 @@ def quantize(content: bytes, calibration: Tensor) -> bytes:
             Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            reduce_range=True,  # weights of 7 bits: sums of 8-bit products saturate on processors without VNNI
             op_types_to_quantize=QUANTIZED,
         )
         return quantized.read_bytes()
