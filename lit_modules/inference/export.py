@@ -116,7 +116,8 @@ def export_run(
     output = Path(cfg.output)
     differences = export(model, inputs, expected, metadata, cfg.format.name, output, files, plan)
     print(printable(f"{cfg.format.name} → {output}"))
-    print(f"largest difference of a probability: {differences.samples:.1e}, on {len(inputs)} {checked_on}")
+    before = " before quantization" if plan else ""
+    print(f"largest difference of a probability: {differences.samples:.1e}, on {len(inputs)} {checked_on}{before}")
     if differences.files is None:
         print("no image files of the validation split to read as the example reads them")
     else:

@@ -1,6 +1,7 @@
 """How an image file becomes the input of an exported model: in words, and as a function of Pillow and NumPy.
 
-It must equal `datamodules/storage/decode.py`; each export is checked on files for it.
+It must equal `datamodules/storage/decode.py`, which each export is checked for: it executes the function. So nothing but
+integers and words of the tables below gets into its source.
 """
 
 from typing import Any
@@ -11,14 +12,14 @@ ANY_SIZE = ["batch", "height", "width", 3]
 FILTERS = {"bilinear": "BILINEAR", "bicubic": "BICUBIC"}
 FIT = {
     "pad": """\
-    scale = min({width} / image.width, {height} / image.height)
+    scale = min({width:d} / image.width, {height:d} / image.height)
     width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     resized = image.resize((width, height), Image.Resampling.{filter})
-    image = Image.new("RGB", ({width}, {height}))
-    image.paste(resized, (round(({width} - width) / 2), round(({height} - height) / 2)))
+    image = Image.new("RGB", ({width:d}, {height:d}))
+    image.paste(resized, (round(({width:d} - width) / 2), round(({height:d} - height) / 2)))
 """,
-    "crop": "    image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.{filter})\n",
-    "stretch": "    image = image.resize(({width}, {height}), Image.Resampling.{filter})\n",
+    "crop": "    image = ImageOps.fit(image, ({width:d}, {height:d}), Image.Resampling.{filter})\n",
+    "stretch": "    image = image.resize(({width:d}, {height:d}), Image.Resampling.{filter})\n",
 }
 RESIZING = {
     "pad": "to fit into {height} x {width} pixels, at least 1 pixel a side; centred on black",
@@ -35,7 +36,8 @@ def read_function(contract: dict[str, Any]) -> str:
     """
     height, width = contract["size"]
     shape = contract["inputs"]["shape"]
-    draft = f'        image.draft("", ({max(height, width)}, {max(height, width)}))\n' if contract["jpeg_draft"] else ""
+    side = max(height, width)
+    draft = f'        image.draft("", ({side:d}, {side:d}))\n' if contract["jpeg_draft"] else ""
     resize = FIT[contract["resize"]].format(height=height, width=width, filter=FILTERS[contract["interpolation"]])
     array = "numpy.asarray(image)[None]"
     if shape == ANY_SIZE:

@@ -62,10 +62,11 @@ def quantized_onnx(
     lost = accuracy["float32"] - accuracy["int8"]
     if lost > plan.tolerance:
         raise UserError(
-            f"precision: int8 loses {lost:.4f} of the validation accuracy ({described(comparison)}), more than "
+            f"precision: int8 loses {lost:.4f} of the validation split ({described(comparison)}), more than "
             f"tolerance={plan.tolerance:g}, so nothing was written; leave precision out, or raise tolerance"
         )
-    print(described(comparison))
+    difference = comparison["largest difference of a probability"]
+    print(f"{described(comparison)}; largest difference of a probability {difference:.2g}")
     for name in ("float32", "int8"):
         rate, size = comparison["images per second"][name], comparison["bytes"][name]
         print(f"{name}: {rate:.1f} images/s one at a time, {size / 1e6:.1f} MB")
@@ -112,4 +113,4 @@ def described(comparison: dict[str, Any]) -> str:
     for name, accuracy in comparison["accuracy"].items():
         low, high = comparison["95% interval"][name]
         parts.append(f"{name} {accuracy:.4f} [{low:.4f}, {high:.4f}]")
-    return f"{', '.join(parts)} on {comparison['validation samples']} samples"
+    return f"accuracy {', '.join(parts)} on {comparison['validation samples']} samples"
