@@ -49,11 +49,11 @@ print("set:", [name for name, mass in zip(class_names, masses, strict=True) if m
 READ_ARRAY = {
     "uint8": """\
 def read(path):
-    return numpy.load(path)[None]
+    return numpy.ascontiguousarray(numpy.load(path))[None]
 """,
     "float32": """\
 def read(path):
-    inputs = numpy.load(path)[None]
+    inputs = numpy.ascontiguousarray(numpy.load(path))[None]
     return inputs / numpy.float32(255) if inputs.dtype == numpy.uint8 else inputs.astype("float32")
 """,
 }

@@ -1,7 +1,7 @@
 """How an image file becomes the input of an exported model: in words, and as a function of Pillow and NumPy.
 
-It must equal `datamodules/storage/decode.py`, which each export is checked for: it executes the function. So nothing but
-integers and words of the tables below gets into its source.
+It must equal `datamodules/storage/decode.py`. Each export executes the function to check that, so nothing but integers
+and words of the tables below gets into its source.
 """
 
 from typing import Any
@@ -39,13 +39,15 @@ def read_function(contract: dict[str, Any]) -> str:
     side = max(height, width)
     draft = f'        image.draft("", ({side:d}, {side:d}))\n' if contract["jpeg_draft"] else ""
     resize = FIT[contract["resize"]].format(height=height, width=width, filter=FILTERS[contract["interpolation"]])
-    array = "numpy.asarray(image)[None]"
+    array = "numpy.array(image)[None]"
     if shape == ANY_SIZE:
         resize = ""
     elif contract["channels"] == 1:
-        array = 'numpy.asarray(image.convert("L"))[None, None]'
+        array = 'numpy.array(image.convert("L"))[None, None]'
     else:
-        array += ".transpose(0, 3, 1, 2)"
+        array = (
+            "numpy.ascontiguousarray(numpy.asarray(image)[None].transpose(0, 3, 1, 2))"  # ExecuTorch ignores strides
+        )
     scale = " / numpy.float32(255)" if contract["inputs"]["dtype"] == "float32" else ""
     return f'''\
 def read(path):
