@@ -126,32 +126,17 @@ def predict(cfg: DictConfig) -> None:
 
 def export(cfg: DictConfig) -> None:
     """Export the best epoch of a run to a file that needs no Litmus, verified on its data or on noise."""
-    from lit_modules.evaluation.predictions import probabilities_of
-    from lit_modules.inference.export import export, first_samples, noise
-    from lit_modules.inference.hub import hub_metadata
+    from datamodules.image_stream import image_spec
+    from lit_modules.inference.export import check_keys, export_run
     from lit_modules.inference.predictor import best_predictor
-    from lit_modules.inference.thresholds import fit_thresholds
 
+    check_keys(cfg)
     process.set_up(free_memory())
     saved_config.check_unchanged(Path(cfg.run_dir), cfg)
     predictor, class_names, input_shape = best_predictor(cfg)
-    sets = {"coverage": cfg.coverage, "set threshold": fit_thresholds(cfg, predictor).set} | hub_metadata(cfg)
-    resize = OmegaConf.select(cfg, "datamodule.resize")
-    interpolation = OmegaConf.select(cfg, "datamodule.interpolation") or "bilinear"
-    try:
-        datamodule = build_datamodule(cfg, "fit", **saved_config.image_shape(cfg, input_shape))
-        batches, checked_on = datamodule.batches("val"), "validation samples"
-    except UserError as error:
-        if not resize:  # noise resembles images, not any array
-            raise
-        print(printable(f"no validation samples, so the export is checked on noise: {error}"), file=sys.stderr)
-        batches, checked_on = noise(predictor.normalize, input_shape), "noise"
-    inputs, logits = first_samples(batches, predictor.logits, cfg.input.name == "uint8")
-    expected = probabilities_of(logits / predictor.temperature, predictor.multi_label)
-    metadata = {"class_names": class_names, "resize": resize, "interpolation": interpolation, "checked on": checked_on}
-    difference = export(predictor, inputs, expected, metadata | sets, cfg.format.name, Path(cfg.output))
-    print(printable(f"{cfg.format.name} → {cfg.output}"))
-    print(f"largest difference of a probability: {difference:.1e}, on {len(inputs)} {checked_on}")
+    spec = image_spec(cfg.datamodule, input_shape)._asdict() if "resize" in cfg.datamodule else None
+    read_data = partial(build_datamodule, cfg, "export", **saved_config.image_shape(cfg, input_shape))
+    export_run(cfg, predictor, class_names, spec, read_data)
 
 
 def inspect(cfg: DictConfig) -> None:

@@ -112,14 +112,24 @@ class Format(Enum):
     torch_export = "torch_export"
     onnx = "onnx"
     safetensors = "safetensors"
+    openvino = "openvino"
+    executorch = "executorch"
     hub = "hub"
 
 
 class Input(Enum):
-    """Input of an exported network: uint8 images, or floats in [0, 1]."""
+    """Input of an exported network: uint8 images, floats in [0, 1], or uint8 images of any size."""
 
     uint8 = "uint8"
     float = "float"
+    image = "image"
+
+
+class Precision(Enum):
+    """Numbers of an exported network."""
+
+    float32 = "float32"
+    int8 = "int8"
 
 
 @dataclass
@@ -128,8 +138,10 @@ class Export(Fit):
 
     task: str = "export"
     run: str | None = key(MISSING, "folder of the run")
-    format: Format = key(MISSING, "onnx, safetensors, torch_export, or hub: a folder for timm")
-    input: Input = key(Input.uint8, "uint8 images, or floats in [0, 1]")
+    format: Format = key(MISSING, "onnx, safetensors, torch_export, openvino, executorch; hub: a folder for timm")
+    input: Input = key(Input.uint8, "uint8 images, floats in [0, 1], or image: uint8 of any size, resized in the graph")
+    precision: Precision = key(Precision.float32, "int8: an onnx file quantized with training images")
+    tolerance: float = key(0.005, "validation accuracy that int8 may lose")
     calibrate: bool = key(False, "scale the probabilities by a temperature fitted to the validation split")
     coverage: float | None = key(None, "of the true class by a set of classes, such as 0.95; null: no sets")
     threshold: Any = key(0.5, THRESHOLD)

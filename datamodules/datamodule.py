@@ -61,6 +61,7 @@ class DataModule(Batching):
         self.has_folds = False  # whether `fold` chooses the test split in the source itself
         self._new_labels: dict[str, int] = {}
         self.digests: dict[str, np.ndarray] = {}  # of the samples of each split, where they are known
+        self.items: dict[str, Any] = {}  # of each split, for stage `export`
 
     @abstractmethod
     def read(self) -> tuple[dict[str, Samples], list[str]]:
@@ -79,6 +80,7 @@ class DataModule(Batching):
 
         For stage `test` only that split is read, if the shape of its samples does not depend on the training split.
         For stage `inspect` unreadable and duplicate samples are not reported but kept in `inspected`.
+        For stage `export` the items are kept too.
         """
         if self._splits:
             return
@@ -104,6 +106,8 @@ class DataModule(Batching):
             if name in splits:
                 labels = torch.from_numpy(splits[name].labels)
                 self._splits[name] = Split(loaded.inputs, rows[name], labels, splits[name].files)
+                if stage == "export":
+                    self.items[name] = splits[name].items
                 if loaded.digests is not None:
                     self.digests[name] = loaded.digests[rows[name]]
         if stage == "inspect":

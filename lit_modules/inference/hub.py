@@ -47,7 +47,6 @@ def hub_metadata(cfg: DictConfig) -> dict[str, Any]:
         "architecture": name,
         "weights": net.get("weights"),
         "source": Path(source).resolve().name,
-        "draft": bool(cfg.datamodule.get("jpeg_draft")),
         "run": cfg.run_dir,
         "intended_use": cfg.intended_use,
     }
@@ -65,7 +64,7 @@ def write_hub(predictor: Predictor, inputs: Tensor, contract: str) -> tuple[dict
     """
     from safetensors.torch import load, save
 
-    metadata = json.loads(contract) | {"multi_label": predictor.multi_label}
+    metadata = json.loads(contract)
     library, architecture, class_names = (metadata[key] for key in ("library", "architecture", "class_names"))
     channels, height, width = inputs.shape[1:]
     if library == "torchvision" and channels != 3:

@@ -12,7 +12,8 @@ from conf.text import markdown, printable
 from lit_modules.evaluation.evaluation import Evaluation, label_counts
 from lit_modules.evaluation.markdown import markdown_table
 from lit_modules.evaluation.significance import CONFIDENCE, wilson
-from lit_modules.inference.export_example import FIT, SET
+from lit_modules.inference.export_example import SET
+from lit_modules.inference.image_reading import read_function
 from lit_modules.runs.predictions_csv import read_predictions
 from lit_modules.runs.score_table import score_table
 
@@ -29,7 +30,7 @@ BY_CLASS = (
 OTHER_IMAGES = "The network knows no other classes: an image of anything else may get a high probability of one."
 SEVERAL = " An image may be of several."
 DRAFT = (
-    "Large JPEG files were decoded at reduced resolution in training; decoded in full, as below, they give slightly "
+    " It decodes large JPEG files in full, not at reduced resolution as in training and below, which gives slightly "
     "other probabilities."
 )
 SETS = (
@@ -55,24 +56,29 @@ net.load_state_dict(load_file("model.safetensors"))
 """,
 }
 IMPORTS = {
-    "timm": "import timm\nimport torch\nfrom PIL import Image, ImageOps\n",
+    "timm": "import timm\n",
     "torchvision": """\
 import json
 from pathlib import Path
 
-import torch
 import torchvision
-from PIL import Image, ImageOps
 from safetensors.torch import load_file
 """,
 }
+READING = """\
+import sys
+
+import numpy
+from PIL import Image, ImageOps
+
+{read}"""
 RECIPE = """\
 ```python
-{imports}from torchvision.transforms.functional import normalize, to_tensor
+{imports}import torch
+from torchvision.transforms.functional import normalize
 
-{load}image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")
-image = {fit}{grey}
-inputs = normalize(to_tensor(image), spec["mean"], spec["std"])[None]
+{reading}
+{load}inputs = normalize(torch.from_numpy(read("image.jpg")), spec["mean"], spec["std"])
 with torch.inference_mode():
     logits = net(inputs)[0]
 probabilities = {logits}.{activation}.tolist()
@@ -177,24 +183,26 @@ def _fraction(correct: int, total: int) -> str:
 
 def _limits(metadata: dict[str, Any]) -> list[str]:
     limits = [OTHER_IMAGES]
-    if metadata["draft"]:
-        limits.append(DRAFT)
     if metadata["set threshold"] is not None:
         limits.append(SETS.format(coverage=metadata["coverage"]))
     if metadata["library"] == "timm":
-        limits.append(TIMM_FIT[metadata["resize"]])
+        limits.append(TIMM_FIT[metadata["resize"]] + DRAFT * metadata["jpeg_draft"])
     return limits
 
 
+def reading(metadata: dict[str, Any]) -> str:
+    """Source code of `read`: path → float32 `[1, C, H, W]` in [0, 1]."""
+    inputs = metadata["inputs"] | {"dtype": "float32"}
+    return READING.format(read=read_function(metadata | {"inputs": inputs}))
+
+
 def _recipe(metadata: dict[str, Any]) -> str:
-    channels, height, width = metadata["inputs"]["shape"][1:]
     threshold = metadata["set threshold"]
     temperature = metadata["temperature"]  # of all classes, or of each
     return RECIPE.format(
         imports=IMPORTS[metadata["library"]],
         load=LOAD[metadata["library"]],
-        fit=FIT[metadata["resize"]].format(height=height, width=width, filter=metadata["interpolation"].upper()),
-        grey='.convert("L")' if channels == 1 else "",
+        reading=reading(metadata),
         logits="logits" if temperature == 1 else f"(logits / torch.tensor({temperature}))",
         activation="sigmoid()" if metadata["multi_label"] else "softmax(0)",
         sets="" if threshold is None else SET.format(threshold=threshold),

@@ -129,7 +129,7 @@ def test_prediction_and_export_give_the_same_sets(
     monkeypatch.chdir(tmp_path / "export")
     monkeypatch.setattr(sys, "argv", ["", str(image)])
     capsys.readouterr()
-    runpy.run_path("example_torch_export.py")
+    runpy.run_path("example_torch_export.py", run_name="__main__")
     assert sorted(record["set"]) == literal_eval(capsys.readouterr().out.splitlines()[-1].removeprefix("set: "))
 
 

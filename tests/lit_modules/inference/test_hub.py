@@ -20,7 +20,7 @@ from torch import nn
 from conf.command_line import quoted
 from conf.errors import UserError
 from conf.text import printable
-from datamodules.storage.decode import ImageSpec, to_array
+from datamodules.storage.decode import ImageSpec, decode, to_array
 from lit_modules.evaluation.evaluation import Evaluation
 from lit_modules.evaluation.predictions import Predictions
 from lit_modules.inference import hub
@@ -90,7 +90,12 @@ def metadata_of(name: str, run: Path) -> dict[str, Any]:
         "intended_use=**Counting** animals, at night; it's no toy: don't {rely} on it",
     ]
     metadata = {"class_names": ["cat", "dog", "올빼미"], "resize": "stretch", "interpolation": "bicubic"}
-    return metadata | {"coverage": None, "set threshold": None} | hub.hub_metadata(configure(*quoted(choices)))
+    metadata |= {"channels": NETS[name][1], "size": (SIZE, SIZE), "jpeg_draft": True, "temperature": TEMPERATURE}
+    return (
+        metadata
+        | {"coverage": None, "set threshold": None, "multi_label": False}
+        | hub.hub_metadata(configure(*quoted(choices)))
+    )
 
 
 def export_hub(predictor: Predictor, name: str, run: Path, output: Path, **changes: Any) -> None:
@@ -140,8 +145,9 @@ def test_recipe_of_the_card_gives_the_probabilities(
 ) -> None:
     output, channels = tmp_path / "hub", NETS[name][1]
     predictor = predictor_of(name, multi_label)
-    export_hub(predictor, name, folder, output, **{"resize": resize, "coverage": 0.9, "set threshold": 0.0})
-    image = Image.fromarray(noise(1, 70, 120, 3)[0])
+    changes = {"resize": resize, "coverage": 0.9, "set threshold": 0.0, "multi_label": multi_label}
+    export_hub(predictor, name, folder, output, **changes)
+    image = Image.fromarray(noise(1, 110, 230, 3)[0])  # which is decoded at half its resolution
     rotated = image.getexif()
     rotated[274] = 6
     image.save(output / "image.jpg", exif=rotated, quality=95)
@@ -149,7 +155,7 @@ def test_recipe_of_the_card_gives_the_probabilities(
     monkeypatch.chdir(output)
     exec(compile(code, "recipe", "exec"), {})
     printed, shown = capsys.readouterr().out.splitlines()
-    pixels = to_array(Image.open(output / "image.jpg"), ImageSpec(channels, (SIZE, SIZE), resize, False, "bicubic"))
+    pixels = decode(str(output / "image.jpg"), ImageSpec(channels, (SIZE, SIZE), resize, True, "bicubic"))
     with torch.inference_mode():
         expected = predictor(torch.tensor(pixels)[None])[0].tolist()
     assert list(yaml.safe_load(printed).values()) == pytest.approx(expected, abs=1e-5)

@@ -1,0 +1,1 @@
+"""Writers of exports, a file for each runtime. Their packages are imported on demand."""
