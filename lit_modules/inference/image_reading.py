@@ -44,10 +44,8 @@ def read_function(contract: dict[str, Any]) -> str:
         resize = ""
     elif contract["channels"] == 1:
         array = 'numpy.array(image.convert("L"))[None, None]'
-    else:
-        array = (
-            "numpy.ascontiguousarray(numpy.asarray(image)[None].transpose(0, 3, 1, 2))"  # ExecuTorch ignores strides
-        )
+    else:  # contiguous, because ExecuTorch ignores strides
+        array = "numpy.ascontiguousarray(numpy.array(image)[None].transpose(0, 3, 1, 2))"
     scale = " / numpy.float32(255)" if contract["inputs"]["dtype"] == "float32" else ""
     return f'''\
 def read(path):

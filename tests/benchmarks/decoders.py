@@ -61,7 +61,8 @@ def main() -> None:
 
 def probabilities(run, samples: list[np.ndarray]) -> np.ndarray:  # type: ignore[no-untyped-def]
     with torch.inference_mode():
-        return np.concatenate([run._predictor(torch.from_numpy(sample[None])).numpy() for sample in samples])
+        batches = torch.from_numpy(np.stack(samples)).split(50)
+        return np.concatenate([run._predictor(batch).numpy() for batch in batches])
 
 
 if __name__ == "__main__":

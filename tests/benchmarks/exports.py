@@ -1,6 +1,6 @@
 """Exports of a run to the formats whose packages are installed: differences from `task=predict`, speed and size.
 
-python -m tests.benchmarks.exports RUN --images FOLDER [--formats onnx openvino] [--count 200] [--rounds 5]
+python -m tests.benchmarks.exports RUN --images FOLDER [--formats onnx openvino] [--count 200] [--rounds 3]
 
 Files are read as the example beside an export reads them. Speed: 50 images, one at a time, without reading.
 """
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="a folder of JPEGs")
     parser.add_argument("--formats", nargs="*", default=sorted(WRITERS))
     parser.add_argument("--count", type=int, default=200, help="files at most")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     run = load_run(options.run, device="cpu")
     model = run._predictor.to(memory_format=torch.contiguous_format)
