@@ -78,7 +78,7 @@ def check_keys(cfg: DictConfig) -> None:
     file_format, kind = cfg.format.name, cfg.input.name
     missing = [package for package in REQUIRED_PACKAGES[file_format] if find_spec(package) is None]
     if missing:
-        extra = "onnx" if file_format == "hub" else file_format
+        extra = "safetensors" if file_format == "hub" else file_format
         raise UserError(f'format: {file_format} needs {", ".join(missing)}; pip install -e ".[{extra}]"')
     if kind == "image" and file_format in (*ONE_SAMPLE, "hub"):
         raise UserError(f"input: {file_format} takes images of one size; leave it out, or choose format=onnx")

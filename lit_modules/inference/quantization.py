@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from conf.errors import UserError
-from lit_modules.evaluation.significance import wilson
+from lit_modules.evaluation.predictions import THRESHOLD
+from lit_modules.evaluation.significance import all_right, wilson
 from lit_modules.inference.export_formats.onnx_model import FILE, quantize, session, with_contract
 
 NUM_CALIBRATION = 256  # training images
@@ -24,9 +25,9 @@ class Quantization(NamedTuple):
     validation: Iterable[Tensor]
     """Batches of inputs"""
     labels: Tensor
-    """Of all of them, int64 `[N]`"""
+    """Of all of them, int64 `[N]`, or 0/1 `[N, num_classes]`"""
     tolerance: float
-    """Accuracy that may be lost"""
+    """Accuracy that may be lost; of several labels subset accuracy"""
 
 
 def quantization_plan(datamodule: Any, raw: bool, tolerance: float) -> Quantization:
@@ -85,7 +86,8 @@ def compare(contents: dict[str, bytes], plan: Quantization) -> dict[str, Any]:
         start += len(inputs)
         probabilities = {name: run(inputs) for name, run in runs.items()}
         for name in runs:
-            correct[name] += int((probabilities[name].argmax(1) == labels).sum())
+            predicted = probabilities[name] >= THRESHOLD if labels.ndim == 2 else probabilities[name].argmax(1)
+            correct[name] += int(all_right(labels.numpy(), predicted.numpy()).sum())
         difference = max(difference, float((probabilities["int8"] - probabilities["float32"]).abs().max()))
     return {
         "calibrated on": f"{len(plan.calibration)} training samples",
