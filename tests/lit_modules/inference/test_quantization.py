@@ -43,7 +43,8 @@ def test_int8_agrees_with_float32_and_says_how_well(tmp_path: Path, capsys: pyte
     correct = int((outputs.argmax(1) == labels).sum())
     assert 80 <= correct <= 100 and comparison["accuracy"] == {"float32": 1.0, "int8": correct / 100}
     assert comparison["95% interval"]["int8"] == pytest.approx(wilson(correct, 100))
-    assert comparison["largest difference of a probability"] == pytest.approx(float((outputs - expected).abs().max()))
+    difference = float((outputs - expected).abs().max())  # from PyTorch's, not those of the float32 file
+    assert comparison["largest difference of a probability"] == pytest.approx(difference, abs=1e-5)
     assert comparison["bytes"]["int8"] == pytest.approx(len(content), rel=0.2)
     assert "QuantizeLinear" in {node.op_type for node in onnx.load_from_string(content).graph.node}
     assert f"int8 {correct / 100:.4f} [" in capsys.readouterr().out
