@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.exports import IMAGE, INT8
 from tests.benchmarks.measuring import in_turn, multiple
-from tests.conftest import ROOT, write_images
+from tests.conftest import ROOT, TINY, write_images
 
 RECORD = """
 import torch
@@ -112,3 +114,18 @@ def test_time_to_accuracy_is_measured_beside_a_record(classes: Path, tmp_path: P
     ours, record = line["measured"].values()  # type: ignore[attr-defined]
     assert set(ours) == {"span, s", "fit, s", "test accuracy"} and len(ours["span, s"]) == 2
     assert record == {"span, s": [0.2, 0.2], "test accuracy": [0.6, 0.6]}
+
+
+@pytest.mark.slow
+def test_exports_and_decoders_are_measured(run: Callable[..., Path], tmp_path: Path) -> None:
+    for name, level in (("dark", 60), ("light", 190)):
+        write_images(tmp_path / "images" / name, 12, level=level, size=(70, 55), suffix="jpg")
+    choices = ("datamodule.image_size=16", "datamodule.resize=stretch", "lit_module.net.pool=2")
+    folder = run("+experiment=from_scratch", f"datamodule.root={tmp_path / 'images'}", *TINY, *choices)
+    common = (str(folder), "--images", str(tmp_path / "images"), "--count", "5")
+    (line,) = measured("exports", *common, "--formats", "torch_export", "onnx", "--rounds", "1")
+    assert set(line["measured"]) == {"PyTorch", "torch_export", "onnx", IMAGE, INT8}  # type: ignore[call-overload]
+    assert all(line["differences"][name] < 1e-5 for name in ("torch_export", "onnx", IMAGE))  # type: ignore[index]
+    pytest.importorskip("cv2")
+    (line,) = measured("decoders", *common)
+    assert line["files"] == 5 and len(line["measured"]) == 6  # type: ignore[arg-type]
