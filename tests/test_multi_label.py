@@ -51,7 +51,9 @@ def evaluation_of(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
     probabilities = expit(logits)
     predicted = (probabilities >= 0.5).astype(np.int64)
     predictions = Predictions(np.arange(len(labels)), labels, predicted, probabilities, np.zeros(0, np.int64))
-    return Evaluation(NAMES, [f"{i}.png" for i in range(len(labels))], predictions, np.zeros((0, 0), np.float32))
+    return Evaluation(
+        NAMES[: labels.shape[1]], [f"{i}.png" for i in range(len(labels))], predictions, np.zeros((0, 0), np.float32)
+    )
 
 
 @pytest.mark.parametrize("absent", [False, True])
@@ -95,6 +97,8 @@ def test_an_evaluation_equals_scikit_learn() -> None:
     assert evaluation.scores["auc"] == pytest.approx(metrics.roc_auc_score(labels, p, average="macro"))
     assert evaluation.scores["f1_micro"] == pytest.approx(metrics.f1_score(labels, predicted, average="micro"))
     assert evaluation.scores["hamming"] == pytest.approx(metrics.hamming_loss(labels, predicted))
+    two = evaluation_of(logits[:, :2], labels[:, :2])  # labels, not classes against each other
+    assert two.scores["auc"] == pytest.approx(metrics.roc_auc_score(labels[:, :2], p[:, :2], average="macro"))
     together = [[(labels[:, i] & labels[:, j]).sum() for j in range(4)] for i in range(4)]
     assert evaluation.co_occurrence.tolist() == together
 

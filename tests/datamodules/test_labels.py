@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from conf.errors import UserError
 from datamodules.arrays import ArraysDataModule
+from datamodules.augment.mixing import soft_targets
 from datamodules.image_folder import ImageFolderDataModule
 from datamodules.labels import count_labels, label_sets, stratify
 from datamodules.splits import take_fold, take_split
@@ -98,6 +100,32 @@ def test_a_refusal_says_what_to_write(images: Path, content: str, choices: dict[
     with pytest.raises(UserError) as error:
         read(table, **choices)
     assert message in str(error.value)
+
+
+def test_chosen_classes_are_columns_of_all_samples(images: Path) -> None:
+    (images / "table.csv").write_text(cells("|"))
+    datamodule = read(images / "table.csv", classes=["dog", "bike"])
+    for split in datamodule.inspected.splits.values():
+        expected = [[int(2 in LABELS[file]), int(0 in LABELS[file])] for file in split.files]
+        assert split.labels.tolist() == expected
+    assert sum(len(split.files) for split in datamodule.inspected.splits.values()) == len(LABELS)
+
+
+def test_labels_of_other_data_become_those_of_the_network(images: Path) -> None:
+    (images / "table.csv").write_text(cells("|"))
+    datamodule = read(images / "table.csv")
+    files, before = datamodule.files("test"), datamodule.split("test").labels.tolist()
+    with pytest.raises(UserError, match="samples of several labels, but the run predicts one label"):
+        datamodule.use_labels_of(NAMES, (1, 4, 4), multi_label=False)
+    datamodule.use_labels_of(["dog", "owl", "bike", "cat"], (1, 4, 4), multi_label=True)
+    assert datamodule.files("test") == files
+    assert datamodule.split("test").labels.tolist() == [[dog, 0, bike, cat] for bike, cat, dog in before]
+
+
+def test_mixed_images_have_both_sets_of_labels() -> None:
+    labels, partners = torch.tensor([[1, 0, 1], [0, 0, 0]]), torch.tensor([[1, 1, 0], [0, 1, 1]])
+    mixed = soft_targets(labels, partners, torch.tensor([0.75, 0.5]), 3)
+    torch.testing.assert_close(mixed, torch.tensor([[1.0, 0.25, 0.75], [0.0, 0.5, 0.5]]))
 
 
 def test_an_image_in_two_splits_is_refused(images: Path) -> None:
