@@ -19,6 +19,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from conf.errors import UserError
 from conf.files import read_rows
+from lit_modules.evaluation.activation_maps import explained_labels
 from lit_modules.evaluation.evaluation import Evaluation
 from lit_modules.evaluation.metrics import Metrics
 from lit_modules.evaluation.predictions import Collector, Predictions
@@ -124,6 +125,13 @@ def test_the_most_confident_wrong_label_makes_the_worst_mistake() -> None:
     assert predictions is not None
     assert predictions.mistakes.tolist() == [2, 1, 3]
     assert predictions.correct.tolist() == [True, False, False, False]
+
+
+def test_maps_are_of_the_most_and_the_least_probable_true_label() -> None:
+    probabilities = np.array([[0.9, 0.2, 0.6], [0.1, 0.8, 0.3]], np.float32)
+    true = np.array([[0, 1, 1], [1, 1, 0]])
+    predictions = Predictions(np.arange(2), true, (probabilities >= 0.5).astype(int), probabilities, np.arange(2))
+    assert [explained_labels(predictions, row) for row in range(2)] == [(0, 1), (1, 0)]
 
 
 def test_temperatures_and_thresholds_are_those_of_each_label(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,6 +250,12 @@ def test_the_files_of_a_run_agree_with_scikit_learn(shapes: Path) -> None:
         assert summary[f"{split}/hamming"] == pytest.approx(metrics.hamming_loss(true, predicted), abs=1e-6)
         assert summary[f"{split}/ap"] == pytest.approx(metrics.average_precision_score(true, p), abs=1e-5)
         assert summary[f"{split}/acc/low"] <= summary[f"{split}/acc"] <= summary[f"{split}/acc/high"]
+    val, test = (read_predictions(shapes / "predictions.csv")[split].predictions for split in ("val", "test"))
+    for label, threshold in enumerate(best_thresholds(val.probabilities, val.true)):
+        name = ["cross", "disc", "ring", "square"][label]
+        assert summary[f"threshold/{name}"] == pytest.approx(threshold)
+        f1 = metrics.f1_score(test.true[:, label], test.probabilities[:, label] >= threshold)
+        assert summary[f"threshold/{name}/f1"] == pytest.approx(f1)
     report = (shapes / "report.md").read_text(encoding="utf-8")
     for part in ("subset accuracy", "Hamming loss", "## Labels that occur together", "## Decision thresholds"):
         assert part in report
