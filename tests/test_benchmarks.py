@@ -128,4 +128,4 @@ def test_exports_and_decoders_are_measured(run: Callable[..., Path], tmp_path: P
     assert all(line["differences"][name] < 1e-5 for name in ("torch_export", "onnx", IMAGE))  # type: ignore[index]
     pytest.importorskip("cv2")
     (line,) = measured("decoders", *common)
-    assert line["files"] == 5 and len(line["measured"]) == 6  # type: ignore[arg-type]
+    assert line["files"] == 5 and len(line["measured"]) == 7  # type: ignore[arg-type]

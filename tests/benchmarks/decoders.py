@@ -2,8 +2,9 @@
 
 python -m tests.benchmarks.decoders RUN --images FOLDER [--count 200]
 
-For each file: the largest absolute difference of a probability. Needs opencv-python-headless; its own resize is tried
-where the run stretches images.
+For each file: the largest absolute difference of a probability. The first side shows what the least change of pixels
+does: each is 1 of 255 lighter or darker at random. Needs opencv-python-headless; its own resize is tried where the run
+stretches images.
 """
 
 import argparse
@@ -38,7 +39,14 @@ def main() -> None:
     files = files[:: max(1, len(files) // options.count)][: options.count]
     expected = probabilities(run, [run._sample(file) for file in files])
 
+    generator = np.random.default_rng(0)
+
+    def disturbed(file: Path) -> np.ndarray:
+        pixels = run._sample(file) * 255 + generator.choice([-1, 1], run.input_shape)
+        return pixels.clip(0, 255)
+
     sides: dict[str, Callable[[Path], np.ndarray]] = {
+        "1 of 255 more or less": disturbed,
         "Pillow without draft": lambda file: to_array(Image.open(file), spec),
         "OpenCV decodes": lambda file: to_array(Image.fromarray(opencv(file)), spec),
         "OpenCV decodes at 1/2": lambda file: to_array(Image.fromarray(opencv(file, cv2.IMREAD_REDUCED_COLOR_2)), spec),
