@@ -29,7 +29,9 @@ from tests.conftest import TINY, configure, write_images
 from tests.fits import predictor_of
 from tests.runs import NAMES, trained
 
-FORMATS = [name for name in sorted(WRITERS) if all(map(find_spec, REQUIRED_PACKAGES[name])) and name != "hub"]
+FORMATS = [
+    name for name in sorted(WRITERS) if all(map(find_spec, REQUIRED_PACKAGES[name])) and name not in ("hub", "web")
+]
 SHAPES = [(2, 50), (3, 12, 10), (1, 6, 6, 6)]
 TEMPERATURE = 1.7
 
