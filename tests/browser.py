@@ -75,5 +75,7 @@ def command(profile: Path, *arguments: str) -> list[str]:
     """Chromium without a window, and without requests of its own."""
     assert CHROMIUM is not None
     quiet = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     # Containers seldom allow its sandbox; the pages are ours.
-    return [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", *quiet, *arguments]
+    ours = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
+    return [CHROMIUM, *ours, *quiet, *camera, *arguments]

@@ -18,6 +18,39 @@ from lit_modules.inference import web_page
 from lit_modules.inference.web_page import PACKAGE, PAGE, RUNTIME, WEB, page_files
 from tests import browser
 
+USE_ALL_WAYS = """
+const frame = document.body.appendChild(document.createElement("iframe"));
+frame.src = "index.html";
+await new Promise((resolve) => (frame.onload = resolve));
+const { contentDocument: page, contentWindow: view } = frame;
+const element = (id) => page.getElementById(id);
+const until = async (met) => { while (!met()) await new Promise((resolve) => setTimeout(resolve, 20)); };
+await until(() => element("status").textContent === "");
+const data = new view.DataTransfer();
+data.items.add(new File([await (await fetch("image")).blob()], "image.png", { type: "image/png" }));
+const ways = {
+  paste: () => page.dispatchEvent(new view.ClipboardEvent("paste", { clipboardData: data })),
+  drop: () => page.dispatchEvent(new view.DragEvent("drop", { dataTransfer: data })),
+  choose: () => { element("file").files = data.files; element("file").dispatchEvent(new view.Event("change")); },
+  photograph: async () => {
+    element("camera").click();
+    await until(() => element("viewfinder").open && page.querySelector("video").videoWidth);
+    element("shoot").click();
+  },
+};
+const seen = {};
+for (const [way, use] of Object.entries(ways)) {
+  element("result").hidden = true;
+  await use();
+  await until(() => !element("result").hidden);
+  seen[way] = [...page.querySelectorAll("#bars data")].map(({ value }) => Number(value));
+}
+element("camera").click();
+await until(() => element("viewfinder").open);
+element("cancel").click();
+await until(() => !element("viewfinder").open);
+return { seen, error: element("status").textContent || undefined };
+"""
 NODE = shutil.which("node")
 RESIZE = """
 import { fit } from "%s";
@@ -157,6 +190,17 @@ def test_browser_gives_the_probabilities_of_predict(
         tolerance = 2e-3 if "transparent" in line["file"] else 1e-5
         assert answer["probabilities"] == pytest.approx(expected, abs=tolerance), line["file"]
         assert answer["set"] == line["set"]
+
+
+@pytest.mark.slow
+def test_image_is_pasted_dropped_chosen_or_photographed(
+    exported: Path, run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run(f"run={exported}", "task=export", "format=web", f"output={tmp_path / 'site'}")
+    shutil.copy(save_kinds(tmp_path / "kinds")[0], tmp_path / "site" / "image")
+    seen = browser.evaluate(tmp_path / "site", tmp_path / "profile", USE_ALL_WAYS)["seen"]
+    assert seen["paste"] == seen["drop"] == seen["choose"] != seen["photograph"]
+    assert sum(seen["photograph"]) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.slow
