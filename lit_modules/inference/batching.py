@@ -12,6 +12,7 @@ import numpy as np
 Decode = Callable[[bytes], np.ndarray | str]
 # uint8 `[N, C, H, W]` → an answer for each.
 Classify = Callable[[np.ndarray], list[dict[str, Any]]]
+MAX_BATCHES = 4  # of decoded images, which are larger than their files
 
 
 class Batcher:
@@ -28,6 +29,7 @@ class Batcher:
         self._decode = decode
         self._classify = classify
         self._batch_size = batch_size
+        self._slots = asyncio.Semaphore(MAX_BATCHES * batch_size)
         self._decoders = ThreadPoolExecutor(num_threads)
         self._network = ThreadPoolExecutor(1)
         self._waiting: deque[tuple[np.ndarray, asyncio.Future[dict[str, Any]]]] = deque()
@@ -40,14 +42,15 @@ class Batcher:
         loop = asyncio.get_running_loop()
         self.length += 1
         try:
-            pixels = await loop.run_in_executor(self._decoders, self._decode, content)
-            if isinstance(pixels, str):
-                return {"error": pixels}
-            answer: asyncio.Future[dict[str, Any]] = loop.create_future()
-            self._waiting.append((pixels, answer))
-            if self._computing is None or self._computing.done():
-                self._computing = loop.create_task(self._compute())
-            return await answer
+            async with self._slots:
+                pixels = await loop.run_in_executor(self._decoders, self._decode, content)
+                if isinstance(pixels, str):
+                    return {"error": pixels}
+                answer: asyncio.Future[dict[str, Any]] = loop.create_future()
+                self._waiting.append((pixels, answer))
+                if self._computing is None or self._computing.done():
+                    self._computing = loop.create_task(self._compute())
+                return await answer
         finally:
             self.length -= 1
 
