@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf import command_line, derived, flags, project, saved_config, schema, validation
 from conf.error_messages import one_line_errors
-from conf.errors import UserError
+from conf.errors import UserError, extra
 from conf.text import printable
 from datamodules.storage.memory import free_memory
 from lit_modules.runs import folds, launcher, multirun, run_folder
@@ -124,6 +124,18 @@ def predict(cfg: DictConfig) -> None:
         raise SystemExit(3)
 
 
+def serve(cfg: DictConfig) -> None:
+    """Answer requests for predictions over HTTP until a signal."""
+    with extra("serve", "starlette", "uvicorn", "python_multipart"):
+        from lit_modules.inference.serve import serve
+    from datamodules.image_stream import image_spec
+    from datamodules.uploads import decode_upload
+
+    saved_config.check_unchanged(Path(cfg.run_dir), cfg)
+    process.set_up(free_memory())
+    serve(cfg, lambda input_shape: partial(decode_upload, spec=image_spec(cfg.datamodule, input_shape)))
+
+
 def export(cfg: DictConfig) -> None:
     """Export the best epoch of a run to a file that needs no Litmus, verified on its data or on noise."""
     from datamodules.image_stream import image_spec
@@ -186,17 +198,14 @@ def report(cfg: DictConfig) -> None:
 
 def sweep(cfg: DictConfig) -> None:
     """Search the best values of `cfg.space` by trials that never see the test split."""
-    try:
+    with extra("sweep", "optuna"):
         from lit_modules.runs.sweep import sweep
-    except ModuleNotFoundError as error:
-        if error.name != "optuna":  # our own bug
-            raise
-        raise UserError(f'task: {error.name} is not installed; pip install -e ".[sweep]"') from error
     process.check_count(cfg.trainer)
     sweep(cfg, list(HydraConfig.get().overrides.task))
 
 
-TASKS = {task.__name__: task for task in (fit, test, predict, export, inspect, audit, tune, sweep, compare, report)}
+ALL = (fit, test, predict, serve, export, inspect, audit, tune, sweep, compare, report)
+TASKS = {task.__name__: task for task in ALL}
 
 
 def build(cfg: DictConfig) -> tuple[Any, Any, Any]:

@@ -1,7 +1,8 @@
 """UserError, and suggestions for misspelt names."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -9,6 +10,21 @@ class UserError(Exception):
 
     No built-in exception is used, so that our own bugs are never reported as the user's mistakes.
     """
+
+
+@contextmanager
+def extra(name: str, *packages: str) -> Iterator[None]:
+    """Around imports of the packages of an extra.
+
+    Raises:
+        UserError: one of them is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in packages:  # our own bug
+            raise
+        raise UserError(f'task: {error.name} is not installed; pip install -e ".[{name}]"') from error
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

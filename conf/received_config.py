@@ -43,7 +43,7 @@ MACHINE = {
 }
 # Needed in training alone, and so not taken from a saved config by these tasks.
 OF_TRAINING = {"lit_module.loss.teacher": None}
-UNTRAINED = {"task=test", "task=predict", "task=export", "task=inspect", "task=audit", "task=report"}
+UNTRAINED = {"task=test", "task=predict", "task=serve", "task=export", "task=inspect", "task=audit", "task=report"}
 # Keys whose text is no path, or a path that is read without harm.
 FREE_TEXT = re.compile(r"name|run_dir|(.*\.)?monitor|datamodule\.(?!relabel$).*")
 # Read only when a run starts, and a run with a checkpoint has started.

@@ -106,6 +106,20 @@ class Predict(Fit):
     output: str = key("${run_dir}/predictions/${oc.env:LITMUS_STAMP}", "folder of the predictions")
 
 
+@dataclass
+class Serve(Fit):
+    """Answer requests for predictions with the best epoch of the run `run=DIR` over HTTP, with a page at `/`."""
+
+    task: str = "serve"
+    run: str | None = key(MISSING, "folder of the run")
+    host: str = key("127.0.0.1", "address to listen to; 0.0.0.0: anybody may send images")
+    port: int = key(8000, "to listen to; 0: a free one")
+    calibrate: bool = key(False, "scale the probabilities by a temperature fitted to the validation split")
+    coverage: float | None = key(None, "of the true class by a set of classes, such as 0.95; null: no sets")
+    unknown: float | None = key(None, "false alarm rate of `known`: false, such as 0.05; null: nothing is unknown")
+    threshold: Any = key(0.5, THRESHOLD)
+
+
 class Format(Enum):
     """File format of an export."""
 
@@ -115,6 +129,7 @@ class Format(Enum):
     openvino = "openvino"
     executorch = "executorch"
     hub = "hub"
+    web = "web"
 
 
 class Input(Enum):
@@ -138,7 +153,7 @@ class Export(Fit):
 
     task: str = "export"
     run: str | None = key(MISSING, "folder of the run")
-    format: Format = key(MISSING, "onnx, safetensors, torch_export, openvino, executorch; hub: a folder for timm")
+    format: Format = key(MISSING, "onnx, safetensors, torch_export, openvino, executorch, hub (for timm), web (a page)")
     input: Input = key(Input.uint8, "uint8 images, floats in [0, 1], or image: uint8 of any size, resized in the graph")
     precision: Precision = key(Precision.float32, "int8: an onnx file quantized with training images")
     tolerance: float = key(0.005, "validation accuracy that int8 may lose")
@@ -209,7 +224,7 @@ class Report(Fit):
 
 
 TASKS: dict[str, type[Fit]] = {
-    schema.task: schema for schema in (Fit, Test, Predict, Export, Inspect, Audit, Tune, Sweep, Compare, Report)
+    schema.task: schema for schema in (Fit, Test, Predict, Serve, Export, Inspect, Audit, Tune, Sweep, Compare, Report)
 }
 # Keys of these sections need not be in a YAML file: validation compares them with the constructor's parameters.
 SECTIONS = ("datamodule", "lit_module", "trainer", "callbacks", "logger")

@@ -40,7 +40,7 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
     _check_lists(cfg)
     _check_callbacks(cfg)
     _check_freeze(cfg)
-    if cfg.task not in ("compare", "report", "predict"):  # they monitor nothing
+    if cfg.task not in ("compare", "report", "predict", "serve"):  # they monitor nothing
         monitors.check(cfg)
     if cfg.task not in ("compare", "report"):  # they build nothing, and answer without importing torch
         check_nodes(_built(cfg, overrides))
@@ -53,7 +53,7 @@ def _built(cfg: DictConfig, overrides: Sequence[str]) -> Any:
     A prediction builds the network alone; checking the rest would import Lightning, which takes longer than it does.
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    if cfg.task != "predict":
+    if cfg.task not in ("predict", "serve"):
         return plain
     typed = {override.lstrip("+~").partition("=")[0].partition(".")[0].partition("/")[0] for override in overrides}
     return {key: plain[key] for key in typed & plain.keys()} | {"lit_module": {"net": plain["lit_module"]["net"]}}

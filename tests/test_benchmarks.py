@@ -103,6 +103,15 @@ def test_startup_is_measured() -> None:
 
 
 @pytest.mark.slow
+def test_serving_is_measured(run: Callable[..., Path], classes: Path) -> None:
+    folder = run("+experiment=from_scratch", f"datamodule.root={classes}", *TINY)
+    choices = ["--images", str(classes), "--clients", "8", "--seconds", "2", "--rounds", "1"]
+    (line,) = measured("serving", "--run", str(folder), *choices)
+    service = line["measured"]["task=serve"]  # type: ignore[index]
+    assert service["answered, %"] == [100] and min(service["images a second"]) > 0
+
+
+@pytest.mark.slow
 def test_time_to_accuracy_is_measured_beside_a_record(classes: Path, tmp_path: Path) -> None:
     script = tmp_path / "record.py"
     script.write_text(RECORD, encoding="utf-8")

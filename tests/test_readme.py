@@ -1,5 +1,6 @@
 """Every command of the README works as written, with fewer epochs."""
 
+import os
 import re
 import shlex
 import shutil
@@ -12,8 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import uvicorn
 
 from conf import validation
+from tests import browser
 from tests.conftest import DRAWN, ROOT, TINY, UNDRAWN, Command, configure, write_images
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -76,12 +79,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory, shared_run: Callable[..., 
 
 
 @pytest.mark.parametrize("line", [line for line in TRAINING if line not in OWN_PROCESS])
-def test_command_runs(run: Callable[..., Path], trained: Trained, tmp_path: Path, line: str) -> None:
+def test_command_runs(
+    run: Callable[..., Path], trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)  # test_serve.py serves
+    browser.write_runtime(Path(os.environ["LITMUS_CACHE"]))
     folder = shutil.copytree(trained.run, tmp_path / "earlier", symlinks=True)
     arguments = arguments_of(line, folder, trained.images)
     if "task=" not in line:
         arguments.append(f"trainer.max_epochs={2 if 'epochs=60' in line else 1}")
         arguments += QUICK
+    if "task=serve" in line:
+        arguments.append("port=0")
     if "task=tune" in line:
         arguments.append("num_steps=20")
     if "task=inspect" in line or "task=tune" in line:

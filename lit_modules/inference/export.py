@@ -30,6 +30,7 @@ from lit_modules.inference.image_reading import ANY_SIZE, preprocessing
 from lit_modules.inference.predictor import Predictor
 from lit_modules.inference.quantization import Quantization, quantization_plan, quantized_onnx
 from lit_modules.inference.thresholds import fit_thresholds
+from lit_modules.inference.web_page import check_page, write_web
 from lit_modules.networks.normalize import Normalize
 
 ARRAYS = {"uint8": "as trained on", "float32": "as trained on, uint8 divided by 255"}
@@ -47,6 +48,7 @@ WRITERS: dict[str, Callable[[Any, Tensor, str], Exported]] = {
     "openvino": write_openvino,
     "executorch": write_executorch,
     "hub": write_hub,
+    "web": write_web,
 }
 ONE_SAMPLE = ["executorch"]  # at a time, of a fixed size: they reserve memory for the largest input
 # In the extra of the format's name.
@@ -57,6 +59,7 @@ REQUIRED_PACKAGES = {
     "openvino": ["openvino"],
     "executorch": ["executorch"],
     "hub": ["safetensors"],  # and timm, for its networks
+    "web": ["onnx", "onnxscript", "onnxruntime"],
 }
 
 
@@ -78,12 +81,14 @@ def check_keys(cfg: DictConfig) -> None:
     file_format, kind = cfg.format.name, cfg.input.name
     missing = [package for package in REQUIRED_PACKAGES[file_format] if find_spec(package) is None]
     if missing:
-        extra = "safetensors" if file_format == "hub" else file_format
+        extra = {"hub": "safetensors", "web": "onnx"}.get(file_format, file_format)
         raise UserError(f'format: {file_format} needs {", ".join(missing)}; pip install -e ".[{extra}]"')
-    if kind == "image" and file_format in (*ONE_SAMPLE, "hub"):
+    if kind == "image" and file_format in (*ONE_SAMPLE, "hub", "web"):
         raise UserError(f"input: {file_format} takes images of one size; leave it out, or choose format=onnx")
     if kind == "image" and "resize" not in cfg.datamodule:
         raise UserError("input: the run was trained on arrays, not images; leave it out")
+    if file_format == "web":
+        check_page(cfg)
     if cfg.precision.name == "int8" and (file_format != "onnx" or kind == "image"):
         raise UserError("precision: int8 is for format=onnx and one size of images; leave it out")
 
@@ -187,13 +192,14 @@ def export(
         )
     if plan:
         contents, run, expected = quantized_onnx(contents["model.onnx"], inputs, plan, contract)
-    program = reading(contract) if file_format == "hub" else example(file_format, contract)
+    as_format = "onnx" if file_format == "web" else file_format
+    program = reading(contract) if file_format == "hub" else example(as_format, contract)
     tolerance = RESIZE_TOLERANCE if isinstance(model, AnySize) else FILE_TOLERANCE
     differences = Differences(difference, *difference_on_files(program, run, files, expected, tolerance))
     make_output(output)
     for name, content in contents.items():
         write_durably(output / name, methodcaller("write", content))
-    if file_format != "hub":
+    if file_format not in ("hub", "web"):
         write_text(output / f"example_{file_format}.py", program)
     return differences
 

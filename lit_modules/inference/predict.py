@@ -136,13 +136,8 @@ class Writer(ExitStack):
 
     def records(self, files: Sequence[str], probabilities: np.ndarray) -> list[dict[str, Any]]:
         """What is predicted for each sample of the last forward pass, with probabilities `[N, num_classes]`."""
-        predicted = self._thresholds.predicted(probabilities, self._class_names)
-        decisions = self._thresholds.decide(probabilities, self._class_names)
-        highest = probabilities.max(1).tolist()
-        return [
-            {"file": file, "predicted": names, "probability": probability, **decision}
-            for file, names, probability, decision in zip(files, predicted, highest, decisions, strict=True)
-        ]
+        answers = self._thresholds.answers(probabilities, self._class_names)
+        return [{"file": file} | answer for file, answer in zip(files, answers, strict=True)]
 
     def write(self, record: dict[str, Any], probabilities: list[float]) -> None:
         """Writes one of `records` with its probabilities by class."""

@@ -39,6 +39,21 @@ class Thresholds(NamedTuple):
             return [class_names[label] for label in probabilities.argmax(1).tolist()]
         return [names_of(row, class_names) for row in probabilities >= self.labels]
 
+    def answers(self, probabilities: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+        """`predicted`, the highest `probability`, and what `decide` returns, for each sample.
+
+        Args:
+            probabilities: of the last forward pass, float `[N, num_classes]`.
+            class_names: indexed by label.
+        """
+        rows = zip(
+            self.predicted(probabilities, class_names),
+            probabilities.max(1).tolist(),
+            self.decide(probabilities, class_names),
+            strict=True,
+        )
+        return [{"predicted": names, "probability": highest} | decision for names, highest, decision in rows]
+
     def decide(self, probabilities: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
         """For each sample `set`, the names of its classes, most probable first, and `known`, whether it is.
 

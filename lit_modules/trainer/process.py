@@ -27,7 +27,7 @@ PR_SET_PDEATHSIG = 1  # from Linux's prctl.h
 # Kept memory is fragmented, up to two thirds more than a step needs: below this, glibc's defaults stay.
 MIN_FREE_MEMORY = 8 * 2**30  # bytes
 # Parameters of mallopt, from glibc's malloc.h.
-TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8
 
 
 def run(program: Callable[[], None]) -> None:
@@ -142,3 +142,4 @@ def _keep_freed_memory(free_memory: int) -> None:
         libc.mallopt(TRIM_THRESHOLD, -1)  # never
         libc.mallopt(TOP_PAD, 64 * 2**20)
         libc.mallopt(MMAP_MAX, 0)
+        libc.mallopt(ARENA_MAX, 1)  # those of other threads, such as that of task=serve, keep no large block

@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of a finished run on images")
     parser.add_argument("--images", type=Path, required=True, help="a folder of JPEGs")
-    parser.add_argument("--formats", nargs="*", default=sorted(WRITERS))
+    parser.add_argument("--formats", nargs="*", default=sorted(WRITERS.keys() - {"web"}))
     parser.add_argument("--count", type=int, default=200, help="files at most")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
