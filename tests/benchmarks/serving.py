@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from http.client import HTTPConnection, HTTPException
 from multiprocessing import get_context
@@ -97,6 +97,12 @@ def alone(run: str, images: str, seconds: float) -> Figures:
     return {figure: count / passed for figure, passed in rates.items()}
 
 
+def in_a_thread(run: str, images: str, seconds: float) -> Figures:
+    """`alone` where the service computes: with a second team of threads OpenMP waits without spinning."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(alone, run, images, seconds).result()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", required=True, help="folder of a run on images")
@@ -109,7 +115,7 @@ def main() -> None:
 
     def in_new_process(_: int) -> Figures:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            return pool.submit(alone, options.run, options.images, options.seconds / 3).result()
+            return pool.submit(in_a_thread, options.run, options.images, options.seconds / 3).result()
 
     command = [sys.executable, str(ROOT / "train.py"), f"run={options.run}", "task=serve", "port=0", "devices=cpu"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
