@@ -132,7 +132,7 @@ def serve(cfg: DictConfig) -> None:
     from datamodules.uploads import decode_upload
 
     saved_config.check_unchanged(Path(cfg.run_dir), cfg)
-    process.set_up(free_memory())
+    process.set_up(free_memory(), one_arena=True)
     serve(cfg, lambda input_shape: partial(decode_upload, spec=image_spec(cfg.datamodule, input_shape)))
 
 

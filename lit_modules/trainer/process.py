@@ -109,10 +109,16 @@ def check_count(trainer: DictConfig) -> None:
         raise UserError(f"trainer.devices: {count} processes exceed the CPU's {cores} core(s); set {cores} or fewer")
 
 
-def set_up(free_memory: int) -> None:
-    """Filter warnings that do not apply here, and keep freed memory for the next step."""
+def set_up(free_memory: int, one_arena: bool = False) -> None:
+    """Filter warnings that do not apply here, and keep freed memory for the next step.
+
+    Args:
+        free_memory: in bytes.
+        one_arena: for all threads, if it is not the first one that computes: in arenas of their own, glibc keeps no
+            large block.
+    """
     _filter_warnings()
-    _keep_freed_memory(free_memory)
+    _keep_freed_memory(free_memory, one_arena)
 
 
 def _filter_warnings() -> None:
@@ -120,14 +126,14 @@ def _filter_warnings() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)  # INFO contains advertisements
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning calls a deprecated function
     warnings.filterwarnings("ignore", "ReduceLROnPlateau conditioned on metric")  # LitClassifier steps it
-    warnings.filterwarnings("ignore", "The ``compute`` method of metric Scores was called before")  # an empty shard
+    warnings.filterwarnings("ignore", "The ``compute`` method of metric .*Scores was called before")  # an empty shard
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # on resume
     warnings.filterwarnings("ignore", "It is recommended to use .*sync_dist=True")  # only rank 0 has these values
     warnings.filterwarnings("ignore", "The `srun` command is available")  # also on a login node
     warnings.filterwarnings("ignore", "Found .* module\\(s\\) in eval mode")  # those of a frozen body
 
 
-def _keep_freed_memory(free_memory: int) -> None:
+def _keep_freed_memory(free_memory: int, one_arena: bool) -> None:
     """Keep freed memory in the process: up to a third less time per step on a CPU with large activations.
 
     By default glibc returns large blocks to the system, which fills them with zeros when the next step allocates them
@@ -142,4 +148,5 @@ def _keep_freed_memory(free_memory: int) -> None:
         libc.mallopt(TRIM_THRESHOLD, -1)  # never
         libc.mallopt(TOP_PAD, 64 * 2**20)
         libc.mallopt(MMAP_MAX, 0)
-        libc.mallopt(ARENA_MAX, 1)  # those of other threads, such as that of task=serve, keep no large block
+        if one_arena:
+            libc.mallopt(ARENA_MAX, 1)

@@ -74,7 +74,7 @@ def served(server: int, port: int, contents: list[bytes], clients: int, seconds:
 
 def alone(run: str, images: str, seconds: float) -> Figures:
     """The network without a service, on decoded images, in batches of the run's size."""
-    process.set_up(free_memory())  # as the task does
+    process.set_up(free_memory(), one_arena=True)  # as the task does
     cfg = configure(f"run={run}", "task=serve", "devices=cpu")
     predictor, _, input_shape = best_predictor(cfg)
     size = cfg.datamodule.batch_size
