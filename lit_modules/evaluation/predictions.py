@@ -76,8 +76,8 @@ class Collector:
 
     def gather(self) -> Predictions | None:
         """Gathers the predictions of all ranks on rank 0; returns None on the others. A collective call."""
-        rows = _gather(tuple(torch.cat(parts) for parts in zip(*self._rows, strict=True)))
-        worst = _gather(self._worst)
+        rows = gather_rows(tuple(torch.cat(parts) for parts in zip(*self._rows, strict=True)))
+        worst = gather_rows(self._worst)
         if rows is None or worst is None:
             return None
         index, true, predicted, probabilities = rows
@@ -109,8 +109,8 @@ def _highest(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(part[kept] for part in parts)
 
 
-def _gather(parts: tuple[Tensor, ...]) -> list[np.ndarray] | None:
-    """Concatenates the rows of all ranks on rank 0; the number of rows may differ by rank."""
+def gather_rows(parts: tuple[Tensor, ...]) -> list[np.ndarray] | None:
+    """The rows of all ranks on rank 0, None on the others; their number may differ by rank. A collective call."""
     if not dist.is_initialized():
         return [part.cpu().numpy() for part in parts]
     counts = [torch.zeros((), dtype=torch.int64, device=parts[0].device) for _ in range(dist.get_world_size())]

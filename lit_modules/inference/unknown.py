@@ -8,7 +8,6 @@ probability; for a network of 42% accuracy none of them did. Figures are in test
 """
 
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -91,28 +90,28 @@ def unit_vectors(features: Tensor) -> Tensor:
     return nn.functional.normalize(features.flatten(1).float(), dim=1)
 
 
-def save_features(folder: Path, epoch: int, val: Sequence[Tensor], test: Sequence[Tensor]) -> dict[str, Any]:
+def save_features(folder: Path, epoch: int, val: Tensor, test: Tensor) -> dict[str, Any]:
     """Saves the features of validation samples to a run's folder, and measures false alarms on the test split.
 
     Args:
         folder: of the run.
         epoch: of the weights.
-        val, test: features by batch; val is empty if the network has none.
+        val, test: features `[N, D]`; N = 0 if the network has none.
 
     Returns:
         For summary.json: the fraction of test samples that are called unknown; nothing if samples are too few.
     """
     (folder / FILE).unlink(missing_ok=True)  # of another epoch
-    if not sum(map(len, val)):
+    if not len(val):
         return {}
-    vectors = unit_vectors(torch.cat([*val]))
+    vectors = unit_vectors(val)
     stride = -(-vectors.numel() // MAX_VALUES)
     reference = vectors[::stride]
     content = reference.cpu().numpy()
     write_durably(folder / FILE, lambda file: np.savez(file, features=content, epoch=np.array(epoch)))
-    if len(reference) + 1 < 1 / FALSE_ALARM_RATE or not sum(map(len, test)):
+    if len(reference) + 1 < 1 / FALSE_ALARM_RATE or not len(test):
         return {}
-    alarms = familiarity(torch.cat([*test]), reference) < familiarity_threshold(reference, FALSE_ALARM_RATE)
+    alarms = familiarity(test, reference) < familiarity_threshold(reference, FALSE_ALARM_RATE)
     return {f"unknown/{FALSE_ALARM_RATE}/false_alarm_rate": float(alarms.double().mean())}
 
 

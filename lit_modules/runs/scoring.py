@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lit_modules.callbacks.predictions import CollectPredictions
 from lit_modules.classifier import LitClassifier
+from lit_modules.evaluation.predictions import gather_rows
 from lit_modules.inference.unknown import save_features
 from lit_modules.networks.head import head_of
 from lit_modules.runs import run_folder
@@ -17,21 +19,28 @@ from lit_modules.runs.restore import load_best
 
 
 class CollectFeatures(Callback):
-    """Keeps what the head receives in each step of an evaluation: the features `val` and `test`, by batch.
-
-    A network with several heads has none.
-    """
+    """Keeps what the head receives in each step of an evaluation. A network with several heads has no features."""
 
     def __init__(self) -> None:
-        self.val: list[Tensor] = []
-        self.test: list[Tensor] = []
+        self._rows: dict[str, list[tuple[Tensor, Tensor]]] = {"val": [], "test": []}
         self._hook: RemovableHandle | None = None
 
-    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._listen(pl_module, self.val)
+    def gather(self, split: str) -> Tensor:
+        """The features of a split in its order on rank 0, float32 `[N, D]`; N = 0 on other ranks, or without features.
+        A collective call.
+        """
+        rows = self._rows[split]
+        gathered = gather_rows(tuple(torch.cat(parts) for parts in zip(*rows, strict=True))) if rows else None
+        if gathered is None:
+            return torch.zeros(0, 0)
+        index, features = gathered
+        return torch.from_numpy(features[index.argsort()])
 
-    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._listen(pl_module, self.test)
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
+        self._listen(pl_module, batch, "val")
+
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
+        self._listen(pl_module, batch, "test")
 
     def on_validation_batch_end(self, *_: Any) -> None:
         if self._hook:
@@ -40,18 +49,20 @@ class CollectFeatures(Callback):
     def on_test_batch_end(self, *_: Any) -> None:
         self.on_validation_batch_end()
 
-    def _listen(self, pl_module: LightningModule, features: list[Tensor]) -> None:
+    def _listen(self, pl_module: LightningModule, batch: Any, split: str) -> None:
         net: Any = pl_module.net
         if getattr(net, "head_name", "") is not None:
             self._hook = head_of(net).register_forward_pre_hook(
-                lambda _head, arguments: features.append(arguments[0].detach())
+                lambda _head, arguments: self._rows[split].append(
+                    (batch.index, arguments[0].detach().flatten(1).float())
+                )
             )
 
 
 def score_best(folder: Path, trainer: Trainer, module: LitClassifier, datamodule: Any, test: bool) -> dict[str, Any]:
     """Loads the best epoch's weights and scores them; all ranks must call it.
 
-    It also saves the features of the validation samples; with several ranks, those of the first.
+    It also saves the features of the validation samples.
 
     Args:
         folder: of the run.
@@ -76,8 +87,9 @@ def score_best(folder: Path, trainer: Trainer, module: LitClassifier, datamodule
     if test:
         trainer.test(module, datamodule, verbose=False)
         results |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+    features = {split: collected.gather(split) for split in ("val", "test")}
     if trainer.is_global_zero:
-        results |= save_features(folder, best_epoch, collected.val, collected.test)
+        results |= save_features(folder, best_epoch, **features)
     rows = run_folder.read_metrics(folder)
     best_row = next(row for row in rows if row["epoch"] == best_epoch)
     results |= {name: value for name, value in best_row.items() if "/" in name}

@@ -73,7 +73,7 @@ def test_forward_passes_of_a_network_are_judged() -> None:
 
 def test_features_of_a_shard_without_samples_are_not_saved(tmp_path: Path) -> None:
     (tmp_path / FILE).touch()
-    assert save_features(tmp_path, 0, [], []) == {} and not (tmp_path / FILE).exists()
+    assert save_features(tmp_path, 0, torch.zeros(0, 4), torch.zeros(0, 4)) == {} and not (tmp_path / FILE).exists()
 
 
 def test_a_run_knows_its_images_and_no_others(run: Callable[..., Path], images: Path, tmp_path: Path) -> None:
