@@ -95,7 +95,7 @@ class VolumesDataModule(SyntheticDataModule):
         return np.choose(labels[:, None, None, None], solids) * contrast
 
 
-class ShapesDataModule(SyntheticDataModule):
+class ScenesDataModule(SyntheticDataModule):
     """Images `[1, 32, 32]` with any of four shapes, each in two of five, lighter or darker than the background.
 
     Positions are random, and shapes overlap where they meet.

@@ -37,7 +37,7 @@ from tests.fits import classifier
 from tests.runs import EPOCHS, assert_same_runs, cut_off_after, rows_of
 
 NAMES = ["ant", "bee", "cat", "dog"]
-SHAPES = (*DRAWN, "+experiment=shapes", "datamodule.count=300", "datamodule.noise=0.0")
+SCENES = (*DRAWN, "+experiment=scenes", "datamodule.count=300", "datamodule.noise=0.0")
 
 
 def samples(count: int = 211, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -235,13 +235,13 @@ def photographs(shared_run: Callable[..., Path], tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="module")
-def shapes(shared_run: Callable[..., Path]) -> Path:
-    return shared_run(*SHAPES)
+def scenes(shared_run: Callable[..., Path]) -> Path:
+    return shared_run(*SCENES)
 
 
-def test_the_files_of_a_run_agree_with_scikit_learn(shapes: Path) -> None:
-    summary = json.loads((shapes / "summary.json").read_text())
-    for split, evaluation in read_predictions(shapes / "predictions.csv").items():
+def test_the_files_of_a_run_agree_with_scikit_learn(scenes: Path) -> None:
+    summary = json.loads((scenes / "summary.json").read_text())
+    for split, evaluation in read_predictions(scenes / "predictions.csv").items():
         true, predicted, p = evaluation.predictions[1:4]
         assert evaluation.is_multi_label and true.shape[1] == 4
         assert summary[f"{split}/acc"] == pytest.approx(metrics.accuracy_score(true, predicted), abs=1e-6)
@@ -250,16 +250,16 @@ def test_the_files_of_a_run_agree_with_scikit_learn(shapes: Path) -> None:
         assert summary[f"{split}/hamming"] == pytest.approx(metrics.hamming_loss(true, predicted), abs=1e-6)
         assert summary[f"{split}/ap"] == pytest.approx(metrics.average_precision_score(true, p), abs=1e-5)
         assert summary[f"{split}/acc/low"] <= summary[f"{split}/acc"] <= summary[f"{split}/acc/high"]
-    val, test = (read_predictions(shapes / "predictions.csv")[split].predictions for split in ("val", "test"))
+    val, test = (read_predictions(scenes / "predictions.csv")[split].predictions for split in ("val", "test"))
     for label, threshold in enumerate(best_thresholds(val.probabilities, val.true)):
         name = ["cross", "disc", "ring", "square"][label]
         assert summary[f"threshold/{name}"] == pytest.approx(threshold)
         f1 = metrics.f1_score(test.true[:, label], test.probabilities[:, label] >= threshold)
         assert summary[f"threshold/{name}/f1"] == pytest.approx(f1)
-    report = (shapes / "report.md").read_text(encoding="utf-8")
+    report = (scenes / "report.md").read_text(encoding="utf-8")
     for part in ("subset accuracy", "Hamming loss", "## Labels that occur together", "## Decision thresholds"):
         assert part in report
-    assert not (shapes / "confusion.csv").exists() and "confusion" not in report
+    assert not (scenes / "confusion.csv").exists() and "confusion" not in report
 
 
 @pytest.mark.parametrize(
@@ -315,18 +315,18 @@ def test_an_export_holds_the_sigmoid(photographs: Path, run: Callable[..., Path]
     assert not np.allclose(np.sum(answers, 1), 1)
 
 
-def test_runs_with_several_labels_are_compared(shapes: Path, run: Callable[..., Path], tmp_path: Path) -> None:
-    other = run(*SHAPES, "seed=1", f"run_dir={tmp_path / 'other'}")
-    run("task=compare", f"runs=[{shapes},{other}]", f"output={tmp_path / 'comparison'}")
+def test_runs_with_several_labels_are_compared(scenes: Path, run: Callable[..., Path], tmp_path: Path) -> None:
+    other = run(*SCENES, "seed=1", f"run_dir={tmp_path / 'other'}")
+    run("task=compare", f"runs=[{scenes},{other}]", f"output={tmp_path / 'comparison'}")
     (pair,) = read_rows(tmp_path / "comparison" / "pairs.csv")
-    runs = [read_predictions(folder / "predictions.csv")["test"].predictions for folder in (shapes, other)]
+    runs = [read_predictions(folder / "predictions.csv")["test"].predictions for folder in (scenes, other)]
     f1 = [metrics.f1_score(part.true, part.predicted, average="macro", zero_division=np.nan) for part in runs]
     assert abs(float(pair["f1/difference"])) == pytest.approx(abs(f1[0] - f1[1]), abs=1e-9)
     assert float(pair["images"]) == len(runs[0].true)
 
 
 def test_a_resumed_run_has_the_same_bits(run: Callable[..., Path], tmp_path: Path) -> None:
-    choices = (*SHAPES, "++callbacks.predictions=null", "++callbacks.dashboard=null", f"epochs={EPOCHS}")
+    choices = (*SCENES, "++callbacks.predictions=null", "++callbacks.dashboard=null", f"epochs={EPOCHS}")
     mixed = (*choices, "datamodule/mix=cutmix", "lit_module/loss=asymmetric")
     whole = run(*mixed, f"run_dir={tmp_path / 'whole'}", f"trainer.max_epochs={EPOCHS}")
     stopped = run(*mixed, f"run_dir={tmp_path / 'stopped'}", f"trainer.max_epochs={EPOCHS}")

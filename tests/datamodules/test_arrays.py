@@ -137,7 +137,12 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "no_samples": ({"inputs": noise(0, 2, 9), "labels": LABELS[:0]}, ": inputs have the shape (0, 2, 9) and are empty"),
     "complex": (VALID | {"inputs": noise(24, 2, 9) * 1j}, ": inputs are of type complex64; give numbers"),
     "short_labels": (VALID | {"labels": LABELS[:20]}, ": labels have the shape (20,), inputs (24, 2, 9); give one for"),
-    "one_hot": (VALID | {"labels": np.eye(24)}, ": labels have the shape (24, 24), "),
+    "cube": (VALID | {"labels": np.zeros((24, 2, 2))}, ": labels have the shape (24, 2, 2), "),
+    "matrix": (VALID | {"labels": np.full((24, 2), 2)}, ": labels [24, 2] are not all 0 or 1; give 1 for each label"),
+    "names": (
+        VALID | {"labels": np.eye(24), "class_names": np.array(["a", "b"])},
+        ": 2 class_names, but labels [24, 24]",
+    ),
     "short_group": (VALID | {"group": LABELS[:1]}, ": group have the shape (1,), "),
     "fractions": (VALID | {"labels": LABELS / 2}, ": labels are of type float64; give integers from 0"),
     "negative": (VALID | {"labels": LABELS - 1}, ": labels[0] is -1; number the classes from 0"),

@@ -28,7 +28,7 @@ def test_relabel_matches_classes_by_name() -> None:
     module.setup("test")
     names = module.class_names
     before = [names[label] for label in module.split("test").labels.tolist()]
-    module.use_labels_of(["another", *reversed(names)], (1, 6, 5))
+    module.use_labels_of(["another", *reversed(names)], (1, 6, 5), multi_label=False)
     assert [module.class_names[label] for label in module.split("test").labels.tolist()] == before
 
 
