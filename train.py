@@ -184,7 +184,7 @@ def tune(cfg: DictConfig) -> None:
 
 def compare(cfg: DictConfig) -> None:
     """Compare finished runs."""
-    from lit_modules.runs.comparison import compare
+    from lit_modules.runs.comparison_report import compare
 
     compare(cfg.runs, Path(cfg.output) if cfg.output else None)
 

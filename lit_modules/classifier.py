@@ -290,12 +290,11 @@ class LitClassifier(LightningModule):
 
     def _data(self) -> dict[str, Any]:
         """What a checkpoint says about the data."""
-        data = {"class_names": list(self.class_names), "input_shape": list(self.input_shape)}
-        return data | {"multi_label": self.multi_label}
+        names, shape = list(self.class_names), list(self.input_shape)
+        return {"class_names": names, "input_shape": shape, "multi_label": self.multi_label}
 
     def check_same_data(self, checkpoint: dict[str, Any]) -> None:
         """Raises UserError if the checkpoint was trained on other classes or another input shape."""
         for key, expected in self._data().items():
-            saved = checkpoint.get(key, False)  # multi_label is missing in checkpoints of earlier versions
-            if saved != expected:
+            if (saved := checkpoint.get(key, False)) != expected:  # earlier versions have no multi_label
                 raise UserError(f"checkpoint: {key} are {saved}, those of the data {expected}; use the same data")

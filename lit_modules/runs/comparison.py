@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 from dataclasses import dataclass, field
 from glob import glob
@@ -228,35 +227,3 @@ def config_records(runs: list[Run], differing: list[str]) -> list[Record]:
         record["samples/train"] = float(np.mean(train)) if train else None
         records.append(record | {key: members[0].settings.get(key) for key in differing})
     return records
-
-
-def compare(runs: Any, output: Path | None) -> None:
-    """Prints a comparison of runs, and writes it to a folder as CSV, Markdown and a chart.
-
-    Runs are sorted by validation F1, and the first is the reference of the paired tests, so that test data select
-    nothing.
-
-    Args:
-        runs: see `find`.
-        output: folder; None writes nothing.
-
-    Raises:
-        UserError: after all that, a folder is no run, or its files are invalid.
-    """
-    from lit_modules.runs import comparison_report
-    from lit_modules.runs.comparison_tests import pair_records, split_records
-
-    folders = find(runs)
-    parent = os.path.commonpath([folder.absolute() for folder in folders]) if len(folders) > 1 else folders[0].parent
-    read_runs = [read(folder, os.path.relpath(folder.absolute(), parent)) for folder in folders]
-    wrong = [f"{folder}: {run.remark}" for folder, run in zip(folders, read_runs, strict=True) if run.is_wrong]
-    read_runs.sort(key=lambda run: run.summary.get("val/f1", -1.0), reverse=True)
-    differing = name_configs(read_runs)
-    records = {"runs": run_records(read_runs), "configs": config_records(read_runs, differing)}
-    records |= {"pairs": pair_records(read_runs), "splits": split_records(read_runs)}
-    comparison_report.show(records, differing)
-    if output:
-        comparison_report.write(output, records, differing)
-    if wrong:
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise UserError(f"{wrong[0]}{more}; leave it out")

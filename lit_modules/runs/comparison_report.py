@@ -1,5 +1,6 @@
-"""Writes a comparison of runs to the console, CSV, Markdown and a chart."""
+"""task=compare: a comparison of runs on the console, as CSV, Markdown and a chart."""
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from conf.errors import UserError
 from conf.files import make_output, write_durably, write_table, write_text
 from conf.text import printable
 from lit_modules.evaluation.markdown import markdown_table
+from lit_modules.runs import comparison
+from lit_modules.runs.comparison_tests import pair_records, split_records
 
 TAGS = ("val/f1", "test/f1", "test/acc")
 NOTES = {
@@ -29,6 +33,35 @@ ABOUT_CURVE = "Bars: standard deviation over runs; of a single run, its 95 % con
 
 Record = dict[str, Any]
 Rows = list[list[str]]
+
+
+def compare(runs: Any, output: Path | None) -> None:
+    """Prints a comparison of runs, and writes it to a folder as CSV, Markdown and a chart.
+
+    Runs are sorted by validation F1, and the first is the reference of the paired tests, so that test data select
+    nothing.
+
+    Args:
+        runs: see `comparison.find`.
+        output: folder; None writes nothing.
+
+    Raises:
+        UserError: after all that, a folder is no run, or its files are invalid.
+    """
+    folders = comparison.find(runs)
+    parent = os.path.commonpath([folder.absolute() for folder in folders]) if len(folders) > 1 else folders[0].parent
+    read_runs = [comparison.read(folder, os.path.relpath(folder.absolute(), parent)) for folder in folders]
+    wrong = [f"{folder}: {run.remark}" for folder, run in zip(folders, read_runs, strict=True) if run.is_wrong]
+    read_runs.sort(key=lambda run: run.summary.get("val/f1", -1.0), reverse=True)
+    differing = comparison.name_configs(read_runs)
+    records = {"runs": comparison.run_records(read_runs), "configs": comparison.config_records(read_runs, differing)}
+    records |= {"pairs": pair_records(read_runs), "splits": split_records(read_runs)}
+    show(records, differing)
+    if output:
+        write(output, records, differing)
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise UserError(f"{wrong[0]}{more}; leave it out")
 
 
 def tables(records: dict[str, list[Record]], differing: list[str]) -> dict[str, Rows]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from omegaconf import DictConfig
 from rich.console import Console
 
 from conf.files import write_durably, write_table, write_text
@@ -17,7 +18,6 @@ from lit_modules.evaluation.markdown import markdown_table
 from lit_modules.evaluation.predictions import MAX_MISTAKES, Predictions, error_confidence
 from lit_modules.evaluation.significance import CONFIDENCE, Interval, corrected_t
 from lit_modules.runs import run_folder
-from lit_modules.runs.folds import Folds
 from lit_modules.runs.predictions_csv import read_predictions, write_confusion, write_predictions
 from lit_modules.runs.report import figure_sections
 from lit_modules.runs.score_table import LEVEL, SCORES, console_table, digits_of, labels_of
@@ -33,14 +33,18 @@ DRAWN = ("acc", "f1", "likelihood")
 ROWS = {"mean": "", "deviation": "/std", f"{LEVEL} from": "/low", "to": "/high"}
 
 
-def write_fold_report(study: Folds) -> float:
+def write_fold_report(cfg: DictConfig, runs: list[Path], summaries: list[dict[str, Any]]) -> float:
     """Writes the results of a finished cross-validation into its folder, and prints the means.
+
+    Args:
+        cfg: of the study.
+        runs: their folders; those of the first repeat come first.
+        summaries: of the runs.
 
     Returns:
         The mean of the monitored score.
     """
-    folder, cfg = study.folder, study.cfg
-    summaries = [study.summary(number) for number in range(study.total)]
+    folder = Path(cfg.run_dir)
     scores = mean_scores(summaries)
     facts = {key: cfg[key] for key in ("name", "seed", "monitor", "folds", "repeats")}
     facts |= {"seconds": sum(summary["seconds"] for summary in summaries)}
@@ -54,8 +58,8 @@ def write_fold_report(study: Folds) -> float:
     files = {"scores": folder / "summary.json", "report": folder / "report.md"}
     sections = [*_head(cfg.name, scores, rows), "![Scores by fold](report/folds.png)"]
     _write(folder / "report" / "folds.png", png(draw_folds(rows, scores)))
-    if (study.path(0) / "predictions.csv").exists():
-        pooled = pool([study.path(number) for number in range(cfg.folds)])
+    if (runs[0] / "predictions.csv").exists():
+        pooled = pool(runs[: cfg.folds])
         write_predictions(folder / "predictions.csv", {"test": pooled})
         if not pooled.is_multi_label:
             write_confusion(folder / "confusion.csv", {"test": pooled})

@@ -176,4 +176,5 @@ def cross_validate(cfg: DictConfig, command_line: list[str]) -> float:
         study.train()
         from lit_modules.runs.fold_report import write_fold_report  # imports torch
 
-        return write_fold_report(study)
+        numbers = range(study.total)
+        return write_fold_report(cfg, [study.path(number) for number in numbers], list(map(study.summary, numbers)))

@@ -18,7 +18,7 @@ from torchmetrics import Metric
 
 from conf import validation
 from conf.errors import UserError
-from lit_modules.runs import comparison
+from lit_modules.runs import comparison_report
 from tests.conftest import DRAWN, TINY, configure
 from tests.fits import fit
 from tests.runs import assert_same_runs, rows_of, table
@@ -133,7 +133,7 @@ def test_comparison_shows_the_metrics(folder: Path, tmp_path: Path) -> None:
     plain.mkdir()
     (plain / "config.yaml").write_text((folder / "config.yaml").read_text().replace("    ece:\n", "    other:\n"))
     (plain / "summary.json").write_text((folder / "summary.json").read_text())
-    comparison.compare([str(folder), str(plain)], tmp_path / "out")
+    comparison_report.compare([str(folder), str(plain)], tmp_path / "out")
     with open(tmp_path / "out" / "configs.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     scores = json.loads((folder / "summary.json").read_text())

@@ -17,7 +17,7 @@ from sklearn.metrics import f1_score
 
 from conf.errors import UserError
 from lit_modules.evaluation import significance
-from lit_modules.runs import comparison
+from lit_modules.runs import comparison, comparison_report
 from tests.conftest import ROOT
 
 NAMES = ["cat", "dog", "owl"]
@@ -63,7 +63,7 @@ def table(path: Path) -> dict[str, dict[str, str]]:
 def compared(runs: str | list[str], output: Path, wrong: str = "") -> dict[str, dict[str, dict[str, str]]]:
     """The tables of a comparison, which ends with a line about a folder of the name `wrong`, if any."""
     with pytest.raises(UserError, match=rf"/{wrong}: .*; leave it out$") if wrong else nullcontext():
-        comparison.compare(runs, output)
+        comparison_report.compare(runs, output)
     return {name: table(output / f"{name}.csv") for name in ("runs", "configs", "pairs")}
 
 
@@ -162,10 +162,10 @@ def test_numbers_are_names(
 
 def test_no_run_and_no_place_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^runs: \S+/nothing\* matches no run; "):
-        comparison.compare(f"{tmp_path}/nothing*", None)
+        comparison_report.compare(f"{tmp_path}/nothing*", None)
     run = write_run(tmp_path / "run", 0.9)
     with pytest.raises(UserError, match=r"^output: cannot write to \S+/config.yaml/out "):
-        comparison.compare([str(run)], run / "config.yaml" / "out")
+        comparison_report.compare([str(run)], run / "config.yaml" / "out")
 
 
 def test_folder_that_is_no_run_is_named_after_the_table(
