@@ -1,10 +1,10 @@
 """Planted wrong labels: how many `task=audit` finds, against a random ranking.
 
-python -m tests.benchmarks.label_errors [--images DIR] [--rounds N] [overrides, such as epochs=10]
+python -m tests.benchmarks.label_errors [--images DIR] [--experiment NAME] [--rounds N] [overrides, such as epochs=10]
 
 5% of the labels are replaced by another class. Each sample is judged by one of five runs, by the network that was not
 trained on it: of scikit-learn's digits by `+experiment=digits`, of images in `DIR/<class>/…` by
-`+experiment=from_scratch`.
+`+experiment=from_scratch`, or another.
 """
 
 import argparse
@@ -109,12 +109,13 @@ def measure(source: str, images: Path, names: list[str], true: np.ndarray, round
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=Path, help="a folder with a folder of images for each class; else digits")
+    parser.add_argument("--experiment", default="from_scratch", help="for images")
     parser.add_argument("--rounds", type=int, default=1, help="each with other wrong labels")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     if options.images:
         names, labels = images_in(options.images)
-        overrides = ["+experiment=from_scratch", *options.overrides]
+        overrides = [f"+experiment={options.experiment}", *options.overrides]
         measure(options.images.name, options.images.resolve(), names, labels, options.rounds, overrides)
         return
     with TemporaryDirectory() as made:
