@@ -95,6 +95,7 @@ class DataModule(Batching):
             if self.train_fraction is not None:
                 subset = nested_subset(splits["train"].labels, self.train_fraction, self.split_seed)
                 splits["train"], rows["train"] = splits["train"].take(subset), rows["train"][subset]
+                checks.check_training_classes(splits, self.class_names)
         if test_only:
             splits = {"test": splits["test"]}
         if self._new_labels:

@@ -109,9 +109,7 @@ def take_split(
     taken = np.zeros(len(labels), bool)
     if labels.ndim == 2:
         taken = stratify(labels, groups, (1 - fraction, fraction), generator) == 1
-        if taken.all() or not taken.any():
-            kind = "samples" if groups is None else "groups"
-            raise UserError(f"datamodule: there are too few {kind} to take a split from; name the splits")
+        _check_label_sets(labels, taken, groups, class_names)
     elif groups is None:
         counts = np.bincount(labels, minlength=len(class_names))
         of_class = np.split(np.argsort(labels, kind="stable"), counts.cumsum()[:-1])
@@ -146,8 +144,9 @@ def take_fold(
     if fold >= folds:
         raise UserError(f"datamodule.fold: there is no fold {fold} of {folds}; choose from 0 to {folds - 1}")
     if labels.ndim == 2:
-        subset = stratify(labels, groups, [1 / folds] * folds, np.random.default_rng(seed))
-        return np.flatnonzero(subset != fold), np.flatnonzero(subset == fold)
+        taken = stratify(labels, groups, [1 / folds] * folds, np.random.default_rng(seed)) == fold
+        _check_label_sets(labels, taken, groups, class_names)
+        return np.flatnonzero(~taken), np.flatnonzero(taken)
     counts = np.bincount(labels, minlength=len(class_names))
     left = counts - -(-counts // folds)
     small = np.flatnonzero((counts < folds) | (left < 2))  # one of the left ones is for validation
@@ -163,6 +162,19 @@ def take_fold(
     if len(missing):
         raise UserError(f"class {class_names[missing[0]]}: all its groups are in one fold; add groups to it")
     return kept, taken
+
+
+def _check_label_sets(
+    labels: np.ndarray, taken: np.ndarray, groups: np.ndarray | None, class_names: Sequence[str]
+) -> None:
+    """Raises UserError if a part of the samples, or all samples with a label, would be missing from training."""
+    kind = "samples" if groups is None else "groups"
+    if taken.all() or not taken.any():
+        raise UserError(f"datamodule: there are too few {kind} to take a split from; name the splits")
+    missing = np.flatnonzero(labels.any(0) & ~labels[~taken].any(0))
+    if len(missing):
+        name = class_names[missing[0]]
+        raise UserError(f"class {name}: all its {kind} would leave the training split; add {kind}, or name the splits")
 
 
 def nested_subset(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:

@@ -163,6 +163,10 @@ def test_losses_equal_second_implementations() -> None:
     q = (p - 0.05).clamp(min=0)
     terms = torch.where(y == 1, -(1 - p) * p.log(), -(q**4) * (1 - q).log())
     torch.testing.assert_close(asymmetric(x, y).double(), terms.mean())
+    odd = AsymmetricLoss(gamma_negative=0.5, gamma_positive=0.5, margin=0.05)
+    extreme = torch.tensor([[200.0, -200.0]], requires_grad=True)
+    odd(extreme, torch.tensor([[1.0, 0.0]])).backward()
+    assert extreme.grad is not None and extreme.grad.isfinite().all()
     extreme = torch.tensor([[200.0, -200.0]], requires_grad=True)
     asymmetric(extreme, torch.tensor([[0.0, 1.0]])).backward()
     assert extreme.grad is not None and extreme.grad.isfinite().all()
@@ -185,6 +189,8 @@ def test_auto_weights_balance_each_label_with_its_absence() -> None:
     weights = resolve_class_weights("auto", [10, 50, 80], num_samples=100)
     assert weights is not None
     torch.testing.assert_close(weights, torch.tensor([9.0, 1.0, 0.25]))
+    with pytest.raises(UserError, match="a label is in every sample; give the weights as numbers"):
+        resolve_class_weights("auto", [10, 100], num_samples=100)
     loss, _ = build_loss(nn.BCEWithLogitsLoss, weights, ["a", "b", "c"], (1, 8, 8), multi_label=True)
     assert loss.pos_weight is weights
 
@@ -195,6 +201,8 @@ def test_metrics_of_labels_are_added_and_others_refused() -> None:
     added.add(SimpleNamespace(index=torch.arange(len(labels)), labels=torch.tensor(labels)), torch.tensor(logits))
     expected = metrics.label_ranking_average_precision_score(labels, expit(logits))
     assert added.compute()["lrap"] == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(UserError, match="hamming is a score of runs with several labels"):
+        Metrics({"hamming": MultilabelRankingAveragePrecision}, 4, multi_label=True)
     with pytest.raises(UserError, match=r"lit_module\.metrics\.top1: is of one label a sample"):
         Metrics({"top1": MulticlassAccuracy}, 4, multi_label=True)
 

@@ -73,6 +73,8 @@ def test_the_files_of_a_run_agree_with_scikit_learn(scenes: Path) -> None:
     ("choices", "message"),
     [
         (("task=predict", "coverage=0.9"), "coverage: a set holds one true class"),
+        (("task=predict", "threshold=null"), "threshold: None is neither between 0 and 1 nor f1"),
+        (("task=predict", "threshold=f1", "tta=flip"), "tta: threshold was not fitted to averages"),
         (("task=predict", "threshold=2"), "threshold: 2 is neither between 0 and 1 nor f1"),
         (("task=audit",), "task: audit judges one label a sample"),
     ],

@@ -103,8 +103,7 @@ class Listing:
         Raises:
             UserError: another separator is used, or an image is listed in two splits or groups.
         """
-        letter = SEPARATORS[separator]
-        label_sets = [{part.strip() for name in given for part in name.split(letter)} for given in self._label_sets]
+        label_sets = [self._parted(given, SEPARATORS[separator]) for given in self._label_sets]
         names = self.class_names
         if names is None:
             names = _in_order(sorted(set().union(*label_sets) - {""}))
@@ -125,6 +124,13 @@ class Listing:
         repeated = [i for i, item in enumerate(self._items) if not isinstance(item, Image.Image) and first[item] != i]
         kept = np.setdiff1d(np.arange(len(self._items)), repeated)
         return self._by_split(labels, kept if repeated else None), names
+
+    def _parted(self, given: tuple[str, ...], letter: str) -> set[str]:
+        """The labels of a cell; a class that the source names is one label, whatever its name."""
+        labels: set[str] = set()
+        for name in given:
+            labels |= {name} if name in (self.class_names or ()) else {part.strip() for part in name.split(letter)}
+        return labels
 
     def _by_split(self, labels: np.ndarray, kept: np.ndarray | None = None) -> dict[str, Samples]:
         groups = None if None in self._group_names else np.array(self._groups)
@@ -176,7 +182,8 @@ def _check_labels(names: list[str]) -> None:
 
 
 def _check_separator(names: list[str], separator: Separator) -> None:
-    several = _several_in_one(names)
+    numbers = [name for name in names if re.fullmatch(r"\d+( \d+)+", name)]  # a list of numbers in JSON
+    several = (numbers[0], "blank") if numbers else _several_in_one(names)
     if several:
         problem = f"'{several[0]}' looks like several labels, but the separator is {separator}"
         raise UserError(f"datamodule.label_separator: {problem}; write datamodule.label_separator={several[1]}")

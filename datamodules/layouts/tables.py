@@ -95,6 +95,7 @@ class _Reader:
     def __init__(self, listing: Listing, options: TableOptions) -> None:
         self.listing = listing
         self.options = options
+        self.spelling: dict[Item, Item] = {}  # image → its path as it was first written
         self.seen: dict[Item, str | int] = {}  # image → its row, with the table's name if that is an earlier one
         self.group_splits: dict[str, str | None] = {}
 
@@ -171,7 +172,7 @@ class _Reader:
             shown = f"row {first}" if isinstance(first, int) else first
             fix = "keep one of the two, or write datamodule.multi_label=true"
             raise UserError(f"{where}: {file} is listed in {shown} already; {fix}")
-        return item
+        return self.spelling.setdefault(key, item)
 
     def _label(self, where: str, row: list[str]) -> str | tuple[str, ...]:
         """The label of a row, or several; empty if there is none."""

@@ -149,12 +149,15 @@ class Explained(NamedTuple):
 
 
 def explained_labels(predictions: Predictions, row: int) -> tuple[int, int]:
-    """The predicted and the true class of a sample; of several labels the most probable, and the least probable true
-    one."""
-    true, predicted, probabilities = (part[row] for part in predictions[1:4])
+    """The predicted and the true class; of several labels the most probable, and the least probable true one.
+
+    A sample without labels has the first twice.
+    """
+    true, probabilities = predictions.true[row], predictions.probabilities[row]
     if true.ndim == 0:
-        return int(predicted), int(true)
-    return int(probabilities.argmax()), int(np.where(true == 1, probabilities, 1 + probabilities).argmin())
+        return int(predictions.predicted[row]), int(true)
+    most = int(probabilities.argmax())
+    return most, int(np.where(true == 1, probabilities, 2).argmin()) if true.any() else most
 
 
 def explain(classifier: Any, predictions: Predictions, samples: Callable[[Tensor], Tensor]) -> Explained | str:

@@ -17,6 +17,7 @@ from lit_modules.evaluation.predictions import Collector
 from lit_modules.evaluation.scores import NAMES
 
 OWN = {"ece": ECE, "auc": AUC, "ap": AP}
+OF_LABELS = ("f1_micro", "hamming")
 TRIAL_SAMPLES = 32
 
 
@@ -134,6 +135,8 @@ def _build(name: str, constructor: Callable[..., Metric], num_classes: int, mult
 def _check_name(key: str, name: str, constructor: Callable[..., Metric]) -> None:
     if name in NAMES:
         raise UserError(f"{key}: {name} is a score of every run; choose another name")
+    if name in OF_LABELS:
+        raise UserError(f"{key}: {name} is a score of runs with several labels a sample; choose another name")
     if name in OWN and getattr(constructor, "func", constructor) is not OWN[name]:
         raise UserError(f"{key}: {name} is the name of {OWN[name].__name__} in report.md; choose another name")
     if not name.isidentifier():

@@ -36,7 +36,7 @@ def label_thresholds(folder: Path, predictor: Predictor, threshold: float | str)
 
             probabilities = expit(logit(probabilities) / temperature)
         return best_thresholds(probabilities, predictions.true)
-    if isinstance(threshold, str) or not 0 < threshold < 1:
+    if not isinstance(threshold, int | float) or not 0 < threshold < 1:
         raise UserError(f"threshold: {threshold} is neither between 0 and 1 nor f1; try threshold=0.5")
     return threshold
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -123,16 +123,15 @@ class Writer(ExitStack):
         super().__init__()
         self._class_names, self._thresholds = class_names, thresholds
         self._parts = {kind: output / f"predictions.{kind}.part" for kind in ENCODING_ERRORS}
-        csv_file, self._jsonl_file = (
-            self.enter_context(
-                open(part, "w", newline="", encoding="utf-8", errors=ENCODING_ERRORS[kind])  # noqa: SIM115
-            )
-            for kind, part in self._parts.items()
-        )
-        self._csv = csv.writer(csv_file)
+        self._csv = csv.writer(self._opened("csv"))
+        self._jsonl_file = self._opened("jsonl")
         self._encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would create an encoder per call
         names = [csv_cell(f"p/{name}") for name in class_names]
         self._csv.writerow(["file", "predicted", "probability", *thresholds.columns, *names])
+
+    def _opened(self, kind: str) -> TextIO:
+        errors = ENCODING_ERRORS[kind]
+        return self.enter_context(open(self._parts[kind], "w", newline="", encoding="utf-8", errors=errors))
 
     def records(self, files: Sequence[str], probabilities: np.ndarray) -> list[dict[str, Any]]:
         """What is predicted for each sample of the last forward pass, with probabilities `[N, num_classes]`."""

@@ -11,7 +11,7 @@ from conf.errors import UserError
 from lit_modules.evaluation.predictions import names_of
 from lit_modules.inference.conformal import prediction_sets, set_threshold
 from lit_modules.inference.held_out import validation_predictions
-from lit_modules.inference.label_thresholds import label_thresholds
+from lit_modules.inference.label_thresholds import BEST_F1, label_thresholds
 from lit_modules.inference.predictor import Predictor
 from lit_modules.inference.unknown import KnownInputs, known_inputs
 
@@ -96,6 +96,7 @@ def fit_thresholds(cfg: DictConfig, predictor: Predictor) -> Thresholds:
     if labels is not None and cfg.get("coverage") is not None:
         raise UserError("coverage: a set holds one true class, and the run predicts several labels; use threshold=f1")
     asked = [key for key in ("coverage", "unknown") if cfg.get(key) is not None]
+    asked += ["threshold"] if cfg.threshold == BEST_F1 else []
     if asked and cfg.task == "predict" and cfg.tta.name != "none":
         raise UserError(f"tta: {asked[0]} was not fitted to averages with mirrored images; leave one of them out")
     folder, coverage = Path(cfg.run_dir), None

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
+EPSILON = 1e-8
+
 
 class AsymmetricLoss(nn.Module):
     """Binary cross-entropy in which easy labels, above all absent ones, count less.
@@ -41,6 +43,7 @@ class AsymmetricLoss(nn.Module):
         log_present, log_absent = F.logsigmoid(logits), F.logsigmoid(-logits)
         if self.margin:
             log_absent = (log_absent.exp() + self.margin).clamp(max=1).log()
-        present = targets * (1 - log_present.exp()) ** self.gamma_positive * log_present
-        absent = (1 - targets) * (1 - log_absent.exp()) ** self.gamma_negative * log_absent
+        # Powers below 1 have no finite gradient at 0.
+        present = targets * (-logits).sigmoid().clamp(min=EPSILON) ** self.gamma_positive * log_present
+        absent = (1 - targets) * (1 - log_absent.exp()).clamp(min=EPSILON) ** self.gamma_negative * log_absent
         return -(present + absent).mean()

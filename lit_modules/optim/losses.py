@@ -33,6 +33,8 @@ def resolve_class_weights(
     if class_weights == "auto":
         if 0 in class_counts:
             raise UserError("lit_module.class_weights: a class has no training samples; give the weights as numbers")
+        if num_samples in class_counts:
+            raise UserError("lit_module.class_weights: a label is in every sample; give the weights as numbers")
         if num_samples is not None:
             return torch.tensor([(num_samples - count) / count for count in class_counts])
         return torch.tensor([sum(class_counts) / (len(class_counts) * count) for count in class_counts])

@@ -43,6 +43,8 @@ class Predictions(NamedTuple):
     true: np.ndarray
     """Names of classes, or 0/1 `[N, num_classes]` where a sample may have several labels"""
     predicted: np.ndarray
+    classes: tuple[str, ...] = ()
+    """Of the matrices"""
 
 
 @dataclass
@@ -128,31 +130,38 @@ def _read_predictions(path: Path) -> dict[str, Predictions]:
         reader = csv.DictReader(table)
         columns = list(map(from_csv_cell, reader.fieldnames or ()))
         suffix = "_labels" if "true_labels" in columns else ""
-        classes = [column.removeprefix("p/") for column in columns if column.startswith("p/")]
+        classes = {column.removeprefix("p/") for column in columns if column.startswith("p/")}
         for row in reader:
             if None in row.values():
                 raise ValueError("predictions.csv has an incomplete row")
             file, *cells = [from_csv_cell(row[column]) for column in ("file", f"true{suffix}", f"predicted{suffix}")]
-            names = [name for cell in cells for name in (json.loads(cell) if suffix else [cell])]
-            if not set(names) <= set(classes):  # as many classes as samples would take hours
-                raise ValueError(f"predictions.csv has no column p/{min(set(names) - set(classes))}")
+            names = set(cells)
+            if suffix:
+                names = set().union(*map(json.loads, cells))
+            if not names <= classes:  # as many classes as samples would take hours
+                raise ValueError(f"predictions.csv has no column p/{min(names - classes)}")
             rows.setdefault(row["split"], []).append([file, *cells])
     splits = {split: Predictions(*np.array(sorted(records), object).T) for split, records in rows.items()}
-    return {split: _matrices(predictions, classes) if suffix else predictions for split, predictions in splits.items()}
+    if not suffix:
+        return splits
+    return {split: _matrices(predictions, tuple(sorted(classes))) for split, predictions in splits.items()}
 
 
-def _matrices(predictions: Predictions, classes: list[str]) -> Predictions:
-    """Lists of labels in JSON → 0/1 `[N, num_classes]`."""
-    matrices = []
-    for cells in predictions[1:]:
-        labels = [json.loads(cell) for cell in cells]
-        matrices.append(np.array([[name in names for name in classes] for names in labels], np.int64))
-    return Predictions(predictions.files, *matrices)
+def _matrices(predictions: Predictions, classes: tuple[str, ...]) -> Predictions:
+    """The same with labels as 0/1 `[N, num_classes]` instead of lists in JSON."""
+    return Predictions(
+        predictions.files, _matrix(predictions.true, classes), _matrix(predictions.predicted, classes), classes
+    )
+
+
+def _matrix(cells: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+    labels = [json.loads(cell) for cell in cells]
+    return np.array([[name in names for name in classes] for names in labels], np.int64)
 
 
 def _check_predictions(run: Run) -> None:
     """Detects duplicates, and a predictions.csv that belongs to another epoch than summary.json."""
-    for split, (files, true, predicted) in run.predictions.items():
+    for split, (files, true, predicted, _) in run.predictions.items():
         if len(np.unique(files)) < len(files):
             raise ValueError("predictions.csv lists an image twice")
         if not np.isclose(significance.all_right(true, predicted).mean(), run.summary[f"{split}/acc"], atol=1e-6):

@@ -37,18 +37,19 @@ def _split(run: Run) -> tuple[str, ...]:
 
 def _pair(run: Run, reference: Run) -> Record:
     record: Record = {"run": run.name, "reference": reference.name}
-    files, true, predicted = run.predictions["test"]
-    reference_files, reference_true, reference_predicted = reference.predictions["test"]
+    files, true, predicted, classes = run.predictions["test"]
+    reference_files, reference_true, reference_predicted, reference_classes = reference.predictions["test"]
     unshared = set(files) ^ set(reference_files)
     if unshared:
         return record | {"remark": f"different test images: {len(unshared)} occur in only one run"}
-    if true.shape[1:] != reference_true.shape[1:]:
+    if classes != reference_classes:
         return record | {"remark": "different classes"}
     num_relabelled = (~significance.all_right(true, reference_true)).sum()
     if num_relabelled:
         return record | {"remark": f"different labels: {num_relabelled} test images have another class"}
     labels = encode_labels(true, predicted, reference_predicted)
-    correct, reference_correct = (significance.all_right(true, part) for part in (predicted, reference_predicted))
+    correct = significance.all_right(true, predicted)
+    reference_correct = significance.all_right(true, reference_predicted)
     only_run = int((correct & ~reference_correct).sum())
     only_reference = int((~correct & reference_correct).sum())
     differences = significance.bootstrap(_f1_difference, *labels)

@@ -20,7 +20,7 @@ from lit_modules.evaluation.significance import CONFIDENCE, Interval, corrected_
 from lit_modules.runs import run_folder
 from lit_modules.runs.predictions_csv import read_predictions, write_confusion, write_predictions
 from lit_modules.runs.report import figure_sections
-from lit_modules.runs.score_table import LEVEL, SCORES, console_table, digits_of, labels_of
+from lit_modules.runs.score_table import LEVEL, MULTI_LABEL_SCORES, SCORES, console_table, digits_of, labels_of
 
 ABOUT_MEANS = (
     f"Mean and standard deviation over the runs. The {CONFIDENCE:.0%} interval is that of the mean for other samples; "
@@ -83,7 +83,7 @@ def mean_scores(summaries: list[dict[str, Any]]) -> dict[str, float]:
             continue
         values = np.array([summary[tag] for summary in summaries])
         mean, interval, _ = corrected_t(values, test / train)
-        if name in SCORES and name != "loss":
+        if name in SCORES | MULTI_LABEL_SCORES and name != "loss":
             interval = Interval(max(0.0, interval.low), min(1.0, interval.high))
         scores |= {tag: mean, f"{tag}/std": float(np.std(values, ddof=1))}
         scores |= {f"{tag}/low": interval.low, f"{tag}/high": interval.high}
@@ -115,9 +115,10 @@ def _head(name: str, scores: dict[str, float], rows: list[dict[str, Any]]) -> li
     for row in rows:
         scored = [f"{row[f'test/{score}']:.4f}" for score in DRAWN]
         by_run.append((row["run"], row["split_seed"], row["fold"], row["samples"], row["best_epoch"] + 1, *scored))
-    digits = digits_of(scores, "test/acc")
+    score, tag = ("macro F1", "test/f1") if "test/hamming" in scores else ("accuracy", "test/acc")
+    digits = digits_of(scores, tag)
     return [
-        f"# {markdown(name)}: mean test accuracy {scores['test/acc']:.{digits}f} ± {scores['test/acc/std']:.{digits}f}",
+        f"# {markdown(name)}: mean test {score} {scores[tag]:.{digits}f} ± {scores[f'{tag}/std']:.{digits}f}",
         markdown_table(("", "mean", "standard deviation", f"{CONFIDENCE:.0%} interval"), table),
         ABOUT_MEANS,
         "## Runs",

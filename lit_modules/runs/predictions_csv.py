@@ -90,20 +90,21 @@ def read_predictions(path: Path) -> dict[str, Evaluation]:
         raise UserError(f"{path}: is missing or malformed; finish the training with run={path.parent}") from error
 
 
-def _matrix(cells: Sequence[str], label: dict[str, int]) -> np.ndarray:
-    """Cells of `label_cell` → 0/1 `[N, num_classes]`."""
-    matrix = np.zeros((len(cells), len(label)), np.int64)
-    for row, cell in zip(matrix, cells, strict=True):
-        row[[label[name] for name in json.loads(from_csv_cell(cell))]] = 1
+def _matrix(rows: Sequence[dict[str, str]], column: str, label: dict[str, int]) -> np.ndarray:
+    """A column of `label_cell` → 0/1 `[N, num_classes]`."""
+    matrix = np.zeros((len(rows), len(label)), np.int64)
+    for labels, row in zip(matrix, rows, strict=True):
+        labels[[label[name] for name in json.loads(from_csv_cell(row[column]))]] = 1
     return matrix
 
 
 def _evaluation(rows: Sequence[dict[str, str]], columns: Sequence[str], class_names: Sequence[str]) -> Evaluation:
     label = {name: position for position, name in enumerate(class_names)}
     if MULTI_LABEL_COLUMNS[0] in rows[0]:
-        true, predicted = (_matrix([row[column] for row in rows], label) for column in MULTI_LABEL_COLUMNS)
+        true, predicted = _matrix(rows, "true_labels", label), _matrix(rows, "predicted_labels", label)
     else:
-        true, predicted = (np.array([label[from_csv_cell(row[column])] for row in rows]) for column in COLUMNS)
+        true = np.array([label[from_csv_cell(row["true"])] for row in rows])
+        predicted = np.array([label[from_csv_cell(row["predicted"])] for row in rows])
     probabilities = np.array([[float(row[name]) for name in columns] for row in rows], np.float32)
     no_mistakes = np.zeros(0, np.int64)  # whose inputs are not in the file
     predictions = Predictions(np.arange(len(rows)), true, predicted, probabilities, no_mistakes)

@@ -90,6 +90,7 @@ def test_each_form_of_a_table_gives_the_same_labels(images: Path, case: str) -> 
         (one_hot(), {"multi_label": False}, "write datamodule.multi_label=true"),
         (several_rows(), {"multi_label": False}, "write datamodule.multi_label=true"),
         (cells(";"), {}, "write datamodule.label_separator=semicolon"),
+        ("file,label\n0.png,0 2\n1.png,1\n2.png,0", {}, "write datamodule.label_separator=blank"),
         (cells("|"), {"sampler": "balanced"}, "use lit_module.class_weights=auto"),
         (cells("|"), {"relabel": "labels.csv"}, "datamodule.relabel: gives one label a sample"),
     ],
@@ -100,6 +101,22 @@ def test_a_refusal_says_what_to_write(images: Path, content: str, choices: dict[
     with pytest.raises(UserError) as error:
         read(table, **choices)
     assert message in str(error.value)
+
+
+def test_a_class_folder_is_one_label_whatever_its_name(images: Path) -> None:
+    for name in ("golden retriever", "cat"):
+        (images / "folders" / name).mkdir(parents=True)
+        for i in range(4):
+            (images / f"{i + 4 * (name == 'cat')}.png").rename(images / "folders" / name / f"{i}.png")
+    datamodule = read(images / "folders", label_separator="blank")
+    assert datamodule.class_names == ["cat", "golden retriever"]
+
+
+def test_one_image_written_in_two_ways_has_the_labels_of_both(images: Path) -> None:
+    rows = [f"{i}.png,{'cat' if i % 2 else 'dog'}" for i in range(12)]
+    (images / "table.csv").write_text("\n".join(["file,label", *rows, "./0.png,cat"]))
+    datamodule = read(images / "table.csv")
+    assert sum(len(split.files) for split in datamodule.inspected.splits.values()) == 12
 
 
 def test_chosen_classes_are_columns_of_all_samples(images: Path) -> None:
@@ -197,6 +214,17 @@ def by_the_paper(labels: np.ndarray, fractions: list[float], seed: int) -> list[
 def test_stratification_is_that_of_the_paper(fractions: list[float]) -> None:
     labels = (np.random.default_rng(3).random((300, 6)) < 0.2).astype(np.int64)
     assert stratify(labels, None, fractions, np.random.default_rng(7)).tolist() == by_the_paper(labels, fractions, 7)
+
+
+def test_a_fold_without_samples_or_a_label_of_one_group_is_refused() -> None:
+    labels = (np.random.default_rng(0).random((30, 3)) < 0.5).astype(np.int64)
+    with pytest.raises(UserError, match="too few groups to take a split from"):
+        for fold in range(5):
+            take_fold(labels, np.arange(30) % 3, 5, fold, 0, list("abc"))
+    labels[:, 2] = np.arange(30) == 7
+    with pytest.raises(UserError, match="class c: all its samples would leave the training split"):
+        for fold in range(5):
+            take_fold(labels, None, 5, fold, 0, list("abc"))
 
 
 def test_groups_of_samples_with_several_labels_stay_together() -> None:
