@@ -24,7 +24,7 @@ def error_of(key: str, node: Any) -> str:
     [
         ("lit_module.scheduler", "pytorch_lightning.core.saving.save_hparams_to_yaml"),
         ("lit_module.scheduler", "pytorch_lightning.core.saving.save_hparams_to_tags_csv"),
-        ("lit_module.optimizer", "lit_modules.runs.comparison.compare"),
+        ("lit_module.optimizer", "lit_modules.runs.comparison_report.compare"),
         ("lit_module.optimizer", "torch.optim.swa_utils.update_bn"),  # whose annotations are for type checkers only
         ("lit_module.net", "torch.nn.attention.flex_attention.create_mask"),
         ("lit_module.loss", "torch.optim.SGD"),
