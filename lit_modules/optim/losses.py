@@ -126,20 +126,11 @@ def build_loss(
             f"lit_module.loss: {name} expects probabilities or log-probabilities, not logits; use CrossEntropyLoss"
         )
     num_classes = len(class_names)
-    logits = torch.zeros(num_classes + 1, num_classes)
-    inputs = [torch.zeros(1).expand(num_classes + 1, *input_shape)] if takes_inputs(module) else []
     labels = torch.arange(num_classes + 1) % num_classes
-    probs = nn.functional.one_hot(labels, num_classes).float()
-    accepted = set()
-    problem = ""
-    for kind, targets in (("labels", labels), ("probs", probs)):
-        try:
-            with warnings.catch_warnings(action="error"):  # torch only warns if targets broadcast
-                if module(logits, targets, *inputs).ndim == 0:
-                    accepted.add(kind)
-        except (RuntimeError, ValueError, IndexError, TypeError, UserWarning) as error:
-            problem = problem or str(error).splitlines()[0].rstrip(".")
-    if multi_label and ("probs" not in accepted or _compares_classes(module, logits, probs, inputs)):
+    targets = {"labels": labels, "probs": F.one_hot(labels, num_classes).float()}
+    inputs = [torch.zeros(1).expand(len(labels), *input_shape)] if takes_inputs(module) else []
+    accepted, problem = _accepted(module, targets, inputs)
+    if multi_label and ("probs" not in accepted or _compares_classes(module, targets["probs"], inputs)):
         raise UserError(
             f"lit_module.loss: {name} is of one label a sample, these have several; use lit_module/loss=bce"
         )
@@ -148,6 +139,22 @@ def build_loss(
     raise UserError(f"lit_module.loss: {name} is not a classification loss on logits ({problem}); try CrossEntropyLoss")
 
 
-def _compares_classes(loss: nn.Module, logits: Tensor, one_hot: Tensor, inputs: list[Tensor]) -> bool:
+def _accepted(loss: nn.Module, targets: dict[str, Tensor], inputs: list[Tensor]) -> tuple[set[str], str]:
+    """The kinds of targets with which a loss is a scalar, and what is wrong with another one."""
+    logits = torch.zeros_like(targets["probs"])
+    accepted = set()
+    problem = ""
+    for kind, values in targets.items():
+        try:
+            with warnings.catch_warnings(action="error"):  # torch only warns if targets broadcast
+                if loss(logits, values, *inputs).ndim == 0:
+                    accepted.add(kind)
+        except (RuntimeError, ValueError, IndexError, TypeError, UserWarning) as error:
+            problem = problem or str(error).splitlines()[0].rstrip(".")
+    return accepted, problem
+
+
+def _compares_classes(loss: nn.Module, one_hot: Tensor, inputs: list[Tensor]) -> bool:
     """Whether a loss is a function of a softmax, and so does not change if a constant is added to all logits."""
+    logits = torch.zeros_like(one_hot)
     return bool(torch.isclose(loss(logits, one_hot, *inputs), loss(logits + 1, one_hot, *inputs)))
